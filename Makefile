@@ -1,0 +1,43 @@
+# Two commands on a fresh machine with Python 3.11, g++ and make: `make demo` and `make test`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+QUIET := --quiet --constraint .ci/constraints.txt
+
+# Real MCP peers of the tests: a host, a tool server, and the node release they need.
+PEERS := node@22 @modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/server-everything@2026.8.31
+
+.PHONY: demo test check clean
+
+## Show the default model calling tools of a real MCP server.
+demo: .venv/installed
+	@$(BIN)/zonda demo
+
+## Lint, types, import contracts and the whole suite.
+test: .venv/installed-dev
+	$(BIN)/python -m tests.check --all
+
+## What should pass before each commit: about a minute.
+check: .venv/installed-dev
+	$(BIN)/python -m tests.check
+
+clean:
+	rm -rf .venv node_modules build dist *.egg-info
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# torch first and alone: its CPU build is named exactly, so that nothing pulls in a GPU build.
+.venv/installed: .venv/bin/python pyproject.toml .ci/constraints.txt
+	@echo "Installing Zonda into .venv (once, a few minutes) …"
+	@$(PIP) install --quiet torch==2.13.0
+	@$(PIP) install $(QUIET) --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	@echo "Installing what tests need …"
+	@$(PIP) install $(QUIET) --upgrade pip
+	@$(PIP) install $(QUIET) --group dev
+	@npm install --silent --no-audit --no-fund --no-save --prefix .venv/node $(PEERS)
+	@touch $@

@@ -1,0 +1,1 @@
+"""Fakes, tiny checkpoints and tolerances for tests."""
