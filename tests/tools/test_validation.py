@@ -1,0 +1,52 @@
+"""JSON Schema checks: the place and the reason, and nothing fetched."""
+
+from __future__ import annotations
+
+import pytest
+
+from tools.spec import JsonObject
+from tools.validation import first_problem, schema_problem
+
+POINT = {
+    "type": "object",
+    "properties": {"at": {"type": "array", "items": {"type": "integer", "minimum": 0}}},
+    "required": ["at"],
+}
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ({"at": [1, 2]}, None),
+        ({}, "$: 'at' is a required property"),
+        ({"at": [1, -2]}, "$.at[1]: -2 is less than the minimum of 0"),
+        ([], "$: [] is not of type 'object'"),
+    ],
+)
+def test_a_problem_names_its_path(value: object, problem: str | None) -> None:
+    assert first_problem(POINT, value) == problem
+
+
+def test_long_values_are_cut_in_the_message() -> None:
+    problem = first_problem({"type": "integer"}, "x" * 10_000)
+    assert problem is not None
+    assert len(problem) < 600
+    assert problem.endswith("is not of type 'integer'")
+
+
+@pytest.mark.parametrize("schema", [{"type": "banana"}, {"properties": 3}])
+def test_a_broken_schema_is_a_problem_of_its_own(schema: JsonObject) -> None:
+    assert "the schema itself is invalid" in (schema_problem(schema) or "")
+    assert first_problem(schema, {}) == schema_problem(schema)
+
+
+def test_a_reference_outside_of_the_schema_is_never_fetched() -> None:
+    schema = {"$ref": "http://127.0.0.1:1/secret.json"}
+    assert first_problem(schema, {}) == (
+        "$: the schema refers to 'http://127.0.0.1:1/secret.json', which is not part of it"
+    )
+
+
+def test_draft_7_schemas_mean_what_their_draft_says() -> None:
+    schema = {"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"type": "integer"}]}
+    assert first_problem(schema, ["a"]) == "$[0]: 'a' is not of type 'integer'"

@@ -1,0 +1,1 @@
+"""What a model can call. Knows neither models nor the runtime."""

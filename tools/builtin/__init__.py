@@ -1,0 +1,1 @@
+"""The few tools we ship: offline, small, each a `FunctionToolset`."""

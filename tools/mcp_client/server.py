@@ -1,0 +1,267 @@
+"""One supervised connection to a tool server: started, watched, restarted, ended.
+
+Whatever a server does wrong ends in its `ServerState` or in a `ToolServerError` of one call;
+nothing of it reaches another server.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import anyio
+import mcp_types as types
+from mcp import Client, MCPError
+from mcp.shared.dispatcher import ProgressFnT
+from pydantic import ValidationError
+
+from tools.errors import ToolServerError
+from tools.mcp_client.config import ServerConfig
+from tools.mcp_client.names import exposed_name
+from tools.mcp_client.process import ServerProcess
+from tools.mcp_client.wire import from_mcp_result, from_mcp_tool
+from tools.spec import JsonObject, ToolResult, ToolSpec
+from tools.toolset import CallContext
+from tools.validation import schema_problem
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["starting", "ready", "restarting", "failed", "disabled"]
+
+# What the SDK raises when a server is missing, ends, or answers with what it must not.
+_FAILURES = (
+    MCPError,
+    ToolServerError,
+    ValidationError,
+    RuntimeError,
+    OSError,
+    anyio.BrokenResourceError,
+    anyio.ClosedResourceError,
+)
+_FIRST_DELAY_S = 0.2
+_MOST_DELAY_S = 30.0
+_STABLE_AFTER_S = 60.0
+_MAX_PAGES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """Where a server stands.
+
+    starting: first attempt under way; ready: its tools can be called; restarting: it was
+    ready and was lost, calls wait; failed: the last attempt failed, another follows unless
+    its configuration is the reason; disabled: switched off by its configuration.
+
+    Attributes:
+        reason: why it is not ready, as the rest of a sentence about the server.
+        pid: its process, while it is ready.
+    """
+
+    status: Status
+    reason: str | None = None
+    num_tools: int = 0
+    protocol_version: str | None = None
+    pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Tool:
+    spec: ToolSpec
+    own_name: str
+
+
+class ServerConnection:
+    """Keeps one server connected while `run` runs, and calls its tools."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self._state = ServerState("starting")
+        self._changed = anyio.Event()
+        self._client: Client | None = None
+        self._tools: dict[str, _Tool] = {}
+
+    @property
+    def name(self) -> str:
+        return self._config.name
+
+    @property
+    def state(self) -> ServerState:
+        return self._state
+
+    @property
+    def tools(self) -> Sequence[ToolSpec]:
+        """What the server offers, by name; nothing unless it is ready or will be again."""
+        if self._state.status not in {"ready", "restarting"}:
+            return ()
+        return [tool.spec for tool in self._tools.values()]
+
+    async def wait_for(self, *statuses: Status) -> ServerState:
+        """Wait until the server has one of the statuses."""
+        while self._state.status not in statuses:
+            await self._changed.wait()
+        return self._state
+
+    async def run(self) -> None:
+        """Keep the server connected until cancelled; never raises for what it does."""
+        if self._config.problem is not None:
+            self._set(ServerState("failed", f"cannot be used: {self._config.problem}"))
+            return
+        if not self._config.is_enabled:
+            self._set(ServerState("disabled", "is disabled in its configuration"))
+            return
+        delay_s = _FIRST_DELAY_S
+        while True:
+            began = anyio.current_time()
+            try:
+                state = await self._connect()
+            except Exception:
+                logger.exception("server=%s: unexpected failure", self.name)
+                state = ServerState("failed", "failed in an unexpected way; see the log")
+            if state.reason != self._state.reason:  # an attempt that fails as before is not news
+                logger.warning("server=%s %s: it %s", self.name, state.status, state.reason)
+            self._set(state)
+            if state.status == "restarting" and anyio.current_time() - began > _STABLE_AFTER_S:
+                delay_s = _FIRST_DELAY_S
+            await anyio.sleep(delay_s * random.uniform(0.8, 1.2))  # noqa: S311  spreads retries
+            delay_s = min(2 * delay_s, _MOST_DELAY_S)
+
+    async def call(self, name: str, arguments: JsonObject, context: CallContext) -> ToolResult:
+        """Call the tool offered as `name`; progress keeps a slow call alive.
+
+        Raises:
+            ToolServerError: the server is not there, was lost, was silent for too long or
+                answered with something that is no result.
+        """
+        client = await self._ready_client()
+        idle_s, total_s = self._config.timeouts.idle_s, self._config.timeouts.total_s
+        last = anyio.current_time() + total_s
+        best = -math.inf
+        with anyio.CancelScope(deadline=min(anyio.current_time() + idle_s, last)) as scope:
+
+            async def on_progress(
+                progress: float, total: float | None, message: str | None
+            ) -> None:
+                nonlocal best
+                scope.deadline = min(anyio.current_time() + idle_s, last)
+                if progress > best:  # the wire does not keep the order
+                    best = progress
+                    await context.report_progress(progress, total, message)
+
+            return await self._request(client, name, arguments, on_progress)
+        is_over = anyio.current_time() >= last
+        what = f"took more than {total_s:g} s" if is_over else f"was silent for {idle_s:g} s"
+        raise ToolServerError(
+            f"server {self.name!r} {what}, so the call of {name} was given up; "
+            "it may still have had an effect"
+        )
+
+    async def _ready_client(self) -> Client:
+        with anyio.move_on_after(self._config.timeouts.connect_s):
+            await self.wait_for("ready", "failed", "disabled")
+        if self._client is None:
+            reason = self._state.reason or f"is {self._state.status}"
+            raise ToolServerError(f"server {self.name!r} is not available: it {reason}")
+        return self._client
+
+    async def _request(
+        self, client: Client, name: str, arguments: JsonObject, on_progress: ProgressFnT
+    ) -> ToolResult:
+        if (tool := self._tools.get(name)) is None:
+            raise ToolServerError(f"server {self.name!r} does not offer {name} any more")
+        try:
+            result = await client.call_tool(tool.own_name, arguments, progress_callback=on_progress)
+            return from_mcp_result(result)
+        except MCPError as exc:
+            if exc.error.code != types.CONNECTION_CLOSED:
+                message = f"server {self.name!r} refused the call of {name}: {exc.error.message}"
+                raise ToolServerError(message) from exc
+            failure: Exception = exc
+            self._lose(client)
+        except (ValidationError, RuntimeError) as exc:
+            if self._client is client:
+                message = f"server {self.name!r} answered {name} with what is no result: {exc}"
+                raise ToolServerError(message) from exc
+            failure = exc
+        raise ToolServerError(
+            f"the connection to server {self.name!r} was lost during the call of {name}; "
+            "whether it had an effect is unknown"
+        ) from failure
+
+    async def _connect(self) -> ServerState:
+        """Hold one connection until it ends; return the state that follows."""
+        process = ServerProcess(self._config)
+        deadline = anyio.current_time() + self._config.timeouts.connect_s
+        status: Status = "failed"
+        failures: list[BaseException] = []
+        with anyio.CancelScope(deadline=deadline) as scope:
+            try:
+                async with Client(process.run()) as client:
+                    self._tools = await self._list_tools(client)
+                    scope.deadline = math.inf
+                    self._become_ready(client, process)
+                    await process.lost.wait()
+                    status = "restarting"
+                    self._lose(client)
+            except* _FAILURES as group:
+                failures.extend(_leaves(group))
+            finally:
+                self._client = None
+        told = [_tell(failure) for failure in failures if not _is_loss(failure)]
+        is_told = told and status == "failed" and not scope.cancelled_caught
+        return ServerState(status, told[0] if is_told else process.describe_end())
+
+    def _become_ready(self, client: Client, process: ServerProcess) -> None:
+        version, num_tools = client.protocol_version, len(self._tools)
+        logger.info("server=%s ready: %d tools, protocol %s", self.name, num_tools, version)
+        self._client = client
+        self._set(ServerState("ready", None, num_tools, version, process.pid))
+
+    async def _list_tools(self, client: Client) -> dict[str, _Tool]:
+        """Return the server's tools by offered name, in order; unusable ones are left out."""
+        found: dict[str, _Tool] = {}
+        cursor: str | None = None
+        for _ in range(_MAX_PAGES if client.server_capabilities.tools else 0):
+            page = await client.list_tools(cursor=cursor)
+            for tool in page.tools:
+                name = exposed_name(self.name, tool.name)
+                if (problem := schema_problem(tool.input_schema)) is not None:
+                    logger.warning("server=%s tool=%s left out: %s", self.name, tool.name, problem)
+                    continue
+                spec = from_mcp_tool(tool, name=name, server=self.name)
+                found.setdefault(name, _Tool(spec, tool.name))
+            cursor = page.next_cursor
+            if not cursor:
+                break
+        return dict(sorted(found.items()))
+
+    def _lose(self, client: Client) -> None:
+        """Let later calls wait for the next connection; the first to see the loss says so."""
+        if self._client is client:
+            self._client = None
+            self._set(ServerState("restarting", "was lost"))
+
+    def _set(self, state: ServerState) -> None:
+        self._state = state
+        self._changed.set()
+        self._changed = anyio.Event()
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> list[BaseException]:
+    leaves: list[BaseException] = []
+    for error in group.exceptions:
+        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return leaves
+
+
+def _tell(failure: BaseException) -> str:
+    if isinstance(failure, ToolServerError):
+        return str(failure)
+    return f"answers with something that cannot be used: {failure}"
+
+
+def _is_loss(failure: BaseException) -> bool:
+    return isinstance(failure, MCPError) and failure.error.code == types.CONNECTION_CLOSED

@@ -1,0 +1,110 @@
+"""The tools of many external servers as one toolset, each server on its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import anyio
+
+from tools.errors import ToolServerError, UnknownToolError
+from tools.mcp_client.config import ServerConfig
+from tools.mcp_client.names import server_prefix
+from tools.mcp_client.server import ServerConnection, ServerState, Status
+from tools.spec import JsonObject, ToolResult, ToolSpec
+from tools.toolset import CallContext, find_tool
+from tools.validation import first_problem
+
+
+@asynccontextmanager
+async def open_toolset(
+    configs: Mapping[str, ServerConfig], *, start_wait_s: float = 15.0
+) -> AsyncIterator[McpToolset]:
+    """Start every server at the same time, and end them all, children included, on leaving.
+
+    Does not wait for the servers: `list_tools` does, for at most `start_wait_s` seconds.
+    """
+    connections = [ServerConnection(config) for _, config in sorted(configs.items())]
+    failure: Exception | None = None
+    async with anyio.create_task_group() as group:
+        for connection in connections:
+            group.start_soon(connection.run, name=f"tool server {connection.name}")
+        try:
+            yield McpToolset(connections, start_wait_s)
+        except Exception as exc:  # noqa: BLE001  raised below, outside of the group: not wrapped
+            failure = exc
+        finally:
+            group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+class McpToolset:
+    """Tools of external servers, ordered by server, then name. Built by `open_toolset`.
+
+    The tools of a server that is not there are absent; calls of them are results with
+    `is_error` that say why.
+    """
+
+    def __init__(self, connections: Sequence[ServerConnection], start_wait_s: float) -> None:
+        self._connections = {connection.name: connection for connection in connections}
+        self._start_wait_s = start_wait_s
+
+    async def list_tools(self) -> Sequence[ToolSpec]:
+        """Return the tools of every server that is there; waits while servers start."""
+        with anyio.move_on_after(self._start_wait_s):
+            for connection in self._connections.values():
+                await connection.wait_for("ready", "restarting", "failed", "disabled")
+        return self._tools()
+
+    async def call_tool(self, name: str, arguments: JsonObject, context: CallContext) -> ToolResult:
+        try:
+            connection = await self._find(name)
+            schema = find_tool(connection.tools, name).input_schema
+            if (problem := first_problem(schema, arguments)) is not None:
+                return _error(f"Invalid arguments for {name}: {problem}")
+            return await connection.call(name, arguments, context)
+        except ToolServerError as exc:
+            return _error(str(exc))
+
+    def states(self) -> Mapping[str, ServerState]:
+        """Return where each server stands, by its configured name."""
+        return {name: connection.state for name, connection in self._connections.items()}
+
+    async def wait_for(self, server: str, *statuses: Status) -> ServerState:
+        """Wait until a server, by its configured name, has one of the statuses."""
+        return await self._connections[server].wait_for(*statuses)
+
+    async def _find(self, name: str) -> ServerConnection:
+        """Return the server that offers the tool.
+
+        Raises:
+            UnknownToolError: none does.
+            ToolServerError: it would be a tool of a server that is not there.
+        """
+        if (owner := self._owner(name)) is not None:
+            return owner
+        # Only the server that the name points to is waited for, whatever the others do.
+        for connection in self._connections.values():
+            if name.startswith(server_prefix(connection.name)):
+                await connection.wait_for("ready", "restarting", "failed", "disabled")
+                if (owner := self._owner(name)) is not None:
+                    return owner
+                if (reason := connection.state.reason) is not None:
+                    raise ToolServerError(
+                        f"server {connection.name!r} is not available: it {reason}"
+                    )
+        raise UnknownToolError(name, [tool.name for tool in self._tools()])
+
+    def _owner(self, name: str) -> ServerConnection | None:
+        for connection in self._connections.values():
+            if any(tool.name == name for tool in connection.tools):
+                return connection
+        return None
+
+    def _tools(self) -> list[ToolSpec]:
+        return [tool for connection in self._connections.values() for tool in connection.tools]
+
+
+def _error(text: str) -> ToolResult:
+    return ToolResult.from_text(text, is_error=True)

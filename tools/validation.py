@@ -1,0 +1,62 @@
+"""Does a value match a JSON Schema? Compiled once per schema; never fetches a reference."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import jsonschema
+from jsonschema.protocols import Validator
+from jsonschema.validators import validator_for
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from tools.spec import JsonObject
+
+_MAX_MESSAGE_CHARACTERS = 500
+
+
+def first_problem(schema: JsonObject, value: Any) -> str | None:
+    """Return the most telling mismatch as `$.path: message`, or None if `value` matches.
+
+    A schema that is itself broken, or refers to something outside of itself, is a problem too.
+    """
+    if (broken := schema_problem(schema)) is not None:
+        return broken
+    try:
+        error = jsonschema.exceptions.best_match(_compile(_canonical(schema)).iter_errors(value))
+    except Unresolvable as exc:
+        return f"$: the schema refers to {exc.ref!r}, which is not part of it"
+    if error is None:
+        return None
+    return f"{error.json_path}: {_shorten(error.message)}"
+
+
+def schema_problem(schema: JsonObject) -> str | None:
+    """Return what makes `schema` itself invalid, or None."""
+    try:
+        _compile(_canonical(schema))
+    except jsonschema.SchemaError as exc:
+        return f"$: the schema itself is invalid at {exc.json_path}: {_shorten(exc.message)}"
+    return None
+
+
+def _canonical(schema: JsonObject) -> str:
+    return json.dumps(schema, sort_keys=True)
+
+
+@functools.lru_cache(maxsize=1024)
+def _compile(canonical: str) -> Validator:
+    schema = json.loads(canonical)
+    validator_class = validator_for(schema, default=jsonschema.Draft202012Validator)
+    validator_class.check_schema(schema)
+    # An explicit, empty registry: the default one would download what a `$ref` names.
+    return validator_class(schema, registry=Registry())
+
+
+def _shorten(message: str) -> str:
+    if len(message) <= _MAX_MESSAGE_CHARACTERS:
+        return message
+    half = _MAX_MESSAGE_CHARACTERS // 2
+    return f"{message[:half]} … {message[-half:]}"
