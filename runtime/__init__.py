@@ -1,0 +1,1 @@
+"""The engine, and what makes it an agent."""

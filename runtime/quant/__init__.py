@@ -1,0 +1,1 @@
+"""What packed numbers mean."""

@@ -1,0 +1,124 @@
+"""What crosses the engine's border: a frozen request in, token chunks out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tools.errors import InvalidRequestError
+
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are drawn.
+
+    Attributes:
+        max_tokens: most tokens to generate, at least 0.
+        temperature: 0 takes the likeliest token; at most 2.
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        top_p: keep the likeliest tokens whose probabilities sum to this, in (0, 1].
+        min_p: drop tokens below this share of the likeliest one's probability, in [0, 1).
+        seed: makes draws repeatable, whatever else is in the batch; None draws a seed.
+        stop: strings that end the text; they are not part of it.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            InvalidRequestError: names the parameter, its range and what was found.
+        """
+        ranges = (
+            ("max_tokens", self.max_tokens >= 0, "at least 0"),
+            ("temperature", 0 <= self.temperature <= 2, "in 0..2"),
+            ("top_k", self.top_k >= 0, "at least 0"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("min_p", 0 <= self.min_p < 1, "at least 0 and below 1"),
+            ("seed", self.seed is None or 0 <= self.seed < 2**63, "in 0..2**63-1"),
+        )
+        for name, is_valid, wanted in ranges:
+            if not is_valid:
+                raise InvalidRequestError(f"{name} must be {wanted}, not {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One request for one sequence.
+
+    Attributes:
+        token_ids: the prompt, at least one token.
+        sampling: how to draw.
+        num_scored_tokens: the last so many prompt tokens get a log-probability each,
+            returned in the first chunk; 0 for ordinary generation.
+        lease: name under which the sequence's full pages stay pinned after it ends,
+            replacing what that name held; None for no lease.
+        lease_s: seconds the lease lives, unless memory runs short first.
+        salt: separates this caller's cached pages from other callers'.
+        num_shared_tokens: leading tokens that are cached without the salt.
+    """
+
+    token_ids: tuple[int, ...]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    num_scored_tokens: int = 0
+    lease: str | None = None
+    lease_s: float = 0.0
+    salt: bytes = b""
+    num_shared_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one sequence or of a whole run.
+
+    `cached_tokens` of the prompt came from the prefix cache; `forced_tokens` of the
+    completion were dictated by the grammar; `forward_passes` is the number of steps the
+    sequence took part in.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    forced_tokens: int = 0
+    forward_passes: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.forced_tokens + other.forced_tokens,
+            self.forward_passes + other.forward_passes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChunk:
+    """What one step added to a sequence.
+
+    Attributes:
+        token_ids: accepted tokens, end-of-turn token included.
+        text: their text, cut at UTF-8 boundaries and before a stop string; special tokens
+            have no text. The texts of all chunks join to the whole.
+        logprobs: natural log-probability of each scored prompt token; only with
+            `num_scored_tokens`, in one chunk.
+        finish_reason: set on the last chunk only; never "tool_calls", which is chat's.
+        error: why, when `finish_reason` is "error".
+        usage: set on the last chunk only.
+    """
+
+    token_ids: tuple[int, ...] = ()
+    text: str = ""
+    logprobs: tuple[float, ...] = ()
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+    usage: Usage | None = None

@@ -1,0 +1,25 @@
+"""Token ids to text as they come, cut at UTF-8 boundaries."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Sequence
+
+
+class IncrementalDecoder:
+    """Decodes one sequence of tokens; the joined texts equal decoding all of them at once.
+
+    Each token costs the length of its own bytes, however many came before.
+    """
+
+    def __init__(self, token_bytes: Sequence[bytes]) -> None:
+        self._token_bytes = token_bytes
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token_ids: Iterable[int]) -> str:
+        """The text that these tokens complete; "" while a character is unfinished."""
+        return self._utf8.decode(b"".join([self._token_bytes[token] for token in token_ids]))
+
+    def flush(self) -> str:
+        """End the sequence: an unfinished character becomes U+FFFD."""
+        return self._utf8.decode(b"", final=True)
