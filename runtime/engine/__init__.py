@@ -1,0 +1,1 @@
+"""Schedule, run, commit: many sequences on one model."""

@@ -1,0 +1,258 @@
+"""The step loop's body: schedule, run, commit. Synchronous and deterministic.
+
+Knows no text format, no tool and no thread. What goes wrong with one sequence ends that
+sequence with a reason; it never leaves `step`.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.engine.batch import LogitsRow, build_batch, build_sampling
+from runtime.engine.leases import Leases
+from runtime.engine.page_pool import PagePool
+from runtime.engine.prefix_cache import PrefixCache
+from runtime.engine.scheduler import ScheduledStep, Scheduler
+from runtime.engine.sequence import Sequence, TextDecoder
+from runtime.errors import CapacityError, PromptTooLongError
+from runtime.grammar.constraint import Constraint
+from runtime.kernels.forward_batch import ForwardBatch, SamplingBatch
+from runtime.request import FinishReason, GenerateRequest, TokenChunk
+from tools.errors import InvalidRequestError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnTokens:
+    """What a forward pass gives back: one token and, where it was scored, its log-probability.
+
+    `token_ids` is [R] int64, `logprobs` [R] float32 (0 where nothing was scored).
+    """
+
+    token_ids: npt.NDArray[np.int64]
+    logprobs: npt.NDArray[np.float32]
+
+
+class Runner(Protocol):
+    """Runs a model over pages of its own."""
+
+    @property
+    def num_pages(self) -> int: ...
+    @property
+    def page_size(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def identity(self) -> str:
+        """Names the model and the KV type."""
+        ...
+
+    def run(self, batch: ForwardBatch, sampling: SamplingBatch) -> DrawnTokens: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """What one engine takes on.
+
+    Attributes:
+        context_length: most tokens of a sequence, prompt and completion.
+        max_sequences: most sequences that run in one step.
+        max_queue: most sequences inside the engine.
+        max_step_tokens: most tokens of one step.
+    """
+
+    context_length: int
+    max_sequences: int = 64
+    max_queue: int = 1024
+    max_step_tokens: int = 512
+
+
+class Engine:
+    """Many sequences on one model.
+
+    Not thread-safe: one caller at a time. `step` may take as long as a forward pass.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        limits: EngineLimits,
+        *,
+        decoder: Callable[[], TextDecoder],
+        stop_ids: frozenset[int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._runner = runner
+        self.limits = limits
+        self.context_length = min(limits.context_length, runner.num_pages * runner.page_size)
+        self._decoder = decoder
+        self._stop_ids = stop_ids
+        self.pool = PagePool(runner.num_pages)
+        self.scheduler = Scheduler(
+            self.pool,
+            PrefixCache(runner.page_size, runner.identity),
+            Leases(self.pool, clock),
+            max_sequences=limits.max_sequences,
+            max_step_tokens=limits.max_step_tokens,
+        )
+        self._sequences: dict[int, Sequence] = {}
+        self._next_id = 0
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    def check(self, request: GenerateRequest) -> None:
+        """Refuse what can't be run, before it is queued.
+
+        Raises:
+            InvalidRequestError: no token, or a token id outside the vocabulary.
+            PromptTooLongError: the prompt leaves no room for a token.
+            CapacityError: the queue is full.
+        """
+        num_tokens = len(request.token_ids)
+        vocab_size = self._runner.vocab_size
+        if not 0 <= request.num_scored_tokens < max(1, num_tokens):
+            raise InvalidRequestError(
+                f"{request.num_scored_tokens} of {num_tokens} prompt tokens cannot be scored: "
+                "the first token has nothing before it"
+            )
+        if not num_tokens or min(request.token_ids) < 0 or max(request.token_ids) >= vocab_size:
+            raise InvalidRequestError(
+                f"a prompt is one or more token ids in 0..{vocab_size - 1}, "
+                f"found {num_tokens} tokens"
+            )
+        room = self.context_length - (1 if request.sampling.max_tokens else 0)
+        if num_tokens > room:
+            raise PromptTooLongError(
+                f"the prompt has {num_tokens} tokens, the context holds {self.context_length}; "
+                "shorten the prompt or load the model with a longer context"
+            )
+        if len(self._sequences) >= self.limits.max_queue:
+            raise CapacityError(
+                f"{len(self._sequences)} requests are queued already, at most "
+                f"{self.limits.max_queue} may be; try again later"
+            )
+
+    def add(self, request: GenerateRequest, constraint: Constraint | None = None) -> int:
+        """Queue a request and return its sequence id.
+
+        The constraint must be at its start and belong to this request alone.
+
+        Raises:
+            InvalidRequestError, CapacityError: as `check`.
+        """
+        self.check(request)
+        sampling = request.sampling
+        sequence = Sequence(
+            self._next_id,
+            request,
+            constraint,
+            self._decoder(),
+            seed=secrets.randbits(64) if sampling.seed is None else sampling.seed,
+            max_tokens=min(sampling.max_tokens, self.context_length - len(request.token_ids)),
+        )
+        self._next_id += 1
+        if sequence.max_tokens == 0:
+            sequence.finish_reason = "length"
+        self._force(sequence)
+        self._sequences[sequence.sequence_id] = sequence
+        self.scheduler.add(sequence)
+        return sequence.sequence_id
+
+    def abort(self, sequence_id: int) -> None:
+        """End a sequence, if it is still there, and free its pages now."""
+        if (sequence := self._sequences.get(sequence_id)) is not None:
+            self._end(sequence, "cancelled")
+
+    def step(self) -> dict[int, TokenChunk]:
+        """Run one step; return what it added to each sequence, by sequence id.
+
+        May return nothing although there is work, when pages must be waited for.
+        """
+        step = self.scheduler.schedule()
+        if not step.items:
+            return {}
+        for item in step.items:
+            item.sequence.num_steps += 1
+        batch, rows = build_batch(step, self._runner.page_size)
+        try:
+            drawn = self._runner.run(batch, build_sampling(rows, self._runner.vocab_size))
+        except Exception as exc:
+            logger.exception("a step of %d sequences failed", len(step.items))
+            reason = f"the forward pass failed: {type(exc).__name__}; see the log"
+            return {
+                item.sequence.sequence_id: self._end(item.sequence, "error", reason)
+                for item in step.items
+            }
+        return self._commit(step, rows, drawn)
+
+    def _commit(
+        self, step: ScheduledStep, rows: list[LogitsRow], drawn: DrawnTokens
+    ) -> dict[int, TokenChunk]:
+        for item in step.items:
+            self.scheduler.commit(item)
+        results = zip(rows, drawn.token_ids.tolist(), drawn.logprobs.tolist(), strict=True)
+        for row, token_id, logprob in results:
+            if row.is_drawn:
+                self._accept(row.sequence, token_id)
+            else:
+                row.sequence.logprobs.append(logprob)
+        chunks: dict[int, TokenChunk] = {}
+        for item in step.items:
+            sequence = item.sequence
+            if sequence.finish_reason is not None and item.end >= sequence.num_prompt:
+                chunks[sequence.sequence_id] = self._end(sequence, sequence.finish_reason)
+            elif sequence.new_ids:
+                chunks[sequence.sequence_id] = sequence.take_chunk()
+        return chunks
+
+    def _accept(self, sequence: Sequence, token_id: int) -> None:
+        """Take a drawn token and whatever the grammar dictates after it."""
+        constraint = sequence.constraint
+        if constraint is not None and (
+            constraint.state == "failed" or constraint.advance([token_id]) == 0
+        ):
+            sequence.finish_reason, sequence.error = "error", "the grammar allows no token here"
+            return
+        self._append(sequence, [token_id])
+        self._force(sequence)
+
+    def _force(self, sequence: Sequence) -> None:
+        """Append the tokens that must come next; they are computed with the next step."""
+        constraint = sequence.constraint
+        if constraint is None or sequence.finish_reason is not None:
+            return
+        room = sequence.max_tokens - sequence.num_generated
+        if forced := constraint.forced()[:room]:
+            constraint.advance(forced)
+            self._append(sequence, forced)
+            sequence.num_forced += len(forced)
+        if constraint.state == "done":
+            sequence.finish_reason = "stop"
+
+    def _append(self, sequence: Sequence, token_ids: list[int]) -> None:
+        ends = [at for at, token_id in enumerate(token_ids) if token_id in self._stop_ids]
+        sequence.append(token_ids[: ends[0] + 1] if ends else token_ids)
+        if ends or sequence.text.is_stopped:
+            sequence.finish_reason = "stop"
+        elif sequence.num_generated >= sequence.max_tokens:
+            sequence.finish_reason = "length"
+
+    def _end(
+        self, sequence: Sequence, finish_reason: FinishReason, error: str | None = None
+    ) -> TokenChunk:
+        sequence.finish_reason = finish_reason
+        sequence.error = error or sequence.error
+        self.scheduler.remove(sequence)
+        del self._sequences[sequence.sequence_id]
+        return sequence.take_chunk()

@@ -1,0 +1,132 @@
+"""Runs a model with torch: owns its weights and its KV pages, on a CPU or a GPU."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import fields, replace
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from runtime import kernels
+from runtime.engine.engine import DrawnTokens
+from runtime.errors import ModelFileError
+from runtime.kernels import ForwardBatch, SamplingBatch
+from runtime.models.config import ModelConfig
+from runtime.models.decoder import Decoder
+from runtime.weights.checkpoint import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+PAGE_SIZE = 16
+"""Tokens of a KV page."""
+
+_Batch = TypeVar("_Batch", ForwardBatch, SamplingBatch)
+
+
+class TorchWeights:
+    """Dequantises a checkpoint's tensors to `dtype` on `device`."""
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+        self._checkpoint = checkpoint
+        self._names = frozenset(checkpoint.names)
+        self._device = device
+        self._dtype = dtype
+
+    def has(self, name: str) -> bool:
+        return name in self._names
+
+    def load(self, *names: str) -> torch.Tensor:
+        for name in names:
+            if name not in self._names:
+                raise ModelFileError(f"the model file has no tensor {name!r}")
+        shapes = [self._checkpoint.info(name).shape for name in names]
+        if any(shape[1:] != shapes[0][1:] for shape in shapes):
+            raise ModelFileError(f"tensors {names} have shapes {shapes}: they do not fit together")
+        fused = np.empty((sum(shape[0] for shape in shapes), *shapes[0][1:]), np.float32)
+        row = 0
+        for name, shape in zip(names, shapes, strict=True):
+            self._checkpoint.read(name).dequantize(out=fused[row : row + shape[0]])
+            row += shape[0]
+        return torch.from_numpy(fused).to(self._device, self._dtype)
+
+    def read(self, name: str) -> npt.NDArray[np.float32]:
+        return self._checkpoint.read(name).dequantize()
+
+    def constant(self, values: npt.NDArray[np.float32]) -> torch.Tensor:
+        return torch.from_numpy(values).to(self._device)
+
+
+class TorchRunner:
+    """One model and its KV pages.
+
+    float32 on a CPU, so that greedy tokens do not depend on the shape of the batch but for
+    exact ties; bfloat16 on a GPU.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        context_length: int,
+        kv_cache_bytes: int,
+        device: str = "auto",
+        threads: int = 0,
+    ) -> None:
+        """Load the weights; positions reach to `context_length`.
+
+        Raises:
+            ModelFileError: the checkpoint is damaged or of a kind we don't run.
+        """
+        self._threads = threads or torch.get_num_threads()
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = torch.device(device)
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        config = ModelConfig.from_gguf(checkpoint.metadata)
+        self.vocab_size = config.vocab_size
+        self.page_size = PAGE_SIZE
+        page_bytes = 2 * PAGE_SIZE * config.num_kv_heads * config.head_dim * dtype.itemsize
+        self.num_pages = max(1, kv_cache_bytes // (page_bytes * config.num_layers))
+        self.identity = f"{config} {dtype}"
+        weights = TorchWeights(checkpoint, self._device, dtype)
+        with torch.inference_mode():
+            self._model = Decoder(config, weights, context_length)
+            shape = (2, self.num_pages, PAGE_SIZE, config.num_kv_heads, config.head_dim)
+            self._kv_pages = [self._zeros(shape, dtype) for _ in range(config.num_layers)]
+        logger.info(
+            "%s on %s in %s, %d KV pages of %d tokens",
+            config.architecture,
+            self._device,
+            dtype,
+            self.num_pages,
+            PAGE_SIZE,
+        )
+
+    def run(self, batch: ForwardBatch, sampling: SamplingBatch) -> DrawnTokens:
+        """Run one step and wait for its tokens."""
+        # A product with one row is bound by memory and runs on one thread anyway; a second one
+        # would only spin, and wait for its turn where other processes are busy.
+        torch.set_num_threads(self._threads if len(batch.token_ids) > 1 else 1)
+        with torch.inference_mode():
+            logits = self._model(self._to_device(batch), self._kv_pages)
+            token_ids, logprobs = kernels.sample_tokens(logits, self._to_device(sampling))
+            return DrawnTokens(token_ids.cpu().numpy(), logprobs.cpu().numpy())
+
+    def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        if self._device.type == "cpu":  # calloc: pages cost memory only once they are used
+            return torch.from_numpy(np.zeros(shape, np.float32))
+        return torch.zeros(shape, dtype=dtype, device=self._device)
+
+    def _to_device(self, batch: _Batch) -> _Batch:
+        arrays = {item.name: getattr(batch, item.name) for item in fields(batch)}
+        return replace(
+            batch,
+            **{
+                name: torch.from_numpy(array).to(self._device)
+                for name, array in arrays.items()
+                if array is not None
+            },
+        )

@@ -1,0 +1,203 @@
+"""Decides which sequences run how many tokens in a step, and which pages they get.
+
+Moves ids only: no tensors, no text, no grammar. Decodes go first, then prefills in chunks,
+then waiting sequences are admitted, all within one token budget per step.
+
+Source: continuous batching as in Orca (Yu et al., OSDI 2022), paged KV with preemption by
+recomputation as in vLLM (Kwon et al., SOSP 2023), chunked prefill as in Sarathi-Serve
+(Agrawal et al., OSDI 2024).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass
+
+from runtime.engine.leases import Leases
+from runtime.engine.page_pool import PagePool
+from runtime.engine.prefix_cache import PrefixCache
+from runtime.engine.sequence import Sequence
+from runtime.errors import CapacityError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledSequence:
+    """Tokens `start:end` of one sequence; the newest token is drawn when `end` is its length."""
+
+    sequence: Sequence
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledStep:
+    """One step: every sequence at most once."""
+
+    items: tuple[ScheduledSequence, ...]
+
+
+class Scheduler:
+    """Owns the order of the waiting and the running, and the pages of each sequence.
+
+    Invariants: a sequence waits or runs, never both; only running sequences own pages;
+    `running` is in the order of admission, and the last admitted is preempted first, so the
+    first admitted always gets on.
+    """
+
+    def __init__(
+        self,
+        pool: PagePool,
+        cache: PrefixCache,
+        leases: Leases,
+        *,
+        max_sequences: int,
+        max_step_tokens: int,
+    ) -> None:
+        self.pool = pool
+        self.cache = cache
+        self.leases = leases
+        self._page_size = cache.page_size
+        self._max_sequences = max_sequences
+        self._max_step_tokens = max_step_tokens
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.num_preemptions = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence; the caller made sure that the whole pool can hold it."""
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take a sequence out for good; its full pages stay findable, leased if it asked so."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+            request = sequence.request
+            if request.lease is not None and sequence.finish_reason in {"stop", "length"}:
+                num_full = sequence.num_computed // self._page_size
+                full_pages = sequence.page_table[:num_full]
+                self.leases.hold(request.lease, full_pages, request.lease_s)
+            self._take_pages(sequence)
+        else:
+            self.waiting.remove(sequence)
+
+    def schedule(self) -> ScheduledStep:
+        """Pick this step's work; pages for all of it are reserved when this returns."""
+        self.leases.expire()
+        budget = self._max_step_tokens
+        items: dict[Sequence, ScheduledSequence] = {}
+        for sequence in sorted(self.running, key=lambda running: not running.is_decoding):
+            if budget > 0 and sequence.page_table:  # preempted by one before it: no pages
+                budget -= self._schedule_running(sequence, budget, items)
+        self._admit(budget, items)
+        return ScheduledStep(tuple(items.values()))
+
+    def commit(self, item: ScheduledSequence) -> None:
+        """Note that the item's tokens are computed; its new full pages become shareable."""
+        sequence = item.sequence
+        self._extend_hashes(sequence)
+        first_new_page = sequence.num_computed // self._page_size
+        sequence.num_computed = item.end
+        sequence.is_decoding = sequence.is_decoding or item.end == len(sequence.token_ids)
+        for index in range(first_new_page, item.end // self._page_size):
+            self.cache.insert(sequence.page_hashes[index], sequence.page_table[index])
+
+    def _extend_hashes(self, sequence: Sequence) -> None:
+        self.cache.extend_hashes(
+            sequence.page_hashes,
+            sequence.token_ids,
+            sequence.request.salt,
+            sequence.request.num_shared_tokens,
+        )
+
+    def _schedule_running(
+        self, sequence: Sequence, budget: int, items: dict[Sequence, ScheduledSequence]
+    ) -> int:
+        start = sequence.num_computed
+        end = start + min(sequence.num_pending, budget)
+        while not self._reserve(sequence, end):
+            victims = [other for other in self.running if other not in items]
+            if victims[-1] is sequence:  # the older ones go first; it keeps its pages and waits
+                return 0
+            self._preempt(victims[-1])
+        items[sequence] = ScheduledSequence(sequence, start, end)
+        return end - start
+
+    def _admit(self, budget: int, items: dict[Sequence, ScheduledSequence]) -> None:
+        in_progress = {page for running in self.running for page in self._unfinished(running)}
+        for sequence in list(self.waiting):
+            if budget == 0 or len(self.running) == self._max_sequences:
+                return
+            self._extend_hashes(sequence)
+            reusable = sequence.page_hashes[: max(0, sequence.num_reusable) // self._page_size]
+            cached = self.cache.find(reusable)
+            if len(cached) < len(reusable) and reusable[len(cached)] in in_progress:
+                continue  # another sequence is computing the very page it needs next
+            if not self._has_room(sequence, cached):
+                return
+            self.pool.retain(cached)
+            sequence.page_table = cached
+            start = len(cached) * self._page_size
+            end = min(len(sequence.token_ids), start + budget)
+            if not self._reserve(sequence, end):
+                self._take_pages(sequence)
+                return
+            self.waiting.remove(sequence)
+            self.running.append(sequence)
+            sequence.num_computed = start
+            if sequence.num_steps == 0:
+                sequence.num_cached = min(start, sequence.num_prompt)
+            in_progress.update(self._unfinished(sequence))
+            items[sequence] = ScheduledSequence(sequence, start, end)
+            budget -= end - start
+
+    def _has_room(self, sequence: Sequence, cached: list[int]) -> bool:
+        """Whether all pending tokens fit, with a page to grow for everybody who runs."""
+        num_revived = sum(self.pool.ref_count(page_id) == 0 for page_id in cached)
+        num_new = self._num_pages(len(sequence.token_ids)) - len(cached)
+        wanted = num_new + num_revived + len(self.running)
+        while self.pool.num_free < wanted:
+            if not self.leases.drop_first():
+                return False
+        return True
+
+    def _reserve(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Make `page_table` cover `num_tokens`; leases yield, other sequences don't."""
+        missing = self._num_pages(num_tokens) - len(sequence.page_table)
+        if missing <= 0:
+            return True
+        while True:
+            try:
+                page_ids = self.pool.allocate(missing)
+            except CapacityError:
+                if not self.leases.drop_first():
+                    return False
+            else:
+                self.cache.forget(page_ids)
+                sequence.page_table.extend(page_ids)
+                return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        logger.debug("seq=%d preempted at %d tokens", sequence.sequence_id, sequence.num_computed)
+        self.num_preemptions += 1
+        self.running.remove(sequence)
+        self._take_pages(sequence)
+        sequence.is_decoding = False
+        self.waiting.appendleft(sequence)
+
+    def _take_pages(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.page_table)
+        sequence.page_table = []
+        sequence.num_computed = 0
+
+    def _unfinished(self, sequence: Sequence) -> list[bytes]:
+        return sequence.page_hashes[sequence.num_computed // self._page_size :]
+
+    def _num_pages(self, num_tokens: int) -> int:
+        return -(-num_tokens // self._page_size)

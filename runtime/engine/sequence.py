@@ -1,0 +1,160 @@
+"""One request's mutable state; the scheduler moves it, the engine appends to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceOf
+from typing import Protocol
+
+from runtime.grammar.constraint import Constraint
+from runtime.request import FinishReason, GenerateRequest, TokenChunk, Usage
+
+
+class TextDecoder(Protocol):
+    """Turns token ids into text, a whole character at a time."""
+
+    def push(self, token_ids: SequenceOf[int]) -> str: ...
+    def flush(self) -> str: ...
+
+
+class Sequence:
+    """A prompt and what was generated after it.
+
+    Invariant: `0 <= num_computed <= len(token_ids)`; `page_table` covers the computed tokens;
+    a sequence that waits owns no pages.
+
+    Attributes:
+        token_ids: the prompt, then the generated tokens.
+        num_computed: leading tokens whose keys and values are in `page_table`.
+        page_table: page ids, in token order.
+        page_hashes: content hash of each full page of `token_ids`.
+        is_decoding: all tokens but the newest were computed since it was last admitted.
+        new_ids: tokens generated since the last chunk was taken.
+        finish_reason: set once no more token will be drawn; what is forced may be uncomputed.
+        max_tokens: most tokens to generate, within the context.
+    """
+
+    def __init__(
+        self,
+        sequence_id: int,
+        request: GenerateRequest,
+        constraint: Constraint | None,
+        decoder: TextDecoder,
+        *,
+        seed: int,
+        max_tokens: int,
+    ) -> None:
+        self.sequence_id = sequence_id
+        self.request = request
+        self.constraint = constraint
+        self.text = StopStringFilter(decoder, request.sampling.stop)
+        self.seed = seed
+        self.max_tokens = max_tokens
+        self.token_ids = list(request.token_ids)
+        self.num_computed = 0
+        self.page_table: list[int] = []
+        self.page_hashes: list[bytes] = []
+        self.is_decoding = False
+        self.new_ids: list[int] = []
+        self._new_text = ""
+        self.logprobs: list[float] = []
+        self.finish_reason: FinishReason | None = None
+        self.error: str | None = None
+        self.num_cached = 0
+        self.num_forced = 0
+        self.num_steps = 0
+
+    @property
+    def num_prompt(self) -> int:
+        return len(self.request.token_ids)
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.token_ids) - self.num_prompt
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens that have yet to be computed."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def num_reusable(self) -> int:
+        """Leading tokens that may come from the cache: a logits row is needed after them."""
+        if self.request.num_scored_tokens:
+            return self.num_prompt - self.request.num_scored_tokens - 1
+        return len(self.token_ids) - 1
+
+    def scored_rows(self, start: int, end: int) -> range:
+        """Positions in `start:end` whose logits score the prompt token after them."""
+        first = self.num_prompt - self.request.num_scored_tokens - 1
+        return range(max(start, first), min(end, self.num_prompt - 1))
+
+    def append(self, token_ids: list[int]) -> None:
+        """Add generated tokens."""
+        self.token_ids.extend(token_ids)
+        self.new_ids.extend(token_ids)
+        self._new_text += self.text.push(token_ids)
+
+    def take_chunk(self) -> TokenChunk:
+        """Return what was generated since the last chunk, and the end if this is it."""
+        token_ids, text = tuple(self.new_ids), self._new_text
+        self.new_ids, self._new_text = [], ""
+        if self.finish_reason is None:
+            return TokenChunk(token_ids, text)
+        return TokenChunk(
+            token_ids,
+            text + self.text.flush(),
+            logprobs=tuple(self.logprobs),
+            finish_reason=self.finish_reason,
+            error=self.error,
+            usage=self.usage(),
+        )
+
+    def usage(self) -> Usage:
+        return Usage(
+            prompt_tokens=self.num_prompt,
+            completion_tokens=self.num_generated,
+            cached_tokens=self.num_cached,
+            forced_tokens=self.num_forced,
+            forward_passes=self.num_steps,
+        )
+
+
+class StopStringFilter:
+    """Text of a sequence up to, and without, the first stop string.
+
+    Text that may be the beginning of a stop string is held back until it is certain.
+    """
+
+    def __init__(self, decoder: TextDecoder, stop: tuple[str, ...]) -> None:
+        self._decoder = decoder
+        self._stop = tuple(string for string in stop if string)
+        self._held = ""
+        self.is_stopped = False
+
+    def push(self, token_ids: SequenceOf[int]) -> str:
+        """Take tokens; return the text that is certain now."""
+        return self._take(self._decoder.push(token_ids))
+
+    def flush(self) -> str:
+        """Return what is held back; the sequence is over."""
+        text = self._take(self._decoder.flush())
+        held, self._held = self._held, ""
+        return text if self.is_stopped else text + held
+
+    def _take(self, text: str) -> str:
+        if self.is_stopped:
+            return ""
+        text = self._held + text
+        ends = [at for string in self._stop if (at := text.find(string)) >= 0]
+        if ends:
+            self.is_stopped, self._held = True, ""
+            return text[: min(ends)]
+        keep = max((_overlap(text, string) for string in self._stop), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if stop.startswith(text[-n:])), 0)

@@ -1,0 +1,138 @@
+"""Operators as functions: all that models and runners do with values.
+
+This is the only documentation of each operator. T is tokens, S sequences, R logits rows,
+H query heads, G key-value heads, D head dimension, V vocabulary; "float" is the model's type.
+Each function checks its shapes once and hands over to the implementation of its first value
+(`dispatch`); `reference.py` is the readable truth that every other implementation is tested
+against.
+"""
+
+from __future__ import annotations
+
+from runtime.kernels.dispatch import implementation
+from runtime.kernels.forward_batch import Array, ForwardBatch, SamplingBatch
+
+__all__ = [
+    "Array",
+    "ForwardBatch",
+    "SamplingBatch",
+    "add",
+    "gather_rows",
+    "linear",
+    "paged_attention",
+    "rms_norm",
+    "rotate_heads",
+    "sample_tokens",
+    "silu_and_multiply",
+    "write_kv",
+]
+
+
+def gather_rows(table: Array, rows: Array) -> Array:
+    """Return `table[rows]`: `[num_rows, ...]` and `[N]` int64 to `[N, ...]`."""
+    assert rows.ndim == 1
+    return implementation("gather_rows", table)(table, rows)
+
+
+def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """Return `x @ weight.T + bias`: `[T, in]`, `[out, in]`, `[out]` to `[T, out]`, float."""
+    assert weight.shape[1:] == x.shape[1:], (x.shape, weight.shape)
+    return implementation("linear", x)(x, weight, bias)
+
+
+def add(x: Array, y: Array) -> Array:
+    """Return `x + y`, both `[T, C]` float."""
+    assert x.shape == y.shape, (x.shape, y.shape)
+    return implementation("add", x)(x, y)
+
+
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+    """Return `x / sqrt(mean(x**2) + eps) * weight` over the last axis, in float32 inside.
+
+    `x` is `[T, C]` float, `weight` `[C]`. Source: Zhang and Sennrich, arXiv 1910.07467.
+    """
+    assert x.shape[-1:] == weight.shape, (x.shape, weight.shape)
+    return implementation("rms_norm", x)(x, weight, eps)
+
+
+def silu_and_multiply(gate_up: Array) -> Array:
+    """Return `silu(gate) * up`: `[T, 2 * C]` (gate, then up) to `[T, C]`, float.
+
+    Source: SwiGLU, Shazeer, arXiv 2002.05202.
+    """
+    assert gate_up.shape[-1] % 2 == 0
+    return implementation("silu_and_multiply", gate_up)(gate_up)
+
+
+def rotate_heads(
+    qkv: Array, cos_sin: Array, num_heads: int, num_kv_heads: int, *, interleaved: bool
+) -> tuple[Array, Array, Array]:
+    """Split fused projections into heads and rotate queries and keys by their positions.
+
+    Args:
+        qkv: `[T, (H + 2 * G) * D]` float: queries, keys, values.
+        cos_sin: `[T, D / 2, 2]` float32, cosine and sine of each pair's angle.
+        num_heads: H.
+        num_kv_heads: G.
+        interleaved: pairs are neighbours (2i, 2i + 1), as in the original and in GGUF's llama
+            family; else they are half a head apart (i, i + D / 2).
+
+    Returns:
+        q `[T, H, D]`, k `[T, G, D]`, v `[T, G, D]`.
+
+    Source: RoFormer, Su et al., arXiv 2104.09864.
+    """
+    assert qkv.shape[-1] == (num_heads + 2 * num_kv_heads) * cos_sin.shape[1] * 2
+    rotate = implementation("rotate_heads", qkv)
+    q, k, v = rotate(qkv, cos_sin, num_heads, num_kv_heads, interleaved=interleaved)
+    return q, k, v
+
+
+def write_kv(k: Array, v: Array, kv_pages: Array, slot_mapping: Array) -> None:
+    """Store keys and values `[T, G, D]` in their slots of `kv_pages`, in place.
+
+    `kv_pages` is `[2, num_pages, page_size, G, D]`, `slot_mapping` `[T]` int64.
+    """
+    assert k.shape == v.shape
+    assert k.shape[0] == slot_mapping.shape[0]
+    implementation("write_kv", k)(k, v, kv_pages, slot_mapping)
+
+
+def paged_attention(q: Array, kv_pages: Array, batch: ForwardBatch, scale: float) -> Array:
+    """Causal grouped-query attention of this step's tokens over their sequences' pages.
+
+    Args:
+        q: `[T, H, D]` float; the keys and values of all T tokens are in the pages already.
+        kv_pages: `[2, num_pages, page_size, G, D]`; G divides H.
+        batch: which tokens belong together and where their context lies.
+        scale: factor of the scores, usually `D ** -0.5`.
+
+    Returns:
+        `[T, H * D]` float.
+
+    Source: PagedAttention, Kwon et al., arXiv 2309.06180; GQA, Ainslie et al., arXiv 2305.13245.
+    """
+    assert q.shape[1] % kv_pages.shape[3] == 0
+    assert q.shape[2] == kv_pages.shape[4]
+    return implementation("paged_attention", q)(q, kv_pages, batch, scale)
+
+
+def sample_tokens(logits: Array, sampling: SamplingBatch) -> tuple[Array, Array]:
+    """Draw or score one token per row.
+
+    Masks, divides by the temperature, keeps the top k, then the top p, then what reaches
+    min p, and draws by inverting the cumulative distribution (likeliest first) at `uniform`.
+
+    Args:
+        logits: `[R, V]`.
+        sampling: parameters, draws, targets and masks.
+
+    Returns:
+        token ids `[R]` int64; log-probabilities `[R]` float32 of the target under the
+        unmasked, untempered distribution where there is a target, else 0.
+
+    Source: top-p, Holtzman et al., arXiv 1904.09751; min-p, Nguyen et al., arXiv 2407.01082.
+    """
+    assert logits.shape[0] == sampling.targets.shape[0]
+    token_ids, logprobs = implementation("sample_tokens", logits)(logits, sampling)
+    return token_ids, logprobs

@@ -1,0 +1,56 @@
+"""The tensors of one step, an argument all the way down to attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+Array = Any
+"""A value of whichever runner is running: numpy on the way in, torch tensors below it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardBatch:
+    """T tokens of S sequences, one after the other; R logits rows are wanted.
+
+    Attributes:
+        token_ids: [T] int64.
+        positions: [T] int64, place of each token in its sequence.
+        slot_mapping: [T] int64, `page_id * page_size + offset` where each token's keys go.
+        cu_seqlens_q: [S + 1] int64, tokens of sequence i are `cu_seqlens_q[i]:cu_seqlens_q[i + 1]`.
+        seq_lens: [S] int64, tokens of each sequence up to and including this step's.
+        page_tables: [S, max_pages] int64, page ids in token order, 0 beyond the last page.
+        logits_rows: [R] int64, indices into the T tokens, ascending.
+    """
+
+    token_ids: Array
+    positions: Array
+    slot_mapping: Array
+    cu_seqlens_q: Array
+    seq_lens: Array
+    page_tables: Array
+    logits_rows: Array
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingBatch:
+    """How to draw one token per logits row.
+
+    Attributes:
+        targets: [R] int64, the token to score instead of drawing, or -1.
+        temperature: [R] float32, 0 takes the likeliest.
+        top_k: [R] int64, 0 keeps all.
+        top_p: [R] float32 in (0, 1].
+        min_p: [R] float32 in [0, 1).
+        uniform: [R] float32 in [0, 1), the draw.
+        token_bitmask: [R, ceil(vocab_size / 32)] int32, bit set where a token is legal; None
+            where all are legal in every row.
+    """
+
+    targets: Array
+    temperature: Array
+    top_k: Array
+    top_p: Array
+    min_p: Array
+    uniform: Array
+    token_bitmask: Array | None

@@ -1,0 +1,154 @@
+"""Every operator in plain torch, written to be read: the truth in tests, and the fallback.
+
+Runs on whatever torch runs on. Contracts stand in `runtime.kernels`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from runtime.kernels.forward_batch import ForwardBatch, SamplingBatch
+
+
+def gather_rows(table: Tensor, rows: Tensor) -> Tensor:
+    return table.index_select(0, rows)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return functional.linear(x, weight, bias)
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    return x + y
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    x32 = x.float()
+    scale = torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
+    return (x32 * scale * weight).to(x.dtype)
+
+
+def silu_and_multiply(gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return functional.silu(gate) * up
+
+
+def rotate_heads(
+    qkv: Tensor, cos_sin: Tensor, num_heads: int, num_kv_heads: int, *, interleaved: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    num_rotated = num_heads + num_kv_heads
+    heads = qkv.view(len(qkv), num_rotated + num_kv_heads, -1)  # [T, H + 2G, D]
+    pairs = (-1, 2) if interleaved else (2, -1)
+    axis = -1 if interleaved else -2
+    qk = heads[:, :num_rotated].float().reshape(len(qkv), num_rotated, *pairs)
+    first, second = qk.unbind(axis)  # [T, H + G, D / 2] each
+    cos, sin = cos_sin[:, None].unbind(-1)
+    turned = torch.stack((first * cos - second * sin, first * sin + second * cos), axis)
+    rotated = turned.flatten(-2).to(qkv.dtype)
+    return rotated[:, :num_heads], rotated[:, num_heads:], heads[:, num_rotated:]
+
+
+def write_kv(k: Tensor, v: Tensor, kv_pages: Tensor, slot_mapping: Tensor) -> None:
+    keys, values = kv_pages.flatten(1, 2)  # [slots, G, D] each
+    keys.index_copy_(0, slot_mapping, k.to(keys.dtype))
+    values.index_copy_(0, slot_mapping, v.to(values.dtype))
+
+
+def paged_attention(q: Tensor, kv_pages: Tensor, batch: ForwardBatch, scale: float) -> Tensor:
+    bounds = batch.cu_seqlens_q.tolist()
+    seq_lens = batch.seq_lens.tolist()
+    output = torch.empty_like(q)
+    decodes = [i for i in range(len(seq_lens)) if bounds[i + 1] - bounds[i] == 1]
+    if decodes:
+        tokens = [bounds[i] for i in decodes]
+        output[tokens] = _attend_decodes(q[tokens], kv_pages, batch, decodes, scale)
+    for i in range(len(seq_lens)):
+        start, end = bounds[i], bounds[i + 1]
+        if end - start > 1:
+            keys, values = _read_pages(kv_pages, batch.page_tables[i], seq_lens[i])
+            output[start:end] = _attend_prefill(q[start:end], keys, values, scale)
+    return output.flatten(1)
+
+
+def _attend_decodes(
+    q: Tensor, kv_pages: Tensor, batch: ForwardBatch, rows: list[int], scale: float
+) -> Tensor:
+    """One query per sequence `[N, H, D]`, all sequences padded to the longest."""
+    seq_lens = batch.seq_lens[rows]
+    longest = int(seq_lens.max())
+    num_pages = -(-longest // kv_pages.shape[2])
+    page_tables = batch.page_tables[rows, :num_pages]
+    keys, values = kv_pages[:, page_tables].flatten(2, 3)[:, :, :longest]  # [N, L, G, D] each
+    grouped = q.reshape(len(q), keys.shape[2], -1, q.shape[2])  # [N, G, H / G, D]
+    scores = grouped @ keys.to(q.dtype).permute(0, 2, 3, 1) * scale  # [N, G, H / G, L]
+    beyond = torch.arange(longest, device=q.device) >= seq_lens[:, None]
+    scores = scores.float().masked_fill(beyond[:, None, None], -torch.inf).softmax(-1).to(q.dtype)
+    attended: Tensor = scores @ values.to(q.dtype).transpose(1, 2)
+    return attended.flatten(1, 2)
+
+
+def _attend_prefill(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """The last n tokens `[n, H, D]` of one sequence over all its keys `[L, G, D]`."""
+    num_new, num_all = q.shape[0], keys.shape[0]
+    visible = torch.ones(num_new, num_all, dtype=torch.bool, device=q.device)
+    attended = functional.scaled_dot_product_attention(
+        q.transpose(0, 1)[None],
+        keys.to(q.dtype).transpose(0, 1)[None],
+        values.to(q.dtype).transpose(0, 1)[None],
+        attn_mask=visible.tril(num_all - num_new),
+        scale=scale,
+        enable_gqa=True,
+    )
+    return attended[0].transpose(0, 1)
+
+
+def _read_pages(kv_pages: Tensor, page_table: Tensor, seq_len: int) -> tuple[Tensor, Tensor]:
+    num_pages = -(-seq_len // kv_pages.shape[2])
+    keys, values = kv_pages[:, page_table[:num_pages]].flatten(1, 2)[:, :seq_len]
+    return keys, values
+
+
+def sample_tokens(logits: Tensor, sampling: SamplingBatch) -> tuple[Tensor, Tensor]:
+    logits = logits.float()
+    targets = sampling.targets
+    is_scored = targets >= 0
+    logprobs = torch.zeros(len(logits), device=logits.device)
+    if is_scored.any():
+        scored = logits[is_scored].log_softmax(-1)
+        logprobs[is_scored] = scored.gather(-1, targets[is_scored, None])[:, 0]
+    if sampling.token_bitmask is not None:
+        logits = logits.masked_fill(
+            ~_unpack_bits(sampling.token_bitmask, logits.shape[1]), -torch.inf
+        )
+    token_ids = torch.where(is_scored, targets, logits.argmax(-1))
+    is_drawn = ~is_scored & (sampling.temperature > 0)
+    if is_drawn.any():
+        token_ids[is_drawn] = _draw(logits[is_drawn], sampling, is_drawn)
+    return token_ids, logprobs
+
+
+def _draw(logits: Tensor, sampling: SamplingBatch, rows: Tensor) -> Tensor:
+    """Draw from `logits` `[N, V]`, the selected `rows` `[R]` of the batch."""
+    ranked, order = (logits / sampling.temperature[rows, None]).sort(-1, descending=True)
+    rank = torch.arange(ranked.shape[1], device=logits.device)
+    top_k = sampling.top_k[rows, None]
+    ranked = ranked.masked_fill((top_k > 0) & (rank >= top_k), -torch.inf)
+    probabilities = ranked.softmax(-1)
+    before = probabilities.cumsum(-1) - probabilities
+    dropped = before >= sampling.top_p[rows, None]
+    dropped |= probabilities < sampling.min_p[rows, None] * probabilities[:, :1]
+    dropped[:, 0] = False
+    mass = probabilities.masked_fill(dropped, 0).cumsum(-1)
+    threshold = sampling.uniform[rows, None] * mass[:, -1:]
+    choice = (mass <= threshold).sum(-1, keepdim=True).clamp(max=ranked.shape[1] - 1)
+    token_ids: Tensor = order.gather(-1, choice)[:, 0]
+    return token_ids
+
+
+def _unpack_bits(token_bitmask: Tensor, vocab_size: int) -> Tensor:
+    """`[R, ceil(V / 32)]` int32 to `[R, V]` bool."""
+    bit = torch.arange(32, device=token_bitmask.device, dtype=torch.int32)
+    bits = (token_bitmask[..., None] >> bit) & 1
+    return bits.bool().flatten(1)[:, :vocab_size]

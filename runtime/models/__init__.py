@@ -1,0 +1,1 @@
+"""Model architectures, written over `runtime.kernels` operators alone."""

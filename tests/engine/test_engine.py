@@ -1,0 +1,493 @@
+"""Tests of engine and scheduler on a runner whose tokens depend on every slot they read."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+
+from runtime.engine.batch import _draw
+from runtime.engine.engine import Engine, EngineLimits
+from runtime.engine.page_pool import PagePool
+from runtime.engine.sequence import Sequence as EngineSequence
+from runtime.engine.sequence import StopStringFilter
+from runtime.errors import CapacityError, PromptTooLongError
+from runtime.grammar.constraint import ConstraintState
+from runtime.request import GenerateRequest, SamplingParams, TokenChunk, Usage
+from tests.helpers.page_runner import END, VOCAB_SIZE, LetterDecoder, PageRunner, next_token
+from tools.errors import InvalidRequestError
+
+PAGE_SIZE = 4
+
+
+def make_engine(
+    num_pages: int = 64,
+    *,
+    max_sequences: int = 64,
+    max_step_tokens: int = 64,
+    context_length: int = 10_000,
+    runner: PageRunner | None = None,
+    clock: list[float] | None = None,
+) -> Engine:
+    now = clock or [0.0]
+    return Engine(
+        runner or PageRunner(num_pages, PAGE_SIZE),
+        EngineLimits(context_length, max_sequences, 1000, max_step_tokens),
+        decoder=LetterDecoder,
+        stop_ids=frozenset({END}),
+        clock=lambda: now[0],
+    )
+
+
+def request(*token_ids: int, max_tokens: int = 12, **fields: object) -> GenerateRequest:
+    return replace(
+        GenerateRequest(token_ids, SamplingParams(max_tokens=max_tokens)),
+        **fields,  # type: ignore[arg-type]  # the dataclass checks nothing, the tests do
+    )
+
+
+def expected(prompt: Sequence[int], max_tokens: int) -> list[int]:
+    """What the language says, computed without an engine."""
+    tokens = list(prompt)
+    while len(tokens) - len(prompt) < max_tokens:
+        tokens.append(next_token(tokens))
+        if tokens[-1] == END:
+            break
+    return tokens[len(prompt) :]
+
+
+@dataclass
+class Collected:
+    token_ids: list[int] = field(default_factory=list)
+    text: str = ""
+    last: TokenChunk | None = None
+
+
+def drain(engine: Engine, results: dict[int, Collected], max_steps: int = 5000) -> None:
+    for _ in range(max_steps):
+        if not engine.has_work:
+            return
+        collect(engine.step(), results)
+    raise AssertionError("the engine does not finish")
+
+
+def collect(chunks: dict[int, TokenChunk], results: dict[int, Collected]) -> None:
+    for sequence_id, chunk in chunks.items():
+        result = results.setdefault(sequence_id, Collected())
+        assert result.last is None, "a chunk after the last one"
+        result.token_ids += chunk.token_ids
+        result.text += chunk.text
+        if chunk.finish_reason is not None:
+            result.last = chunk
+
+
+def generate(engine: Engine, *requests: GenerateRequest) -> list[Collected]:
+    ids = [engine.add(one) for one in requests]
+    results: dict[int, Collected] = {}
+    drain(engine, results)
+    return [results[sequence_id] for sequence_id in ids]
+
+
+def usage_of(result: Collected) -> Usage:
+    assert result.last is not None
+    assert result.last.usage is not None
+    return result.last.usage
+
+
+def check_invariants(engine: Engine) -> None:
+    scheduler = engine.scheduler
+    references: dict[int, int] = {}
+    for sequence in scheduler.running:
+        assert sequence.num_computed <= len(sequence.token_ids)
+        assert len(sequence.page_table) * PAGE_SIZE >= sequence.num_computed
+        assert len(set(sequence.page_table)) == len(sequence.page_table)
+        for page_id in sequence.page_table:
+            references[page_id] = references.get(page_id, 0) + 1
+    for _, pages in scheduler.leases._held.values():
+        for page_id in pages:
+            references[page_id] = references.get(page_id, 0) + 1
+    for sequence in scheduler.waiting:
+        assert not sequence.page_table
+        assert sequence.num_computed == 0
+    pool = engine.pool
+    assert references == {p: pool.ref_count(p) for p in range(pool.num_pages) if pool.ref_count(p)}
+    assert pool.num_free == pool.num_pages - len(references)
+    assert set(scheduler.running).isdisjoint(scheduler.waiting)
+
+
+def test_generates_what_the_language_says_and_frees_all_pages() -> None:
+    engine = make_engine()
+    (result,) = generate(engine, request(1, 2, 3, max_tokens=20))
+    assert result.token_ids == expected([1, 2, 3], 20)
+    assert engine.pool.num_free == 64
+
+
+def test_tokens_are_equal_alone_batched_chunked_preempted_and_prefix_cached() -> None:
+    rng = random.Random(1)
+    shared = [rng.randrange(1, VOCAB_SIZE) for _ in range(21)]
+    prompts = [(*shared, *(rng.randrange(1, 64) for _ in range(n))) for n in range(1, 33)]
+    requests = [request(*prompt, max_tokens=30) for prompt in prompts]
+    alone = [generate(make_engine(), one)[0].token_ids for one in requests]
+    assert alone == [expected(prompt, 30) for prompt in prompts]
+    for engine in (
+        make_engine(1000),
+        make_engine(1000, max_step_tokens=3),
+        make_engine(24),
+        make_engine(1000, max_sequences=2),
+    ):
+        assert [result.token_ids for result in generate(engine, *requests)] == alone
+        assert [result.token_ids for result in generate(engine, *requests)] == alone
+        assert engine.pool.num_free == engine.pool.num_pages
+    small = make_engine(24)
+    generate(small, *requests)
+    assert small.scheduler.num_preemptions > 0
+
+
+def test_requests_added_together_compute_a_shared_prefix_once() -> None:
+    runner = PageRunner(64, PAGE_SIZE)
+    engine = make_engine(runner=runner)
+    shared = tuple(range(1, 17))
+    generate(engine, *(request(*shared, 40 + n, max_tokens=1) for n in range(8)))
+    assert sum(runner.num_tokens_run) == len(shared) + 8
+
+
+def test_prefix_is_found_again_and_counted() -> None:
+    engine = make_engine()
+    prompt = tuple(range(1, 18))
+    (first,) = generate(engine, request(*prompt, max_tokens=2))
+    (second,) = generate(engine, request(*prompt, max_tokens=2))
+    assert usage_of(first).cached_tokens == 0
+    assert usage_of(second).cached_tokens == 16
+    assert second.token_ids == first.token_ids
+
+
+def test_salt_separates_callers_but_not_the_shared_tokens() -> None:
+    engine = make_engine()
+    prompt = tuple(range(1, 18))
+
+    def num_cached(salt: bytes) -> int:
+        salted = request(*prompt, max_tokens=1, salt=salt, num_shared_tokens=8)
+        (result,) = generate(engine, salted)
+        return usage_of(result).cached_tokens
+
+    assert [num_cached(salt) for salt in (b"a", b"b", b"a")] == [0, 8, 16]
+
+
+def test_lease_keeps_pages_through_pressure_that_evicts_the_unleased() -> None:
+    clock = [0.0]
+    engine = make_engine(16, clock=clock)
+    kept, lost = tuple(range(1, 17)), tuple(range(17, 33))
+    generate(engine, request(*kept, max_tokens=1, lease="talk", lease_s=60.0))
+    generate(engine, request(*lost, max_tokens=1))
+    generate(engine, request(*(40 for _ in range(44)), max_tokens=1))
+    (result,) = generate(engine, request(*kept, 9, max_tokens=1))
+    assert usage_of(result).cached_tokens == 16
+    clock[0] = 61.0
+    generate(engine, request(5, max_tokens=1))
+    assert engine.pool.num_free == 16
+
+
+def test_leases_yield_before_a_request_waits() -> None:
+    engine = make_engine(8)
+    generate(engine, request(*range(1, 29), max_tokens=1, lease="talk", lease_s=60.0))
+    assert engine.pool.num_free == 1
+    (result,) = generate(engine, request(*range(30, 58), max_tokens=2))
+    assert result.token_ids == expected(range(30, 58), 2)
+
+
+def test_scored_tokens_get_log_probabilities_and_nothing_is_generated() -> None:
+    engine = make_engine()
+    likely = next_token([1, 2, 3])
+    prompt = (1, 2, 3, likely, (likely + 1) % VOCAB_SIZE)
+    for _ in range(2):
+        (result,) = generate(engine, request(*prompt, max_tokens=0, num_scored_tokens=2))
+        assert result.last is not None
+        assert result.last.finish_reason == "length"
+        assert result.token_ids == []
+        second = -1.0 if next_token(prompt[:4]) == prompt[4] else -2.0
+        assert result.last.logprobs == (-1.0, second)
+
+
+def test_scores_are_equal_when_the_prompt_runs_in_chunks() -> None:
+    prompt = tuple(range(1, 30))
+    scored = request(*prompt, max_tokens=0, num_scored_tokens=11)
+    whole = generate(make_engine(), scored)[0].last
+    chunked = generate(make_engine(max_step_tokens=3), scored)[0].last
+    assert whole is not None
+    assert chunked is not None
+    assert whole.logprobs == chunked.logprobs
+    assert len(whole.logprobs) == 11
+
+
+def test_seeded_draws_do_not_depend_on_the_batch() -> None:
+    def draws(seed: int) -> list[float]:
+        sampling = SamplingParams(temperature=1.0, seed=seed)
+        sequence = EngineSequence(
+            0, GenerateRequest((1,), sampling), None, LetterDecoder(), seed=seed, max_tokens=9
+        )
+        found = []
+        for token_id in range(9):
+            found.append(_draw(sequence))
+            sequence.append([token_id])
+        return found
+
+    assert draws(7) == draws(7)
+    assert draws(7) != draws(8)
+    assert len(set(draws(7))) == 9
+    assert all(0 <= value < 1 for value in draws(7))
+
+
+@dataclass
+class FixedConstraint:
+    """Allows exactly `script`, one set of tokens after the other."""
+
+    script: list[set[int]]
+    at: int = 0
+    fails_at: int | None = None
+
+    @property
+    def state(self) -> ConstraintState:
+        if self.at == self.fails_at:
+            return "failed"
+        return "done" if self.at == len(self.script) else "open"
+
+    def fill(self, token_bitmask: np.ndarray, row: int) -> None:
+        bits = np.zeros(token_bitmask.shape[1] * 32, np.uint8)
+        bits[list(self.script[self.at])] = 1
+        token_bitmask[row] = np.packbits(bits, bitorder="little").view(np.int32)
+
+    def advance(self, token_ids: Sequence[int]) -> int:
+        for count, token_id in enumerate(token_ids):
+            if self.at == len(self.script) or token_id not in self.script[self.at]:
+                return count
+            self.at += 1
+        return len(token_ids)
+
+    def forced(self) -> list[int]:
+        run: list[int] = []
+        for allowed in self.script[self.at :]:
+            if len(allowed) > 1:
+                break
+            run += allowed
+        return run
+
+    def rollback(self, num_tokens: int) -> None:
+        self.at -= num_tokens
+
+    def fork(self) -> FixedConstraint:
+        return replace(self)
+
+
+def run_constrained(engine: Engine, constraint: FixedConstraint, max_tokens: int) -> Collected:
+    sequence_id = engine.add(request(1, 2, 3, max_tokens=max_tokens), constraint)
+    results: dict[int, Collected] = {}
+    drain(engine, results)
+    return results[sequence_id]
+
+
+def test_forced_tokens_ride_along_and_cost_no_forward_pass() -> None:
+    runner = PageRunner(64, PAGE_SIZE)
+    script = [{5}, {6}, {7, 8}, {9}, {10}, {11}, {12, 13}, {END}]
+    result = run_constrained(make_engine(runner=runner), FixedConstraint(script), 50)
+    assert result.last is not None
+    assert result.last.finish_reason == "stop"
+    assert usage_of(result).forced_tokens == 6
+    assert usage_of(result).forward_passes == 2
+    assert runner.num_tokens_run == [5, 4]
+    tokens = [1, 2, 3, 5, 6]
+    for allowed in ({7, 8}, {12, 13}):
+        mask = np.isin(np.arange(VOCAB_SIZE), list(allowed))
+        tokens.append(next_token(tokens, mask))
+        tokens += [9, 10, 11] if allowed == {7, 8} else [END]
+    assert result.token_ids == tokens[3:]
+
+
+def test_output_that_is_forced_from_start_to_end_finishes() -> None:
+    result = run_constrained(make_engine(), FixedConstraint([{5}, {6}, {END}]), 50)
+    assert result.token_ids == [5, 6, END]
+    assert result.text == "56"
+    assert result.last is not None
+    assert result.last.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("max_tokens", [0, 1, 2, 3, 4])
+def test_forced_tokens_respect_the_token_limit(max_tokens: int) -> None:
+    script = [{5}, {6}, {7, 8}, {9}, {10}, {11, 12}, {END}]
+    result = run_constrained(make_engine(), FixedConstraint(script), max_tokens)
+    assert len(result.token_ids) == max_tokens
+    assert result.last is not None
+    assert result.last.finish_reason == "length"
+
+
+def test_failed_matcher_ends_its_own_sequence_only() -> None:
+    engine = make_engine()
+    free_id = engine.add(request(1, 2, max_tokens=9))
+    bad_id = engine.add(request(3, 4), FixedConstraint([{5, 6}, {7, 8}], fails_at=1))
+    results: dict[int, Collected] = {}
+    drain(engine, results)
+    bad, free = results[bad_id].last, results[free_id].last
+    assert bad is not None
+    assert bad.finish_reason == "error"
+    assert bad.error == "the grammar allows no token here"
+    assert free is not None
+    assert free.finish_reason in {"stop", "length"}
+    assert results[free_id].token_ids == expected([1, 2], 9)
+    assert engine.pool.num_free == 64
+
+
+def test_failed_forward_pass_ends_the_steps_sequences_and_the_engine_goes_on() -> None:
+    runner = PageRunner(64, PAGE_SIZE)
+    engine = make_engine(runner=runner)
+    working, runner.run = runner.run, None  # type: ignore[assignment, method-assign]  # breaks it
+    (result,) = generate(engine, request(1, 2))
+    runner.run = working  # type: ignore[method-assign]  # mends it
+    assert result.last is not None
+    assert result.last.finish_reason == "error"
+    assert result.last.error is not None
+    assert result.last.error.startswith("the forward pass failed: TypeError")
+    assert generate(engine, request(1, 2))[0].token_ids == expected([1, 2], 12)
+
+
+def test_abort_frees_pages_at_once() -> None:
+    engine = make_engine(16)
+    sequence_id = engine.add(request(*range(1, 40), max_tokens=20))
+    engine.step()
+    assert engine.pool.num_free < 16
+    engine.abort(sequence_id)
+    assert engine.pool.num_free == 16
+    assert not engine.has_work
+    engine.abort(sequence_id)
+
+
+def test_stop_string_ends_the_text_before_it() -> None:
+    token_ids = expected([1, 2], 30)
+    text = LetterDecoder().push(token_ids)
+    stop = text[5:8]
+    sampling = SamplingParams(max_tokens=30, stop=(stop,))
+    (result,) = generate(make_engine(), GenerateRequest((1, 2), sampling))
+    assert result.text == text[: text.index(stop)]
+    assert result.last is not None
+    assert result.last.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("pieces", [["abcSTOPdef"], list("abcSTOPdef"), ["abcS", "TO", "Pdef"]])
+def test_stop_string_is_found_however_the_text_is_cut(pieces: list[str]) -> None:
+    assert filter_text(pieces, ("STOP",)) == ("abc", True)
+    assert filter_text(pieces, ("STOX", "cS")) == ("ab", True)
+    assert filter_text(pieces, ("STOPdefg",)) == ("abcSTOPdef", False)
+
+
+def filter_text(pieces: list[str], stop: tuple[str, ...]) -> tuple[str, bool]:
+    class Pieces:
+        def push(self, token_ids: Sequence[int]) -> str:
+            return "".join(pieces[index] for index in token_ids)
+
+        def flush(self) -> str:
+            return ""
+
+    stop_filter = StopStringFilter(Pieces(), stop)
+    text = "".join(stop_filter.push([index]) for index in range(len(pieces)))
+    return text + stop_filter.flush(), stop_filter.is_stopped
+
+
+def test_bad_requests_are_refused_before_they_are_queued() -> None:
+    engine = make_engine(4, context_length=10)
+    with pytest.raises(PromptTooLongError, match="prompt has 10 tokens, the context holds 10"):
+        engine.add(request(*range(1, 11)))
+    with pytest.raises(InvalidRequestError, match=r"token ids in 0\.\.63"):
+        engine.add(request(64))
+    with pytest.raises(InvalidRequestError, match="found 0 tokens"):
+        engine.add(request())
+    with pytest.raises(InvalidRequestError, match="2 of 2 prompt tokens cannot be scored"):
+        engine.add(request(1, 2, num_scored_tokens=2))
+    with pytest.raises(InvalidRequestError, match="temperature must be in"):
+        SamplingParams(temperature=-1)
+    assert not engine.has_work
+
+
+def test_full_queue_is_refused() -> None:
+    engine = make_engine()
+    for _ in range(1000):
+        engine.add(request(1, max_tokens=1))
+    with pytest.raises(CapacityError, match="1000 requests are queued already"):
+        engine.add(request(1))
+
+
+def test_generation_ends_with_the_context() -> None:
+    engine = make_engine(context_length=9)
+    (result,) = generate(engine, request(1, 2, 3, max_tokens=100))
+    assert result.token_ids == expected([1, 2, 3], 6)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_walk_keeps_invariants_and_tokens(seed: int) -> None:
+    rng = random.Random(seed)
+    clock = [0.0]
+    engine = make_engine(
+        rng.choice([12, 20, 40]),
+        max_sequences=rng.choice([1, 3, 8]),
+        max_step_tokens=rng.choice([1, 5, 32]),
+        clock=clock,
+    )
+    walk(engine, rng, clock, num_actions=250)
+    assert not engine.scheduler.leases._held or engine.pool.num_free < engine.pool.num_pages
+
+
+def walk(engine: Engine, rng: random.Random, clock: list[float], num_actions: int) -> None:
+    prompts: dict[int, tuple[list[int], int]] = {}
+    results: dict[int, Collected] = {}
+    stem = [rng.randrange(1, VOCAB_SIZE) for _ in range(16)]
+    for _ in range(num_actions):
+        action = rng.random()
+        clock[0] += rng.random()
+        if action < 0.25:
+            prompt = stem[: rng.randint(1, 16)] + [rng.randrange(1, 64) for _ in range(4)]
+            max_tokens = rng.randint(1, 20)
+            lease = rng.choice([None, None, "a", "b"])
+            one = request(*prompt, max_tokens=max_tokens, lease=lease, lease_s=rng.random() * 5)
+            prompts[engine.add(one)] = (prompt, max_tokens)
+        elif action < 0.3 and prompts:
+            sequence_id = rng.choice(list(prompts))
+            engine.abort(sequence_id)
+            del prompts[sequence_id]
+            results.pop(sequence_id, None)
+        else:
+            collect(engine.step(), results)
+        check_invariants(engine)
+    drain(engine, results)
+    check_invariants(engine)
+    for sequence_id, (prompt, max_tokens) in prompts.items():
+        assert results[sequence_id].token_ids == expected(prompt, max_tokens)
+
+
+class FailingPool(PagePool):
+    """Fails its n-th allocation, counted from 1."""
+
+    def __init__(self, num_pages: int, failing: int) -> None:
+        super().__init__(num_pages)
+        self.failing = failing
+        self.num_calls = 0
+
+    def allocate(self, num_pages: int) -> list[int]:
+        self.num_calls += 1
+        if self.num_calls == self.failing:
+            raise CapacityError("injected")
+        return super().allocate(num_pages)
+
+
+def test_any_failing_allocation_changes_no_token() -> None:
+    requests = [request(1, 2, 3, n, max_tokens=15) for n in range(5, 11)]
+    for failing in range(1, 200):
+        engine = make_engine(14, max_step_tokens=9)
+        pool = FailingPool(14, failing)
+        engine.pool = engine.scheduler.pool = engine.scheduler.leases._pool = pool
+        results = generate(engine, *requests)
+        assert [r.token_ids for r in results] == [expected(r.token_ids, 15) for r in requests]
+        check_invariants(engine)
+        assert pool.num_free == 14
+        if pool.num_calls < failing:
+            return
+    raise AssertionError("some allocation was never made to fail")
