@@ -1,0 +1,1 @@
+"""Messages and tools to tokens and back."""

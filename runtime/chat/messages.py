@@ -1,0 +1,93 @@
+"""Messages of a conversation, and the events a model's turn produces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from runtime.request import FinishReason, Usage
+from tools.spec import JsonObject
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call a model issued; `call_id` is unique within the conversation."""
+
+    call_id: str
+    name: str
+    arguments: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn.
+
+    Attributes:
+        role: who speaks.
+        content: the text. Of an assistant's turn, what it wrote beside its calls; of a
+            tool's turn, the result as the model reads it.
+        tool_calls: an assistant's calls.
+        call_id: of a tool's turn, the call it answers.
+        name: of a tool's turn, the tool's name.
+        token_ids: the tokens an assistant's turn was decoded as, without the end-of-turn
+            token; they are spliced verbatim when the conversation is rendered again.
+    """
+
+    role: Role
+    content: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    call_id: str | None = None
+    name: str | None = None
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """More of the visible answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """More of a call: the name once it is known, then its arguments as raw JSON text."""
+
+    index: int
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnd:
+    """The turn is over; `message` is complete and can be appended to the conversation."""
+
+    message: Message
+    finish_reason: FinishReason
+    usage: Usage
+    error: str | None = None
+
+
+ChatEvent = TextDelta | ToolCallDelta | TurnEnd
+
+ToolChoiceMode = Literal["auto", "none", "required"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether and which tools may be called: a mode, or exactly the named tool."""
+
+    mode: ToolChoiceMode = "auto"
+    name: str | None = None
+    parallel: bool = True
+
+
+AUTO = ToolChoice()
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSchema:
+    """Constrains the visible answer to a JSON Schema."""
+
+    schema: JsonObject = field(default_factory=dict)

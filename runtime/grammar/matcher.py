@@ -1,0 +1,86 @@
+"""`Constraint` over llguidance's matcher; every failure is a state, never an exception."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import llguidance
+import llguidance.numpy
+import numpy as np
+import numpy.typing as npt
+
+from runtime.grammar.constraint import ConstraintState
+from runtime.grammar.vocabulary import Vocabulary
+
+
+class MatcherConstraint:
+    """The legal continuations of one sequence under a compiled grammar.
+
+    The end token never reaches the matcher, which cannot take one where nothing else may
+    follow. Invariant: `_has_ended` exactly when a token of `stop_ids` was taken last.
+    """
+
+    def __init__(self, matcher: llguidance.LLMatcher, vocabulary: Vocabulary) -> None:
+        self._matcher = matcher
+        self._vocabulary = vocabulary
+        self._has_ended = False
+
+    def fill(self, token_bitmask: npt.NDArray[np.int32], row: int) -> None:
+        """Write the legal next tokens; none when the state is, or becomes, done or failed."""
+        num_words = self._vocabulary.num_mask_words
+        token_bitmask[row, num_words:] = 0
+        if self._has_ended or self._matcher.is_error():
+            token_bitmask[row] = 0
+            return
+        words = token_bitmask[row : row + 1, :num_words]
+        llguidance.numpy.fill_next_token_bitmask(self._matcher, words, 0)
+        # In its error state the matcher would allow the end token, as if all were well.
+        if self._matcher.is_error():
+            token_bitmask[row] = 0
+
+    def advance(self, token_ids: Sequence[int]) -> int:
+        if self._has_ended:
+            return 0
+        count = 0
+        for token_id in token_ids:
+            if token_id in self._vocabulary.stop_ids:
+                self._has_ended = self._matcher.is_accepting() and not self._matcher.is_error()
+                return count + self._has_ended
+            if not 0 <= token_id < self._vocabulary.vocab_size:
+                return count
+            if self._matcher.try_consume_tokens([token_id]) != 1:
+                return count
+            count += 1
+        return count
+
+    def forced(self) -> list[int]:
+        if self._has_ended or self._matcher.is_error():
+            return []
+        if self._matcher.is_stopped():
+            return [self._vocabulary.eos_id] if self._matcher.is_accepting() else []
+        return self._matcher.compute_ff_tokens()
+
+    def rollback(self, num_tokens: int) -> None:
+        if num_tokens and self._has_ended:
+            self._has_ended = False
+            num_tokens -= 1
+        if num_tokens:
+            self._matcher.rollback(num_tokens)
+
+    def fork(self) -> MatcherConstraint:
+        copy = MatcherConstraint(self._matcher.deep_copy(), self._vocabulary)
+        copy._has_ended = self._has_ended
+        return copy
+
+    @property
+    def state(self) -> ConstraintState:
+        if self._matcher.is_error():
+            return "failed"
+        if self._has_ended:
+            return "done"
+        return "accepting" if self._matcher.is_accepting() else "open"
+
+    @property
+    def error(self) -> str:
+        """Why the state is failed; empty otherwise."""
+        return self._matcher.get_error().partition("\n")[0]

@@ -1,0 +1,144 @@
+"""Walks over JSON Schemas: bounds, sub-schemas and the closing of objects. Knows no grammar."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from runtime.errors import UnsupportedSchemaError
+from tools.spec import JsonObject
+
+MAX_SCHEMA_BYTES = 256 * 1024
+MAX_DEPTH = 64
+MAX_ENUM = 50_000
+MAX_OPTIONAL_PROPERTIES = 400
+MAX_PATTERN_BYTES = 4 * 1024
+
+_ONE = (
+    "items",
+    "additionalItems",
+    "additionalProperties",
+    "contains",
+    "propertyNames",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+    "not",
+    "if",
+    "then",
+    "else",
+)
+_MANY = ("prefixItems", "allOf", "anyOf", "oneOf", "items")
+_NAMED = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
+_COMBINING = frozenset(
+    {
+        "$ref",
+        "$dynamicRef",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "not",
+        "if",
+        "then",
+        "else",
+        "dependentSchemas",
+        "patternProperties",
+        "unevaluatedProperties",
+        "propertyNames",
+        "minProperties",
+    }
+)
+
+
+def direct_subschemas(schema: JsonObject) -> Iterator[tuple[str, JsonObject]]:
+    """Yield (path below `schema`, sub-schema) one level down; boolean schemas are left out."""
+    for keyword in _ONE:
+        if isinstance(schema.get(keyword), dict):
+            yield f".{keyword}", schema[keyword]
+    for keyword in _MANY:
+        if isinstance(schema.get(keyword), list):
+            for index, item in enumerate(schema[keyword]):
+                if isinstance(item, dict):
+                    yield f".{keyword}[{index}]", item
+    for keyword in _NAMED:
+        if isinstance(schema.get(keyword), dict):
+            for name, item in schema[keyword].items():
+                if isinstance(item, dict):
+                    yield f".{keyword}.{name}", item
+
+
+def check_bounds(schema: JsonObject) -> None:
+    """Refuse a schema too large to be compiled safely.
+
+    Raises:
+        UnsupportedSchemaError: names the limit, the keyword and where it stands.
+    """
+    # Depth first: the walk is iterative, json.dumps is recursive.
+    pending: list[tuple[str, int, JsonObject]] = [("$", 0, schema)]
+    while pending:
+        path, depth, item = pending.pop()
+        if depth > MAX_DEPTH:
+            raise UnsupportedSchemaError(
+                f"the schema nests deeper than {MAX_DEPTH} levels at {path[:200]}; flatten it"
+            )
+        _check_node(path, item)
+        pending += [(path + below, depth + 1, sub) for below, sub in direct_subschemas(item)]
+    size = len(dump_json(schema).encode("utf-8", errors="surrogatepass"))
+    if size > MAX_SCHEMA_BYTES:
+        raise UnsupportedSchemaError(
+            f"the schema has {size} bytes; at most {MAX_SCHEMA_BYTES} can be compiled"
+        )
+
+
+def close_objects(schema: JsonObject) -> JsonObject:
+    """Return `schema` with its plainly listed objects closed to unlisted properties.
+
+    What is generated from it is still valid against `schema`. Left as they are: objects that
+    say what else may stand in them, and whatever hangs below a combining keyword or a
+    reference, where closing one part could contradict another.
+    """
+    closed = dict(schema)
+    if _COMBINING.isdisjoint(schema) and schema.get("type") == "object":
+        closed.setdefault("additionalProperties", False)
+        if isinstance(schema.get("properties"), dict):
+            closed["properties"] = {
+                name: close_objects(item) if isinstance(item, dict) else item
+                for name, item in schema["properties"].items()
+            }
+    elif schema.get("type") == "array" and isinstance(schema.get("items"), dict):
+        closed["items"] = close_objects(schema["items"])
+    return closed
+
+
+def dump_json(value: Any) -> str:
+    """Write compact JSON, key order kept.
+
+    Raises:
+        UnsupportedSchemaError: `value` is not JSON, or nests too deep to be written.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise UnsupportedSchemaError(f"the schema is not plain JSON: {exc}") from exc
+
+
+def _check_node(path: str, schema: JsonObject) -> None:
+    enum = schema.get("enum")
+    if isinstance(enum, list) and len(enum) > MAX_ENUM:
+        raise UnsupportedSchemaError(
+            f"keyword 'enum' at {path} has {len(enum)} values; at most {MAX_ENUM} are supported"
+        )
+    properties, required = schema.get("properties"), schema.get("required")
+    if isinstance(properties, dict):
+        named = set(required) if isinstance(required, list) else set()
+        optional = len(properties.keys() - named)
+        if optional > MAX_OPTIONAL_PROPERTIES:
+            raise UnsupportedSchemaError(
+                f"keyword 'properties' at {path} has {optional} optional properties; at most"
+                f" {MAX_OPTIONAL_PROPERTIES} are supported: make some required or split the object"
+            )
+    pattern = schema.get("pattern")
+    if isinstance(pattern, str) and len(pattern.encode()) > MAX_PATTERN_BYTES:
+        raise UnsupportedSchemaError(
+            f"keyword 'pattern' at {path} is longer than {MAX_PATTERN_BYTES} bytes; shorten it"
+        )

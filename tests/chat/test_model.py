@@ -1,0 +1,311 @@
+"""Tests of a chat model over the scripted engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any
+
+import anyio
+import pytest
+
+from runtime.chat.messages import (
+    AUTO,
+    ChatEvent,
+    Message,
+    OutputSchema,
+    TextDelta,
+    ToolCallDelta,
+    ToolChoice,
+    TurnEnd,
+)
+from runtime.chat.model import ChatModel
+from runtime.errors import GenerationError, PromptTooLongError, UnsupportedSchemaError
+from runtime.grammar.compile import GrammarSource
+from runtime.request import GenerateRequest, SamplingParams
+from runtime.tokenizer.tokenizer import Tokenizer
+from tests.helpers.scripted_engine import ScriptedEngine, say
+from tests.helpers.tiny_tokenizer import tiny_tokenizer
+from tools.errors import InvalidRequestError, UnknownToolError
+from tools.spec import ToolSpec
+
+pytestmark = pytest.mark.anyio
+
+AS_BYTES = tiny_tokenizer()
+AS_TOKENS = tiny_tokenizer("<tool_call>", "</tool_call>")
+USER = Message("user", "What time is it?")
+ROOMY = SamplingParams(max_tokens=200)
+NOW = ToolSpec("now", "Tells the time.", {"type": "object"})
+ADD = ToolSpec(
+    "add",
+    "Adds.",
+    {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+)
+CALL_NOW = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+CALL_ADD = '<tool_call>\n{"name": "add", "arguments": {"a":12}}\n</tool_call>'
+
+
+def model_of(*said: str, tokenizer: Tokenizer = AS_BYTES, **options: Any) -> ChatModel:
+    engine = ScriptedEngine(tokenizer, say(*said), **options)
+    return ChatModel("tiny", tokenizer, engine, context_length=4096)
+
+
+def engine_of(model: ChatModel) -> ScriptedEngine:
+    engine = model._engine
+    assert isinstance(engine, ScriptedEngine)
+    return engine
+
+
+async def turn(
+    model: ChatModel, messages: Sequence[Message] = (USER,), **options: Any
+) -> tuple[list[ChatEvent], TurnEnd]:
+    options = {"sampling": ROOMY} | options
+    with anyio.fail_after(10):
+        *events, end = [event async for event in model.stream(messages, **options)]
+    assert isinstance(end, TurnEnd)
+    return events, end
+
+
+def text_of(events: list[ChatEvent]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+async def test_plain_chat_streams_text_unconstrained() -> None:
+    model = model_of("It is naïve.")
+    events, end = await turn(model)
+    assert len(events) > 3
+    assert text_of(events) == end.message.content == "It is naïve."
+    assert end.finish_reason == "stop"
+    assert end.message == Message(
+        "assistant", "It is naïve.", token_ids=tuple(AS_BYTES.encode("It is naïve."))
+    )
+    assert end.usage.forced_tokens == 0
+
+
+@pytest.mark.parametrize("tokenizer", [AS_BYTES, AS_TOKENS], ids=["bytes", "tokens"])
+@pytest.mark.parametrize("chunk_size", [1, 3, 1000])
+async def test_calls_arrive_as_deltas_and_complete(tokenizer: Tokenizer, chunk_size: int) -> None:
+    said = f"Well.\n{CALL_ADD}\n{CALL_NOW}"
+    model = model_of(said, tokenizer=tokenizer, chunk_size=chunk_size)
+    events, end = await turn(model, tools=[ADD, NOW])
+    assert end.finish_reason == "tool_calls"
+    assert [(call.name, call.arguments) for call in end.message.tool_calls] == [
+        ("add", {"a": 12}),
+        ("now", {}),
+    ]
+    assert len({call.call_id for call in end.message.tool_calls}) == 2
+    assert text_of(events) == end.message.content == "Well.\n"
+    deltas = [event for event in events if isinstance(event, ToolCallDelta)]
+    assert [delta.name for delta in deltas if delta.name] == ["add", "now"]
+    for index, arguments in enumerate(['{"a":12}', "{}"]):
+        assert "".join(d.arguments for d in deltas if d.index == index) == arguments
+    assert (end.usage.forced_tokens > 0) == (chunk_size < 1000)
+    assert tokenizer.encode(said, parse_special=True) == list(end.message.token_ids)
+
+
+async def test_every_choice_reaches_the_grammar() -> None:
+    for choice, said, reason in (
+        (AUTO, "Noon.", "stop"),
+        (ToolChoice("none"), "Noon.", "stop"),
+        (ToolChoice("none"), CALL_NOW, "error"),
+        (ToolChoice("required"), "Noon.", "error"),
+        (ToolChoice("required"), CALL_NOW, "tool_calls"),
+        (ToolChoice(name="add"), CALL_ADD, "tool_calls"),
+    ):
+        _, end = await turn(model_of(said), tools=[NOW, ADD], tool_choice=choice)
+        assert end.finish_reason == reason
+        assert (end.error is not None) == (reason == "error")
+
+
+async def test_call_cut_by_the_limit_is_dropped() -> None:
+    for text, calls, reason in (
+        (CALL_ADD, 0, "length"),
+        (f"{CALL_NOW}\n{CALL_ADD}", 1, "tool_calls"),
+    ):
+        max_tokens = len(AS_BYTES.encode(text)) - 5
+        events, end = await turn(
+            model_of(text), tools=[NOW, ADD], sampling=SamplingParams(max_tokens=max_tokens)
+        )
+        assert len(end.message.tool_calls) == calls
+        assert end.finish_reason == reason
+        assert end.message.token_ids == ()
+        assert any(isinstance(event, ToolCallDelta) and event.name == "add" for event in events)
+
+
+async def test_text_cut_by_the_limit_keeps_its_tokens_and_one_cut_by_a_stop_string_does_not() -> (
+    None
+):
+    _, end = await turn(model_of("abcdef"), sampling=SamplingParams(max_tokens=3))
+    assert (end.finish_reason, end.message.content) == ("length", "abc")
+    assert AS_BYTES.decode(end.message.token_ids) == "abc"
+    _, end = await turn(model_of("abcdef"), sampling=SamplingParams(max_tokens=9, stop=("cd",)))
+    assert (end.finish_reason, end.message.content) == ("stop", "ab")
+    assert end.message.token_ids == ()
+
+
+async def test_call_that_cannot_be_read_ends_the_turn_with_an_error() -> None:
+    free = ToolSpec("now", "", {"type": "object", "additionalProperties": True})
+    deep = CALL_NOW.replace("{}", '{"a":' + "[" * 1100 + "]" * 1100 + "}")
+    _, end = await turn(model_of(deep), tools=[free], sampling=SamplingParams(max_tokens=9999))
+    assert (end.finish_reason, end.message.tool_calls) == ("error", ())
+    assert end.error == "the arguments of 'now' nest too deep to be read"
+
+
+async def test_stop_string_cuts_visible_text_with_tools_too() -> None:
+    sampling = SamplingParams(max_tokens=99, stop=("STOP",))
+    events, end = await turn(
+        model_of("ab ST cd STOP ef", tokenizer=AS_TOKENS), tools=[NOW], sampling=sampling
+    )
+    assert text_of(events) == end.message.content == "ab ST cd "
+    assert end.finish_reason == "stop"
+
+
+async def test_next_turn_extends_the_tokens_of_the_last_and_keeps_the_lease() -> None:
+    model = model_of(CALL_NOW, "Noon.")
+    _, first = await turn(model, tools=[NOW], conversation="run-1", lease_s=9.0)
+    call = first.message.tool_calls[0]
+    result = Message("tool", "12:00", call_id=call.call_id, name=call.name)
+    _, end = await turn(model, [USER, first.message, result], tools=[NOW], conversation="run-1")
+    assert end.message.content == "Noon."
+    asked, asked_again = engine_of(model).requests
+    seen = (*asked.token_ids, *first.message.token_ids, AS_BYTES.eos_id)
+    assert asked_again.token_ids[: len(seen)] == seen
+    assert (asked.lease, asked.lease_s, asked_again.lease) == ("run-1", 9.0, "run-1")
+
+
+async def test_output_schema_constrains_the_answer_even_beside_tools() -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    said = '{"n":7}'
+    for tools in ([], [NOW]):
+        events, end = await turn(model_of(said), tools=tools, output=OutputSchema(schema))
+        assert text_of(events) == said
+        assert end.finish_reason == "stop"
+    _, end = await turn(model_of(CALL_NOW), tools=[NOW], output=OutputSchema(schema))
+    assert [call.name for call in end.message.tool_calls] == ["now"]
+    _, end = await turn(model_of("seven"), output=GrammarSource("regex", "[0-9]"))
+    assert end.finish_reason == "error"
+
+
+async def test_answer_that_quotes_a_call_is_no_call() -> None:
+    said = '{"quote":"<tool_call>"}'
+    _, end = await turn(model_of(said), tools=[NOW], output=OutputSchema({"type": "object"}))
+    assert (end.message.content, end.message.tool_calls) == (said, ())
+
+
+async def test_max_tokens_is_cut_to_the_room_that_the_context_leaves() -> None:
+    model = model_of("x")
+    await turn(model, sampling=SamplingParams(max_tokens=10_000))
+    request = engine_of(model).requests[0]
+    assert request.sampling.max_tokens == 4096 - len(request.token_ids)
+    with pytest.raises(PromptTooLongError, match="4096"):
+        await turn(model, [Message("user", "abc " * 4096)])
+
+
+BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"messages": []}, InvalidRequestError, "at least one message"),
+    ({"tool_choice": ToolChoice("required")}, InvalidRequestError, "no tools are offered"),
+    ({"tools": [NOW], "tool_choice": ToolChoice(name="no")}, UnknownToolError, "'now'"),
+    (
+        {"tools": [NOW, ToolSpec("bad", "", {"properties": {"a": {"not": {}}}})]},
+        UnsupportedSchemaError,
+        "tool 'bad': keyword 'not' at $.properties.a",
+    ),
+    ({"output": OutputSchema({"not": {}})}, UnsupportedSchemaError, "keyword 'not' at $"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), BAD)
+async def test_impossible_request_is_refused_before_it_reaches_the_engine(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    model = model_of("x")
+    with pytest.raises(error) as caught:
+        await turn(model, **options)
+    assert message in str(caught.value)
+    assert engine_of(model).requests == []
+
+
+async def test_tools_that_cannot_be_constrained_are_found_by_name() -> None:
+    bad = ToolSpec("bad", "", {"properties": {"a": {"not": {}}}})
+    found = await model_of("x").find_unsupported([NOW, bad, ADD])
+    assert list(found) == ["bad"]
+    assert "keyword 'not' at $.properties.a" in found["bad"]
+
+
+async def test_leaving_a_turn_early_ends_the_request() -> None:
+    model = model_of("abcdefgh")
+    async with aclosing(model.stream([USER], sampling=ROOMY)) as events:
+        assert await anext(events) == TextDelta("a")
+        assert engine_of(model).num_open == 1
+    assert engine_of(model).num_open == 0
+    with anyio.move_on_after(10) as scope:
+        async for _ in model.stream([USER], sampling=ROOMY):
+            scope.cancel()
+    assert scope.cancelled_caught
+    assert engine_of(model).num_open == 0
+
+
+async def test_turns_run_side_by_side() -> None:
+    model = model_of("same")
+    ends: list[TurnEnd] = []
+
+    async def run() -> None:
+        ends.append((await turn(model, tools=[NOW]))[1])
+
+    async with anyio.create_task_group() as group:
+        for _ in range(20):
+            group.start_soon(run)
+    assert {end.message.content for end in ends} == {"same"}
+    assert len(ends) == 20
+
+
+async def test_choose_is_the_softmax_over_summed_logprobs_of_options_and_end() -> None:
+    end_id = AS_BYTES.eos_id
+    logprobs = {**dict.fromkeys(AS_BYTES.encode("yes"), -0.5), end_id: -0.25}
+    model = model_of("", score=lambda token_id: logprobs.get(token_id, -1.0))
+    shares = await model.choose([USER], ["yes", "no"])
+    yes, no = -0.5 * len(AS_BYTES.encode("yes")) - 0.25, -1.0 * len(AS_BYTES.encode("no")) - 0.25
+    assert shares == pytest.approx(
+        {"yes": 1 / (1 + math.exp(no - yes)), "no": 1 / (1 + math.exp(yes - no))}
+    )
+    assert list(shares) == ["yes", "no"]
+    for request, option in zip(engine_of(model).requests, ["yes", "no"], strict=True):
+        tokens = (*AS_BYTES.encode(option), end_id)
+        assert request.token_ids[-request.num_scored_tokens :] == tokens
+        assert request.sampling.max_tokens == 0
+
+
+@pytest.mark.parametrize("options", [[], ["a", "a"], ["a", ""]])
+async def test_choose_refuses_options_that_are_none(options: list[str]) -> None:
+    with pytest.raises(InvalidRequestError):
+        await model_of("").choose([USER], options)
+
+
+async def test_choose_reports_an_engine_that_is_closed() -> None:
+    model = model_of("")
+    await engine_of(model).aclose()
+    with pytest.raises(Exception, match="closed"):
+        await model.choose([USER], ["a", "b"])
+
+
+async def test_engine_that_goes_silent_is_an_error() -> None:
+    class Silent(ScriptedEngine):
+        async def generate(self, request: GenerateRequest, constraint: Any = None) -> Any:
+            return
+            yield
+
+    model = ChatModel("tiny", AS_BYTES, Silent(AS_BYTES), 4096)
+    with pytest.raises(GenerationError):
+        await turn(model)
+    with pytest.raises(GenerationError):
+        await model.choose([USER], ["a"])
+
+
+async def test_count_tokens_is_the_length_of_the_prompt() -> None:
+    model = model_of("x")
+    await model.warm([NOW])
+    await turn(model, tools=[NOW])
+    count = await model.count_tokens([USER], [NOW])
+    assert count == len(engine_of(model).requests[0].token_ids)
+    assert count > await model.count_tokens([USER])

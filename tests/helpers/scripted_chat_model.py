@@ -1,0 +1,116 @@
+"""A chat model that plays back turns, and says what it was asked and what is still open."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import anyio
+import anyio.lowlevel
+
+from runtime.chat.messages import (
+    AUTO,
+    ChatEvent,
+    Message,
+    OutputSchema,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+    ToolChoice,
+    TurnEnd,
+)
+from runtime.request import FinishReason, SamplingParams, Usage
+from tools.spec import ToolSpec
+
+GREEDY = SamplingParams()
+TURN_USAGE = Usage(prompt_tokens=10, completion_tokens=5, forced_tokens=2, forward_passes=3)
+
+
+@dataclass(frozen=True)
+class ScriptedTurn:
+    """What the model does in one turn: text, then calls, then an end, a failure or nothing."""
+
+    text: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+    raises: Exception | None = None
+    hangs: bool = False
+    breaks_off: bool = False
+
+
+@dataclass(frozen=True)
+class AskedTurn:
+    """What the model was asked for."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[str, ...]
+    tool_choice: ToolChoice
+    output: OutputSchema | None
+    max_tokens: int
+    conversation: str | None
+
+
+Script = Callable[[AskedTurn], ScriptedTurn]
+
+
+def play(*turns: ScriptedTurn) -> Script:
+    """Play these turns in order, the last one again and again."""
+    left = list(turns)
+    return lambda asked: left.pop(0) if len(left) > 1 else left[0]
+
+
+@dataclass
+class ScriptedChatModel:
+    """Obeys the contract of `ChatModel.stream`; `num_open` counts streams not yet closed."""
+
+    script: Script
+    context_length: int = 8192
+    asked: list[AskedTurn] = field(default_factory=list)
+    num_open: int = 0
+    unsupported: Mapping[str, str] = field(default_factory=dict)
+
+    async def find_unsupported(self, tools: Sequence[ToolSpec]) -> Mapping[str, str]:
+        await anyio.lowlevel.checkpoint()
+        return {tool.name: why for tool in tools if (why := self.unsupported.get(tool.name))}
+
+    async def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[ToolSpec] = (),
+        tool_choice: ToolChoice = AUTO,
+        output: OutputSchema | None = None,
+        sampling: SamplingParams = GREEDY,
+        conversation: str | None = None,
+    ) -> AsyncIterator[ChatEvent]:
+        self.num_open += 1
+        try:
+            await anyio.lowlevel.checkpoint()
+            names = tuple(tool.name for tool in tools)
+            asked = AskedTurn(
+                tuple(messages), names, tool_choice, output, sampling.max_tokens, conversation
+            )
+            self.asked.append(asked)
+            turn = self.script(asked)
+            for word in re.findall(r"\S+\s*", turn.text):
+                yield TextDelta(word)
+                await anyio.lowlevel.checkpoint()
+            for index, call in enumerate(turn.calls):
+                yield ToolCallDelta(index, name=call.name)
+                await anyio.lowlevel.checkpoint()
+            if turn.raises is not None:
+                raise turn.raises
+            if turn.hangs:
+                await anyio.sleep_forever()
+            if not turn.breaks_off:
+                yield _end(turn)
+        finally:
+            self.num_open -= 1
+
+
+def _end(turn: ScriptedTurn) -> TurnEnd:
+    reason: FinishReason = turn.finish_reason or ("tool_calls" if turn.calls else "stop")
+    message = Message(role="assistant", content=turn.text, tool_calls=turn.calls, token_ids=(1, 2))
+    return TurnEnd(message, reason, TURN_USAGE, turn.error)

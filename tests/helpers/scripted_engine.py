@@ -1,0 +1,170 @@
+"""An `AsyncEngine` that says what it is told, under the same rules as the real one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+
+import anyio.lowlevel
+
+from runtime.errors import CapacityError, PromptTooLongError
+from runtime.grammar.constraint import Constraint
+from runtime.request import FinishReason, GenerateRequest, TokenChunk, Usage
+from runtime.tokenizer.tokenizer import Tokenizer
+
+Script = Callable[[GenerateRequest], str]
+"""What the model would say to a request, without the end of the turn; marker tokens spelled."""
+
+
+def say(*texts: str) -> Script:
+    """Say these texts, one per request; the last one again and again."""
+    left = list(texts)
+    return lambda _: left.pop(0) if len(left) > 1 else left[0]
+
+
+@dataclass
+class ScriptedEngine:
+    """Plays back texts token by token, one chunk a step.
+
+    Tokens that the grammar forces come without a step of their own. Where the script says
+    something illegal, the sequence ends with an error that says so.
+
+    Attributes:
+        script: what to say.
+        score: log-probability of a token of a scored prompt.
+        chunk_size: tokens drawn per chunk.
+        requests: what was asked.
+        num_open: requests that are neither over nor abandoned.
+    """
+
+    tokenizer: Tokenizer
+    script: Script = field(default_factory=lambda: say(""))
+    score: Callable[[int], float] = lambda token_id: -1.0
+    chunk_size: int = 1
+    context_length: int = 4096
+    requests: list[GenerateRequest] = field(default_factory=list)
+    num_open: int = 0
+    is_closed: bool = False
+
+    async def generate(
+        self, request: GenerateRequest, constraint: Constraint | None = None
+    ) -> AsyncGenerator[TokenChunk]:
+        if self.is_closed:
+            raise CapacityError("the engine is closed")
+        if len(request.token_ids) > self.context_length:
+            raise PromptTooLongError(f"{len(request.token_ids)} tokens do not fit")
+        self.requests.append(request)
+        self.num_open += 1
+        try:
+            sequence = _Sequence(self.tokenizer, request, constraint, self.script(request))
+            if request.num_scored_tokens:
+                scored = request.token_ids[-request.num_scored_tokens :]
+                yield TokenChunk(logprobs=tuple(self.score(token_id) for token_id in scored))
+            while sequence.finish_reason is None:
+                await anyio.lowlevel.checkpoint()
+                yield sequence.step(self.chunk_size)
+        finally:
+            self.num_open -= 1
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+class _Sequence:
+    """One request's progress through its script."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        request: GenerateRequest,
+        constraint: Constraint | None,
+        script: str,
+    ) -> None:
+        self.finish_reason: FinishReason | None = None
+        self._tokenizer = tokenizer
+        self._request = request
+        self._constraint = constraint
+        self._left = tokenizer.encode(script, parse_special=True)
+        self._decoder = tokenizer.decoder()
+        self._held = ""
+        self._taken: list[int] = []
+        self._num_forced = 0
+        self._num_steps = 0
+        self._error: str | None = None
+
+    def step(self, num_tokens: int) -> TokenChunk:
+        start = len(self._taken)
+        self._num_steps += 1
+        for _ in range(num_tokens):
+            self._take_next()
+        self._take_forced()
+        taken = tuple(self._taken[start:])
+        text = self._release(taken)
+        is_over = self.finish_reason is not None
+        return TokenChunk(
+            taken, text, (), self.finish_reason, self._error, self._usage() if is_over else None
+        )
+
+    def _take_next(self) -> None:
+        if self.finish_reason is None and len(self._taken) >= self._request.sampling.max_tokens:
+            self.finish_reason = "length"
+        if self.finish_reason is not None:
+            return
+        token_id = self._left.pop(0) if self._left else self._tokenizer.eos_id
+        if self._constraint is not None and self._constraint.advance([token_id]) != 1:
+            self.finish_reason = "error"
+            said = self._tokenizer.decode(self._taken)
+            self._error = f"token {token_id} is illegal after {said!r}"
+            return
+        self._append(token_id)
+
+    def _take_forced(self) -> None:
+        while self._constraint is not None and self.finish_reason is None:
+            room = self._request.sampling.max_tokens - len(self._taken)
+            forced = self._constraint.forced()[:room]
+            if not forced:
+                return
+            assert self._constraint.advance(forced) == len(forced)
+            self._num_forced += len(forced)
+            for token_id in forced:
+                self._drop_from_script(token_id)
+                self._append(token_id)
+
+    def _drop_from_script(self, token_id: int) -> None:
+        """Forced tokens say what the script says, but may cut it in other places."""
+        if self._left[:1] == [token_id]:
+            del self._left[0]
+            return
+        spelled = self._tokenizer.decode([token_id])
+        rest = self._tokenizer.decode(self._left)
+        assert rest.startswith(spelled), f"{spelled!r} is forced where the script has {rest!r}"
+        self._left = self._tokenizer.encode(rest.removeprefix(spelled))
+
+    def _append(self, token_id: int) -> None:
+        self._taken.append(token_id)
+        if token_id in self._tokenizer.stop_ids:
+            self.finish_reason = "stop"
+
+    def _release(self, token_ids: Sequence[int]) -> str:
+        """Text that can no longer become part of a stop string."""
+        text = self._held + self._decoder.push(token_ids)
+        stops = self._request.sampling.stop
+        cuts = [text.find(stop) for stop in stops if stop in text]
+        if cuts:
+            self.finish_reason = "stop"
+            return text[: min(cuts)]
+        if self.finish_reason is not None:
+            return text + self._decoder.flush()
+        held = max(
+            (n for stop in stops for n in range(len(stop)) if text.endswith(stop[:n])), default=0
+        )
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]
+
+    def _usage(self) -> Usage:
+        return Usage(
+            prompt_tokens=len(self._request.token_ids),
+            completion_tokens=len(self._taken),
+            forced_tokens=self._num_forced,
+            forward_passes=self._num_steps,
+        )
