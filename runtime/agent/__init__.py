@@ -1,0 +1,1 @@
+"""A model in a loop with tools, under limits and policy."""

@@ -1,0 +1,175 @@
+"""Makes the tool calls of a run: admits them by limits and policy, runs them, counts them.
+
+Knows nothing of the model; the loop decides what a run that has to end still does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import anyio
+
+from runtime.agent.events import ApprovedBy, StoppedBy, ToolCallFinished
+from runtime.agent.limits import Limits
+from runtime.agent.policy import Policy, denial
+from runtime.chat.messages import ToolCall
+from tools.errors import UnknownToolError, ZondaError
+from tools.spec import JsonObject, ToolResult, ToolSpec
+from tools.toolset import CallContext, Toolset
+
+logger = logging.getLogger(__name__)
+
+Approver = Callable[[ToolSpec, JsonObject, str], Awaitable[bool]]
+"""Asks a person whether a tool may be called with these arguments; the last argument says
+why they are asked ("is marked destructive"). No answer is False."""
+
+
+def in_groups(
+    calls: Sequence[ToolCall], specs: Mapping[str, ToolSpec]
+) -> list[tuple[ToolCall, ...]]:
+    """Split a turn's calls into groups: calls of one group may run at the same time.
+
+    All together when every tool is read-only or each belongs to another server, else one
+    by one.
+    """
+    known = [specs[call.name] for call in calls if call.name in specs]
+    if len(known) == len(calls):
+        read_only = all(spec.annotations.read_only for spec in known)
+        if read_only or len({spec.server for spec in known}) == len(known):
+            return [tuple(calls)]
+    return [(call,) for call in calls]
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One call on its way; without a result it was not finished, or not even made."""
+
+    call: ToolCall
+    approved_by: ApprovedBy | None = None
+    result: ToolResult | None = None
+    seconds: float = 0.0
+    is_denied: bool = False
+
+    def refuse(self, why: str, *, is_denied: bool = False) -> None:
+        self.result = ToolResult.from_text(why, is_error=True)
+        self.is_denied = is_denied
+
+
+class ToolCaller:
+    """Calls the tools of one run and keeps its counts.
+
+    `must_stop` says which limit the run reached; from then on every call is refused.
+    """
+
+    def __init__(
+        self,
+        toolset: Toolset,
+        specs: Sequence[ToolSpec],
+        policy: Policy,
+        limits: Limits,
+        approver: Approver | None,
+    ) -> None:
+        self.specs = {spec.name: spec for spec in specs}
+        self.must_stop: StoppedBy | None = None
+        self._toolset = toolset
+        self._policy = policy
+        self._limits = limits
+        self._approver = approver
+        self._num_calls = 0
+        self._same_calls: Counter[tuple[str, str]] = Counter()
+        self._errors_in_row: list[_Attempt] = []
+
+    async def call_group(
+        self, step: int, group: Sequence[ToolCall], deadline: float
+    ) -> list[ToolCallFinished]:
+        """Make the calls of one group at the same time; return their results in call order.
+
+        At `deadline` (of the event loop's clock) what still runs is cancelled.
+        """
+        attempts = [_Attempt(call) for call in group]
+        with anyio.CancelScope(deadline=deadline):
+            for attempt in attempts:
+                await self._admit(attempt)
+            async with anyio.create_task_group() as tasks:
+                for attempt in attempts:
+                    if attempt.result is None:
+                        tasks.start_soon(self._call, attempt)
+        return [self._settle(step, attempt) for attempt in attempts]
+
+    async def _admit(self, attempt: _Attempt) -> None:
+        """Approve the call, or give it the result that says why it is not made."""
+        call = attempt.call
+        if (limit := self._count(call)) is not None:
+            attempt.refuse(limit)
+        elif (spec := self.specs.get(call.name)) is None:
+            attempt.refuse(str(UnknownToolError(call.name, self.specs)))
+        else:
+            await self._approve(spec, attempt)
+
+    async def _approve(self, spec: ToolSpec, attempt: _Attempt) -> None:
+        verdict = self._policy.decide(spec)
+        if verdict.decision == "allow":
+            attempt.approved_by = "policy"
+        elif verdict.decision == "deny" or self._approver is None:
+            attempt.refuse(denial(spec, verdict), is_denied=True)
+        elif await self._approver(spec, attempt.call.arguments, verdict.reason):
+            attempt.approved_by = "user"
+        else:
+            attempt.refuse(f"{spec.name} was not called: the user declined.", is_denied=True)
+
+    def _count(self, call: ToolCall) -> str | None:
+        """Count a call; return why it may not be made when a limit is reached."""
+        limits = self._limits
+        if self.must_stop is not None:
+            return f"{call.name} was not called: the run has to end, answer now."
+        self._num_calls += 1
+        if self._num_calls > limits.max_calls:
+            self.must_stop = "calls"
+            return f"{call.name} was not called: {limits.max_calls} calls are all a run may make."
+        key = (call.name, json.dumps(call.arguments, sort_keys=True))
+        self._same_calls[key] += 1
+        if self._same_calls[key] >= limits.max_same_calls:
+            self.must_stop = "calls"
+            return (
+                f"{call.name} was not called again: {limits.max_same_calls - 1} calls with these "
+                "arguments were made already; use their result."
+            )
+        return None
+
+    async def _call(self, attempt: _Attempt) -> None:
+        call = attempt.call
+        began = anyio.current_time()
+        try:
+            attempt.result = await self._toolset.call_tool(call.name, call.arguments, CallContext())
+        except ZondaError as exc:
+            attempt.result = ToolResult.from_text(str(exc), is_error=True)
+        except Exception as exc:
+            logger.exception("call=%s tool=%s raised", call.call_id, call.name)
+            text = f"{call.name} failed unexpectedly ({type(exc).__name__}); see the log."
+            attempt.result = ToolResult.from_text(text, is_error=True)
+        finally:
+            attempt.seconds = anyio.current_time() - began
+
+    def _settle(self, step: int, attempt: _Attempt) -> ToolCallFinished:
+        if attempt.result is None:
+            outcome = "its outcome is unknown" if attempt.approved_by else "it was not called"
+            seconds = f"{self._limits.max_seconds:g} s"
+            attempt.refuse(f"{attempt.call.name}: the run's {seconds} were over; {outcome}.")
+        assert attempt.result is not None
+        self._track_errors(attempt, attempt.result)
+        return ToolCallFinished(
+            step, attempt.call, attempt.result, attempt.seconds, attempt.approved_by
+        )
+
+    def _track_errors(self, attempt: _Attempt, result: ToolResult) -> None:
+        if not result.is_error:
+            self._errors_in_row.clear()
+            return
+        self._errors_in_row.append(attempt)
+        if self.must_stop is None and len(self._errors_in_row) >= self._limits.max_errors:
+            is_denied = all(attempt.is_denied for attempt in self._errors_in_row)
+            self.must_stop = "denied" if is_denied else "error"

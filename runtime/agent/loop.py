@@ -1,0 +1,312 @@
+"""The agent loop: the model speaks, its calls are made, their results go back, until it answers.
+
+Owns the conversation of one run. Decides neither which calls are allowed (`policy`) nor
+how they are made (`calls`). No cancel scope stays open while an event is handed out, so a
+run may be abandoned or cancelled at any event or await, and nothing of it keeps running.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import anyio
+
+from runtime.agent.calls import Approver, ToolCaller, in_groups
+from runtime.agent.events import (
+    AgentEnd,
+    AgentEvent,
+    StepFinished,
+    StepStarted,
+    StoppedBy,
+    ToolCallFinished,
+    ToolCallStarted,
+)
+from runtime.agent.limits import Limits, clip
+from runtime.agent.policy import Policy
+from runtime.chat.messages import (
+    AUTO,
+    ChatEvent,
+    Message,
+    OutputSchema,
+    TextDelta,
+    ToolCall,
+    ToolChoice,
+    TurnEnd,
+)
+from runtime.errors import GenerationError
+from runtime.request import SamplingParams, Usage
+from tools.errors import ZondaError
+from tools.spec import ToolSpec
+from tools.toolset import Toolset
+
+logger = logging.getLogger(__name__)
+
+GREEDY = SamplingParams()
+NO_TOOLS = ToolChoice(mode="none")
+
+
+class AgentModel(Protocol):
+    """What the loop needs of a chat model; `runtime.chat.model.ChatModel` is one."""
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of a conversation."""
+        ...
+
+    async def find_unsupported(self, tools: Sequence[ToolSpec]) -> Mapping[str, str]:
+        """Return why, by name, of each tool whose calls cannot be decoded."""
+        ...
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[ToolSpec] = (),
+        tool_choice: ToolChoice = AUTO,
+        output: OutputSchema | None = None,
+        sampling: SamplingParams = GREEDY,
+        conversation: str | None = None,
+    ) -> AsyncIterator[ChatEvent]:
+        """Stream one turn; the last event is a `TurnEnd`.
+
+        `conversation` names the lease that keeps the conversation's pages between turns.
+        The loop takes each event under a cancel scope of its own, so an implementation
+        must not keep a scope or a task group open while it yields.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A model with tools, under policy and limits; holds no state of a run.
+
+    Attributes:
+        model: takes the turns.
+        toolset: what may be called; listed once per run, so that the prompt stays the same.
+        policy: which calls are made without asking.
+        limits: where a run stops.
+        approver: asks a person; None when there is nobody, and what would ask is denied.
+    """
+
+    model: AgentModel
+    toolset: Toolset
+    policy: Policy = field(default_factory=Policy)
+    limits: Limits = field(default_factory=Limits)
+    approver: Approver | None = None
+
+    async def run(
+        self,
+        messages: Sequence[Message],
+        *,
+        tool_choice: ToolChoice = AUTO,
+        output: OutputSchema | None = None,
+        sampling: SamplingParams = GREEDY,
+        conversation: str | None = None,
+    ) -> AsyncGenerator[AgentEvent, None]:
+        """Run until the model answers or a limit is reached; the last event is `AgentEnd`.
+
+        Whoever may leave before the end closes the generator (`contextlib.aclosing`).
+
+        Args:
+            messages: the conversation so far; the model speaks next.
+            tool_choice: of the first step; later steps are free to answer or call.
+            output: what the answer must look like.
+            sampling: how each turn is drawn; `max_tokens` is per turn.
+            conversation: names the lease when the conversation goes on in later runs;
+                by default the run's own.
+        """
+        specs = await self._list_tools()
+        loop = _Loop(self, specs, messages)
+        turn = _Turn(specs, output, sampling, conversation or f"run-{secrets.token_urlsafe(18)}")
+        async with aclosing(loop.events(turn, tool_choice)) as events:
+            async for event in events:
+                yield event
+
+    async def _list_tools(self) -> list[ToolSpec]:
+        """List what the model is offered: neither what is denied nor what it cannot call."""
+        listed = await self.toolset.list_tools()
+        specs = [spec for spec in listed if self.policy.decide(spec).decision != "deny"]
+        unsupported = await self.model.find_unsupported(specs)
+        for name, reason in unsupported.items():
+            logger.warning("tool=%s is not offered: %s", name, reason)
+        return [spec for spec in specs if spec.name not in unsupported]
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What stays the same in every turn of a run."""
+
+    tools: Sequence[ToolSpec]
+    output: OutputSchema | None
+    sampling: SamplingParams
+    conversation: str
+
+
+class _Loop:
+    """One run's conversation and counts.
+
+    Invariant: every call in `messages` has its result right after its turn, except in a
+    last turn whose calls were not taken up: those are dropped.
+    """
+
+    def __init__(
+        self, agent: Agent, specs: Sequence[ToolSpec], messages: Sequence[Message]
+    ) -> None:
+        self._model = agent.model
+        self._limits = agent.limits
+        self._caller = ToolCaller(agent.toolset, specs, agent.policy, agent.limits, agent.approver)
+        self._max_chars = min(agent.limits.max_result_chars, agent.model.context_length)
+        self._deadline = anyio.current_time() + agent.limits.max_seconds
+        self._messages = list(messages)
+        self._finished: list[ToolCallFinished] = []
+        self._usage = Usage()
+        self._step = 0
+        self._answer = ""
+        self._stopped_by: StoppedBy | None = None
+        self._error: ZondaError | None = None
+
+    async def events(
+        self, turn: _Turn, first_choice: ToolChoice
+    ) -> AsyncGenerator[AgentEvent, None]:
+        choice = first_choice if self._may_call() else NO_TOOLS
+        while self._check_budgets() is None:
+            self._step += 1
+            self._answer = ""
+            yield StepStarted(self._step, choice)
+            async with aclosing(self._speak(turn, choice)) as spoken:
+                async for event in spoken:
+                    yield event
+            if self._stopped_by is not None:
+                break
+            async with aclosing(self._call(self._messages[-1].tool_calls)) as called:
+                async for outcome in called:
+                    yield outcome
+            choice = AUTO if self._may_call() else NO_TOOLS
+        yield self._end()
+
+    def _may_call(self) -> bool:
+        """Whether the next step may call tools; the last one has to answer."""
+        return self._caller.must_stop is None and self._step + 1 < self._limits.max_steps
+
+    def _check_budgets(self) -> StoppedBy | None:
+        if self._stopped_by is None:
+            if anyio.current_time() >= self._deadline:
+                self._stopped_by = "time"
+            elif self._usage.completion_tokens >= self._limits.max_tokens:
+                self._stopped_by = "tokens"
+        return self._stopped_by
+
+    async def _speak(
+        self, turn: _Turn, choice: ToolChoice
+    ) -> AsyncGenerator[TextDelta | StepFinished, None]:
+        """Stream one turn of the model and take its message into the conversation."""
+        began = anyio.current_time()
+        tokens_left = self._limits.max_tokens - self._usage.completion_tokens
+        sampling = replace(turn.sampling, max_tokens=min(turn.sampling.max_tokens, tokens_left))
+        stream = self._model.stream(
+            tuple(self._messages),
+            tools=turn.tools,
+            tool_choice=choice,
+            output=turn.output,
+            sampling=sampling,
+            conversation=turn.conversation,
+        )
+        async with _closing(stream):
+            while (event := await self._next(stream)) is not None:
+                if isinstance(event, TextDelta):
+                    self._answer += event.text
+                    yield event
+                elif isinstance(event, TurnEnd):
+                    self._take(event, choice)
+                    seconds = anyio.current_time() - began
+                    yield StepFinished(self._step, event.finish_reason, event.usage, seconds)
+                    return
+
+    async def _next(self, stream: AsyncIterator[ChatEvent]) -> ChatEvent | None:
+        """Wait for the next event; None when the run has to stop."""
+        with anyio.CancelScope(deadline=self._deadline) as scope:
+            try:
+                return await anext(stream)
+            except StopAsyncIteration:
+                self._fail(GenerationError("the model's turn broke off without an end"))
+            except ZondaError as exc:
+                self._fail(exc)
+        if scope.cancelled_caught:
+            self._stopped_by = "time"
+        return None
+
+    def _take(self, end: TurnEnd, choice: ToolChoice) -> None:
+        """Take a finished turn in, and decide whether it was the last."""
+        self._usage += end.usage
+        self._answer = end.message.content
+        must_answer = choice.mode == "none"
+        calls = () if must_answer else end.message.tool_calls
+        if end.finish_reason == "error":
+            self._fail(GenerationError(end.error or "the model's turn failed"))
+        elif end.finish_reason == "cancelled":
+            self._stopped_by = "cancelled"
+        elif not calls:
+            self._stopped_by = self._why_answered(end, must_answer=must_answer)
+        message = end.message
+        if self._stopped_by is not None and message.tool_calls:
+            message = replace(message, tool_calls=(), token_ids=())
+        self._messages.append(message)
+
+    def _why_answered(self, end: TurnEnd, *, must_answer: bool) -> StoppedBy:
+        if self._caller.must_stop is not None:
+            return self._caller.must_stop
+        if end.finish_reason == "length":
+            return "tokens"
+        is_cut = must_answer and self._step >= self._limits.max_steps and self._caller.specs
+        return "steps" if is_cut else "done"
+
+    def _fail(self, error: ZondaError) -> None:
+        self._stopped_by, self._error = "error", error
+
+    async def _call(
+        self, calls: Sequence[ToolCall]
+    ) -> AsyncGenerator[ToolCallStarted | ToolCallFinished, None]:
+        """Make a turn's calls and put their results into the conversation, in call order."""
+        for group in in_groups(calls, self._caller.specs):
+            for call in group:
+                yield ToolCallStarted(self._step, call)
+            finished = await self._caller.call_group(self._step, group, self._deadline)
+            for outcome in finished:
+                self._finished.append(outcome)
+                self._messages.append(self._as_message(outcome))
+                yield outcome
+
+    def _as_message(self, outcome: ToolCallFinished) -> Message:
+        text = f"error: {outcome.result.text}" if outcome.result.is_error else outcome.result.text
+        return Message(
+            role="tool",
+            content=clip(text, self._max_chars),
+            call_id=outcome.call.call_id,
+            name=outcome.call.name,
+        )
+
+    def _end(self) -> AgentEnd:
+        assert self._stopped_by is not None
+        return AgentEnd(
+            answer=self._answer,
+            stopped_by=self._stopped_by,
+            usage=self._usage,
+            num_steps=self._step,
+            calls=tuple(self._finished),
+            messages=tuple(self._messages),
+            error=self._error,
+        )
+
+
+@asynccontextmanager
+async def _closing(stream: AsyncIterator[ChatEvent]) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        if isinstance(stream, AsyncGenerator):
+            await stream.aclose()

@@ -1,0 +1,181 @@
+"""Work that outlives the request that asked for it.
+
+A `Run` never knows who waits for it or how; `Runs` owns the tasks and ends them with the
+process. Nothing here knows what the work does.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import anyio
+
+from runtime.errors import CapacityError, UnknownRunError
+from tools.errors import ZondaError
+
+logger = logging.getLogger(__name__)
+
+RunStatus = Literal["running", "done", "failed", "cancelled"]
+Work = Callable[["Run"], Awaitable[Any]]
+"""Gets its own run, for `report`; what it returns is the run's result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is; `done` only grows, `total` is None while it is unknown."""
+
+    done: float = 0.0
+    total: float | None = None
+    message: str | None = None
+
+
+class Run:
+    """One piece of work and what became of it.
+
+    Invariant: `result` is set only when `status` is "done", `error` exactly when it is
+    "failed"; once the status left "running", nothing changes any more.
+    """
+
+    def __init__(self) -> None:
+        self.id = secrets.token_urlsafe(18)
+        self.status: RunStatus = "running"
+        self.progress = Progress()
+        self.result: Any = None
+        self.error: Exception | None = None
+        self.started_at = time.monotonic()
+        self.scope = anyio.CancelScope()
+        self.discarded = anyio.Event()
+        self._change = anyio.Event()
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status != "running"
+
+    def report(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Publish progress; a `done` below the last one counts as the last one."""
+        if not self.is_finished:
+            self.progress = Progress(max(done, self.progress.done), total, message)
+            self._announce()
+
+    async def changed(self) -> None:
+        """Wait for the next progress or the end; return at once when the run is over."""
+        if not self.is_finished:
+            await self._change.wait()
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait at most `seconds` for the end; return whether the run is over."""
+        with anyio.move_on_after(seconds):
+            while not self.is_finished:
+                await self._change.wait()
+        return self.is_finished
+
+    def cancel(self) -> None:
+        """Ask the work to end; the status changes once it has unwound."""
+        self.scope.cancel()
+
+    def finish(
+        self, status: RunStatus, *, result: Any = None, error: Exception | None = None
+    ) -> None:
+        """Settle what became of the work; for the owner of the task."""
+        assert not self.is_finished, f"run {self.id} finished twice"
+        self.status, self.result, self.error = status, result, error
+        self._announce()
+
+    def _announce(self) -> None:
+        self._change.set()
+        self._change = anyio.Event()
+
+
+class Runs:
+    """Owns every run's task; leaving the context cancels what still runs and waits for it.
+
+    Results stay in memory for `expiry_s` seconds after a run ended, never on disk. When
+    `max_runs` are kept, the finished one that started first makes room.
+    """
+
+    def __init__(self, *, max_runs: int = 256, expiry_s: float = 3600.0) -> None:
+        self._max_runs = max_runs
+        self._expiry_s = expiry_s
+        self._runs: dict[str, Run] = {}
+        self._group = anyio.create_task_group()
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        self._group.cancel_scope.cancel()
+        return await self._group.__aexit__(exc_type, exc, traceback)
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def start(self, work: Work) -> Run:
+        """Begin `work(run)` in a task of its own.
+
+        Raises:
+            CapacityError: as many runs as may be kept are all still running.
+        """
+        self._make_room()
+        run = Run()
+        self._runs[run.id] = run
+        self._group.start_soon(self._own, run, work)
+        return run
+
+    def get(self, run_id: str) -> Run:
+        """Return a run by its id.
+
+        Raises:
+            UnknownRunError: no such run, or it expired.
+        """
+        if (run := self._runs.get(run_id)) is None:
+            raise UnknownRunError(
+                "no run has this id: it never existed, or its result expired "
+                f"({self._expiry_s:g} s after the run ended)"
+            )
+        return run
+
+    def discard(self, run: Run) -> None:
+        """Forget a finished run whose result was delivered."""
+        assert run.is_finished, f"run {run.id} is still running"
+        run.discarded.set()
+        self._runs.pop(run.id, None)
+
+    async def _own(self, run: Run, work: Work) -> None:
+        try:
+            with run.scope:
+                result = await work(run)
+                run.finish("done", result=result)
+        except ZondaError as exc:
+            run.finish("failed", error=exc)
+        except Exception as exc:
+            logger.exception("run=%s failed", run.id)
+            run.finish("failed", error=exc)
+        finally:
+            if not run.is_finished:
+                run.finish("cancelled")
+        with anyio.move_on_after(self._expiry_s):
+            await run.discarded.wait()
+        self._runs.pop(run.id, None)
+
+    def _make_room(self) -> None:
+        if len(self._runs) < self._max_runs:
+            return
+        finished = next((run for run in self._runs.values() if run.is_finished), None)
+        if finished is None:
+            raise CapacityError(
+                f"{len(self._runs)} runs are going on, at most {self._max_runs} may; "
+                "wait for one or cancel it"
+            )
+        self.discard(finished)

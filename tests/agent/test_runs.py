@@ -1,0 +1,181 @@
+"""Tests of runs that outlive the request that started them."""
+
+from __future__ import annotations
+
+import random
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from runtime.agent.runs import Progress, Run, Runs
+from runtime.errors import CapacityError, UnknownRunError
+
+pytestmark = pytest.mark.anyio
+
+
+async def forever(run: Run) -> None:
+    await anyio.sleep_forever()
+
+
+async def number(run: Run) -> int:
+    return 7
+
+
+async def test_result_can_be_waited_for_and_read_again() -> None:
+    with anyio.fail_after(5):
+        async with Runs() as runs:
+            run = runs.start(number)
+            assert await run.wait(5)
+            again = runs.get(run.id)
+            assert (again.status, again.result, again.error) == ("done", 7, None)
+
+
+async def test_bounded_wait_ends_before_the_run() -> None:
+    with anyio.fail_after(5):
+        async with Runs() as runs:
+            run = runs.start(forever)
+            assert not await run.wait(0)
+            assert run.status == "running"
+
+
+async def test_progress_only_grows_and_wakes_who_waits() -> None:
+    more = anyio.Event()
+
+    async def work(run: Run) -> None:
+        run.report(2, 10, "two")
+        await more.wait()
+        run.report(1, 10, "one")
+
+    with anyio.fail_after(5):
+        async with Runs() as runs:
+            run = runs.start(work)
+            await run.changed()
+            assert run.progress == Progress(2, 10, "two")
+            more.set()
+            await run.changed()
+            assert run.progress == Progress(2, 10, "one")
+            await run.wait(5)
+            await run.changed()
+
+
+async def test_failure_belongs_to_its_run() -> None:
+    async def work(run: Run) -> None:
+        raise ValueError("broken")
+
+    with anyio.fail_after(5):
+        async with Runs() as runs:
+            other = runs.start(forever)
+            run = runs.start(work)
+            await run.wait(5)
+            assert (run.status, repr(run.error)) == ("failed", "ValueError('broken')")
+            assert other.status == "running"
+
+
+async def test_cancelled_run_unwinds_before_it_says_so() -> None:
+    is_unwound = False
+
+    async def work(run: Run) -> None:
+        nonlocal is_unwound
+        try:
+            await anyio.sleep_forever()
+        finally:
+            is_unwound = True
+
+    with anyio.fail_after(5):
+        async with Runs() as runs:
+            run = runs.start(work)
+            await anyio.lowlevel.checkpoint()
+            run.cancel()
+            await run.wait(5)
+            assert (run.status, is_unwound) == ("cancelled", True)
+
+
+async def test_run_cancelled_before_it_began_is_cancelled() -> None:
+    with anyio.fail_after(5):
+        async with Runs() as runs:
+            run = runs.start(forever)
+            run.cancel()
+            await run.wait(5)
+            assert run.status == "cancelled"
+
+
+async def test_leaving_the_context_cancels_what_runs() -> None:
+    with anyio.fail_after(5):
+        async with Runs() as runs:
+            run = runs.start(forever)
+            done = runs.start(number)
+            await done.wait(5)
+    assert (run.status, done.status) == ("cancelled", "done")
+
+
+async def test_result_expires() -> None:
+    with anyio.fail_after(5):
+        async with Runs(expiry_s=0) as runs:
+            run = runs.start(number)
+            while len(runs):
+                await anyio.lowlevel.checkpoint()
+            with pytest.raises(UnknownRunError):
+                runs.get(run.id)
+
+
+async def test_unknown_id_is_an_error_like_an_expired_one() -> None:
+    async with Runs() as runs:
+        with pytest.raises(UnknownRunError):
+            runs.get("guess")
+
+
+async def test_ids_are_long_and_differ() -> None:
+    async with Runs() as runs:
+        ids = {runs.start(number).id for _ in range(50)}
+    assert len(ids) == 50
+    assert {len(run_id) for run_id in ids} == {24}
+
+
+async def test_full_house_forgets_finished_runs_and_refuses_when_all_run() -> None:
+    with anyio.fail_after(5):
+        async with Runs(max_runs=2) as runs:
+            first = runs.start(number)
+            await first.wait(5)
+            runs.start(forever)
+            runs.start(forever)
+            with pytest.raises(UnknownRunError):
+                runs.get(first.id)
+            with pytest.raises(CapacityError):
+                runs.start(number)
+
+
+async def _random_work(run: Run, choices: random.Random) -> int:
+    for step in range(choices.randrange(4)):
+        run.report(step)
+        await anyio.lowlevel.checkpoint()
+    if choices.random() < 0.2:
+        raise ValueError
+    if choices.random() < 0.2:
+        await anyio.sleep_forever()
+    return 7
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_random_runs_keep_the_rules(seed: int) -> None:
+    choices = random.Random(seed)
+    started: list[Run] = []
+    with anyio.fail_after(5):
+        async with Runs(max_runs=4, expiry_s=choices.choice([0.0, 3600.0])) as runs:
+            for _ in range(60):
+                action = choices.choice(["start", "start", "cancel", "discard", "wait"])
+                if action == "start":
+                    try:
+                        started.append(runs.start(lambda run: _random_work(run, choices)))
+                    except CapacityError:
+                        assert sum(not run.is_finished for run in started) == 4
+                elif started and action == "cancel":
+                    choices.choice(started).cancel()
+                elif action == "discard" and (done := [run for run in started if run.is_finished]):
+                    runs.discard(choices.choice(done))
+                await anyio.lowlevel.checkpoint()
+                assert len(runs) <= 4
+                for run in started:
+                    assert (run.status == "failed") == (run.error is not None)
+                    assert (run.status == "done") == (run.result == 7)
+    assert all(run.is_finished for run in started)
