@@ -1,0 +1,1 @@
+"""Programs; the top of the import order."""

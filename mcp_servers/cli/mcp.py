@@ -1,0 +1,82 @@
+"""`zonda mcp`: the model server for one MCP host, over stdin and stdout."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mcp_servers.cli.errors import exit_status
+from runtime.config import load_config, process_environment
+from runtime.telemetry import configure_logging
+from tools.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from mcp_servers.model_server.service import AgentSetup
+
+logger = logging.getLogger(__name__)
+
+
+def mcp(
+    *,
+    model: Annotated[
+        str | None, typer.Option(help="Name or path of the model; see `zonda models`.")
+    ] = None,
+    mcp_config: Annotated[
+        Path | None,
+        typer.Option(help="File of MCP servers (`mcpServers`) whose tools agent_run may use."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    log_file: Annotated[
+        Path | None,
+        typer.Option(help="Where to log, besides stderr; in the state folder if absent."),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log every request.")] = False,
+) -> None:
+    """Serve local models to an MCP host over stdin and stdout."""
+    config = load_config(model=model, device=device)
+    _configure_logging(config.state_dir / "logs" / "mcp.log", log_file, verbose=verbose)
+    # The imports make 200,000 objects that live as long as the process: collecting garbage
+    # between them costs a host 0.1 s of its wait for the first answer.
+    gc.disable()
+    import anyio
+
+    from mcp_servers.cli.version import installed_version
+    from mcp_servers.model_server.stdio import end_process, serve_stdio
+
+    agent = _agent_setup(mcp_config) if mcp_config is not None else None
+    gc.freeze()
+    gc.enable()
+    try:
+        anyio.run(partial(serve_stdio, config, agent, version=installed_version()))
+    except BaseException as exc:  # noqa: BLE001 - the top of the program: it becomes one line
+        end_process(exit_status(exc))
+    end_process(0)
+
+
+def _agent_setup(path: Path) -> AgentSetup | None:
+    from mcp_servers.model_server.service import AgentSetup
+    from runtime.agent.policy import Policy
+    from tools.mcp_client.config import load_servers
+    from tools.mcp_client.toolset import open_toolset
+
+    servers = load_servers(path, process_environment())
+    if not servers:
+        logger.warning("%s names no server, so agent_run is not offered", path)
+        return None
+    return AgentSetup(tuple(servers), partial(open_toolset, servers), Policy.of_servers(servers))
+
+
+def _configure_logging(default: Path, chosen: Path | None, *, verbose: bool) -> None:
+    level = logging.DEBUG if verbose else logging.INFO
+    try:
+        configure_logging(level=level, stderr_level=level, log_file=chosen or default)
+    except ConfigurationError as exc:
+        if chosen is not None:
+            raise
+        configure_logging(level=level, stderr_level=level)
+        logger.warning("no log file is kept: %s", exc)

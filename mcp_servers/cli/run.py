@@ -1,0 +1,75 @@
+"""`zonda run`: one prompt, one answer; with tool servers, an agent's answer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from runtime.config import Config, load_config
+from runtime.telemetry import configure_logging
+
+if TYPE_CHECKING:
+    from runtime.chat.messages import Message
+    from runtime.request import SamplingParams
+
+
+def run(
+    prompt: Annotated[str, typer.Argument(help='What to ask; "-" reads standard input.')],
+    *,
+    model: Annotated[
+        str | None, typer.Option(help="Name or path of the model; see `zonda models`.")
+    ] = None,
+    mcp_config: Annotated[
+        Path | None, typer.Option(help="File of MCP servers (`mcpServers`) to use tools of.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens per turn.")] = 512,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=2, help="0 takes the likeliest token.")
+    ] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="Makes drawn answers repeatable.")] = None,
+) -> None:
+    """Answer one prompt: the answer goes to standard output, all else to standard error."""
+    config = load_config(model=model)
+    configure_logging()
+    import anyio
+
+    from mcp_servers.cli.console import ensure_model, open_console
+    from runtime.chat.messages import Message
+    from runtime.request import SamplingParams
+
+    messages = [Message("user", sys.stdin.read() if prompt == "-" else prompt)]
+    if system is not None:
+        messages.insert(0, Message("system", system))
+    ensure_model(config.model, config.cache_dir, open_console(stderr=True))
+    sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
+    anyio.run(_run, config, mcp_config, messages, sampling)
+
+
+async def _run(
+    config: Config, mcp_config: Path | None, messages: list[Message], sampling: SamplingParams
+) -> None:
+    """Without tools the answer is printed as it comes, with tools at the end."""
+    from mcp_servers.cli.console import (
+        AgentPrinter,
+        conclude,
+        open_console,
+        plain,
+        terminal_approver,
+    )
+    from mcp_servers.cli.session import open_session, watch
+    from runtime.agent.loop import Agent
+
+    out, err = open_console(), open_console(stderr=True)
+    async with open_session(config, mcp_config) as session:
+        specs = await session.toolset.list_tools()
+        printer = AgentPrinter(err if specs else out, specs, stream_text=not specs)
+        approver = terminal_approver(err)
+        agent = Agent(session.model, session.toolset, session.policy, approver=approver)
+        end = await watch(agent.run(messages, sampling=sampling), printer.show)
+        if specs and end.error is None:
+            out.print(plain(end.answer), soft_wrap=True)
+        conclude(err, end, printer.turn_seconds)

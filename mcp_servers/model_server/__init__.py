@@ -1,0 +1,1 @@
+"""The product: local models offered to MCP hosts as tools."""

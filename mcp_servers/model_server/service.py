@@ -1,0 +1,218 @@
+"""The model server's tools as a `Toolset`: arguments in, runs behind, results out.
+
+Knows nothing of MCP. A request waits for its run in the foreground; cancelled there, it
+cancels the run. Once a run was handed out by its id, it no longer depends on a request.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import anyio
+
+from mcp_servers.model_server import calls
+from mcp_servers.model_server.background import Background
+from mcp_servers.model_server.tools import DEFAULT_WAIT_S, MAX_STEPS, list_specs
+from runtime.agent.limits import Limits
+from runtime.agent.loop import Agent
+from runtime.agent.policy import Policy
+from runtime.agent.runs import Run, Runs
+from tools.errors import InvalidArgumentsError, ZondaError
+from tools.spec import JsonObject, TextContent, ToolResult, ToolSpec
+from tools.toolset import CallContext, FilteredToolset, ProgressCallback, Toolset, find_tool
+
+logger = logging.getLogger(__name__)
+
+Work = Callable[[Run, calls.Model, JsonObject], Awaitable[ToolResult]]
+
+_WORK: Mapping[str, Work] = {
+    "generate": calls.generate,
+    "extract": calls.extract,
+    "choose": calls.choose,
+}
+
+PROGRESS_INTERVAL_S = 0.2
+CANCEL_WAIT_S = 5.0
+
+
+class Models(Protocol):
+    """Gives loaded models by name; None is the default. `runtime.hub.Hub` is one."""
+
+    async def get(self, name: str | None) -> calls.Model:
+        """Return a model, loading it when it is not.
+
+        Raises:
+            ZondaError: there is no such model, or it cannot be loaded.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSetup:
+    """What `agent_run` needs: the tool servers' names, how to open them, and the policy."""
+
+    servers: Sequence[str]
+    open_toolset: Callable[[], AbstractAsyncContextManager[Toolset]]
+    policy: Policy
+
+
+class ModelService:
+    """Offers the tools; made by `open_service`, which owns its tasks.
+
+    `listed` is set once somebody asked for the list of tools.
+    """
+
+    def __init__(
+        self,
+        model_names: Sequence[str],
+        models: Background[Models],
+        runs: Runs,
+        agent: AgentSetup | None,
+        toolset: Background[Toolset] | None,
+    ) -> None:
+        self._model_names = model_names
+        self._models = models
+        self._runs = runs
+        self._agent = agent
+        self._toolset = toolset
+        self.listed = anyio.Event()
+        self._specs = list_specs(model_names, agent.servers if agent else ())
+
+    async def prepare(self) -> None:
+        """Open tool servers and models and load the default model, before a call needs them.
+
+        What fails here is logged; the calls that need it fail with the same error.
+        """
+        if self._toolset is not None:
+            self._toolset.want()
+        try:
+            await (await self._models.get()).get(None)
+        except ZondaError as exc:
+            logger.warning("model %s is not available: %s", self._model_names[0], exc)
+        except Exception:
+            logger.exception("model %s could not be loaded", self._model_names[0])
+
+    async def list_tools(self) -> Sequence[ToolSpec]:
+        self.listed.set()
+        return self._specs
+
+    async def call_tool(self, name: str, arguments: JsonObject, context: CallContext) -> ToolResult:
+        """Call one tool.
+
+        Raises:
+            UnknownToolError: no tool has that name.
+            ZondaError: wrong arguments, or the call failed; the caller makes it a result.
+        """
+        spec = find_tool(self._specs, name)
+        _check_arguments(spec, arguments)
+        wait_s = float(arguments.get("wait_seconds", DEFAULT_WAIT_S))
+        if name == "run_result":
+            return await self._run_result(arguments, wait_s, context)
+        run = self._runs.start(lambda run: self._work(run, name, arguments))
+        try:
+            await _follow(run, None if name == "choose" else wait_s, context.report_progress)
+        except anyio.get_cancelled_exc_class():
+            run.cancel()
+            raise
+        if run.is_finished:
+            self._runs.discard(run)
+        return outcome(run)
+
+    async def _run_result(
+        self, arguments: JsonObject, wait_s: float, context: CallContext
+    ) -> ToolResult:
+        run = self._runs.get(arguments["run_id"])
+        if arguments.get("cancel", False):
+            run.cancel()
+            await run.wait(CANCEL_WAIT_S)
+        else:
+            await _follow(run, wait_s, context.report_progress)
+        return outcome(run)
+
+    async def _work(self, run: Run, name: str, arguments: JsonObject) -> ToolResult:
+        model_name = arguments.get("model")
+        run.report(0, None, f"waiting for {model_name or self._model_names[0]}")
+        model = await (await self._models.get()).get(model_name)
+        if name == "agent_run":
+            agent = await self._make_agent(run, model, arguments)
+            return await calls.agent_run(run, agent, model.name, arguments["task"])
+        return await _WORK[name](run, model, arguments)
+
+    async def _make_agent(self, run: Run, model: calls.Model, arguments: JsonObject) -> Agent:
+        assert self._agent is not None
+        assert self._toolset is not None
+        run.report(1, None, "starting tool servers")
+        toolset = await self._toolset.get()
+        if (servers := arguments.get("servers")) is not None:
+            toolset = FilteredToolset(toolset, lambda tool: tool.server in servers)
+        limits = Limits(max_steps=arguments.get("max_steps", MAX_STEPS))
+        return Agent(model, toolset, self._agent.policy, limits)
+
+
+@asynccontextmanager
+async def open_service(
+    model_names: Sequence[str],
+    open_models: Callable[[], AbstractAsyncContextManager[Models]],
+    agent: AgentSetup | None = None,
+) -> AsyncIterator[ModelService]:
+    """Serve these model names, the default first; leaving ends all runs and tool servers.
+
+    Nothing is opened before `prepare` or the first call.
+    """
+    models = Background("the models", open_models)
+    toolset = None
+    if agent is not None:
+        toolset = Background("the tool servers", agent.open_toolset)
+    async with anyio.create_task_group() as group:
+        group.start_soon(models.run)
+        if toolset is not None:
+            group.start_soon(toolset.run)
+        async with Runs() as runs:
+            yield ModelService(model_names, models, runs, agent, toolset)
+        group.cancel_scope.cancel()
+
+
+def outcome(run: Run) -> ToolResult:
+    """Return what a host gets for a run as it stands.
+
+    Raises:
+        Exception: the run failed; this is why.
+    """
+    if run.status == "done":
+        assert isinstance(run.result, ToolResult)
+        return run.result
+    if run.error is not None:
+        raise run.error
+    if run.status == "cancelled":
+        text = "The run was cancelled."
+    else:
+        so_far = f" ({run.progress.message})" if run.progress.message else ""
+        text = f'Still running{so_far}. Call run_result with run_id "{run.id}" for the result.'
+    return ToolResult(
+        content=(TextContent(text),), structured={"status": run.status, "run_id": run.id}
+    )
+
+
+async def _follow(run: Run, wait_s: float | None, report: ProgressCallback) -> None:
+    """Wait for the run's end, at most `wait_s`, reporting new progress 5 times a second."""
+    sent = -1.0
+    with anyio.move_on_after(wait_s):
+        while not run.is_finished:
+            progress = run.progress
+            if progress.message is not None and progress.done > sent:
+                sent = progress.done
+                await report(progress.done, progress.total, progress.message)
+                await run.wait(PROGRESS_INTERVAL_S)
+            else:
+                await run.changed()
+
+
+def _check_arguments(spec: ToolSpec, arguments: JsonObject) -> None:
+    from tools.validation import first_problem
+
+    if (problem := first_problem(spec.input_schema, arguments)) is not None:
+        raise InvalidArgumentsError(problem)

@@ -1,0 +1,1 @@
+"""The bundled tool server: offline and deterministic."""

@@ -1,0 +1,143 @@
+"""Model names to loaded models: each is fetched and loaded once, whoever asks first."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import anyio
+import anyio.to_thread
+
+from runtime.chat.model import ChatModel
+from runtime.config import Config
+from runtime.engine.async_engine import ThreadedEngine
+from runtime.engine.engine import Engine, EngineLimits
+from runtime.models.config import ModelConfig
+from runtime.sources import pull_model, resolve_model
+from runtime.tokenizer import Tokenizer, load_tokenizer
+from runtime.weights import Checkpoint, open_checkpoint
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_CONTEXT_LENGTH = 8192
+"""Most tokens of a sequence where the configuration does not say."""
+
+
+class Hub:
+    """Owns the loaded models and the engines behind them.
+
+    An async context manager: leaving it stops the engines. Models are known by the name they
+    were asked for, an alias or a path.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._models: dict[str, ChatModel] = {}
+        self._engines: list[ThreadedEngine] = []
+        self._states: dict[str, str] = {}
+        self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._tasks = anyio.create_task_group()
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        with anyio.CancelScope(shield=True):  # at most the step that runs
+            for engine in self._engines:
+                await engine.aclose()
+        return await self._tasks.__aexit__(exc_type, exc, traceback)
+
+    @property
+    def default(self) -> str:
+        """The model that is used where a request names none."""
+        return self._config.model
+
+    def loaded(self) -> list[str]:
+        """Names of the models that answer at once."""
+        return sorted(self._models)
+
+    def names(self) -> list[str]:
+        """Names a request may use: the default, and what is loaded."""
+        return sorted({self.default, *self._models})
+
+    def state(self, name: str | None = None) -> str:
+        """What is happening to a model, for a person who waits for it."""
+        return self._states.get(name or self.default, "not loaded")
+
+    async def get(self, name: str | None = None) -> ChatModel:
+        """Return a model, fetching and loading it first where that is needed.
+
+        Raises:
+            UnknownModelError: no alias and no file of that name.
+            DownloadError: it could not be fetched.
+            ModelFileError: the file is damaged or of a kind we don't run.
+        """
+        name = name or self.default
+        async with self._locks[name]:
+            if name not in self._models:
+                # Who asked first may leave; the load that others wait for goes on.
+                with anyio.CancelScope(shield=True):
+                    await self._load(name)
+        return self._models[name]
+
+    async def _load(self, name: str) -> None:
+        self._states[name] = f"{name} could not be loaded"
+        path = resolve_model(name, self._config.cache_dir)
+        if path is None:
+            path = await anyio.to_thread.run_sync(self._fetch, name)
+        self._states[name] = f"loading {name}"
+        tokenizer, engine = await anyio.to_thread.run_sync(self._open, path)
+        threaded = ThreadedEngine(engine)
+        await self._tasks.start(threaded.run)
+        self._engines.append(threaded)
+        model = ChatModel(name, tokenizer, threaded, engine.context_length)
+        self._models[name] = model
+        self._tasks.start_soon(model.warm)
+        self._states[name] = f"{name} is ready"
+
+    def _fetch(self, name: str) -> Path:
+        def report(num_bytes: int, num_total: int) -> None:
+            self._states[name] = f"fetching {name}: {num_bytes >> 20} of {num_total >> 20} MiB"
+
+        return pull_model(name, self._config.cache_dir, report)
+
+    def _open(self, path: Path) -> tuple[Tokenizer, Engine]:
+        checkpoint = open_checkpoint(path)
+        tokenizer = load_tokenizer(checkpoint.metadata)
+        return tokenizer, build_engine(checkpoint, tokenizer, self._config)
+
+
+def build_engine(checkpoint: Checkpoint, tokenizer: Tokenizer, config: Config) -> Engine:
+    """Load a checkpoint's weights and put an engine around them.
+
+    Raises:
+        ModelFileError: the file is damaged or of a kind we don't run.
+    """
+    # torch takes seconds to import; whoever only lists or fetches models does without.
+    from runtime.engine.runner import TorchRunner  # noqa: PLC0415
+
+    model = ModelConfig.from_gguf(checkpoint.metadata)
+    wanted = config.context_length or min(model.context_length, DEFAULT_CONTEXT_LENGTH)
+    context_length = min(wanted, model.context_length)
+    if context_length < wanted:
+        logger.warning("context of %d tokens cut to the model's %d", wanted, context_length)
+    runner = TorchRunner(
+        checkpoint,
+        context_length=context_length,
+        kv_cache_bytes=config.kv_cache_mib << 20,
+        device=config.device,
+        threads=config.threads,
+    )
+    limits = EngineLimits(
+        context_length, config.max_sequences, config.max_queue, config.max_step_tokens
+    )
+    return Engine(runner, limits, decoder=tokenizer.decoder, stop_ids=tokenizer.stop_ids)
