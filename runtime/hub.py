@@ -50,11 +50,13 @@ class Hub:
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool | None:
+    ) -> None:
         with anyio.CancelScope(shield=True):  # at most the step that runs
             for engine in self._engines:
                 await engine.aclose()
-        return await self._tasks.__aexit__(exc_type, exc, traceback)
+        self._tasks.cancel_scope.cancel()
+        # The body's own exception goes on as it is, not in a group.
+        await self._tasks.__aexit__(None, None, None)
 
     @property
     def default(self) -> str:

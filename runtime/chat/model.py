@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import cast
 
 import anyio
 import anyio.to_thread
@@ -29,6 +28,7 @@ from runtime.grammar.compile import (
     from_json_schema,
 )
 from runtime.grammar.matcher import MatcherConstraint
+from runtime.grammar.schema import check_bounds, close_objects
 from runtime.grammar.vocabulary import Vocabulary
 from runtime.request import FinishReason, GenerateRequest, SamplingParams, TokenChunk, Usage
 from runtime.tokenizer.tokenizer import Tokenizer
@@ -128,7 +128,7 @@ class ChatModel:
         )
         speller = MarkerSpeller(self._prompts.marker_ids, self.tokenizer)
         token_ids: list[int] = []
-        async with aclosing(_closable(self._engine.generate(request, turn.constraint))) as chunks:
+        async with aclosing(self._engine.generate(request, turn.constraint)) as chunks:
             async for chunk in chunks:
                 token_ids += chunk.token_ids
                 for event in turn.parser.push(speller.push(chunk.token_ids, chunk.text)):
@@ -190,7 +190,7 @@ class ChatModel:
         choice: ToolChoice,
         output: Output | None,
     ) -> _Turn:
-        language = from_json_schema(output.schema) if isinstance(output, OutputSchema) else output
+        language = _output_grammar(output) if isinstance(output, OutputSchema) else output
         markers = self._prompts.marker_ids
         wire_format = self._prompts.wire_format
         source = turn_grammar(wire_format, tools, choice, language, markers)
@@ -270,7 +270,7 @@ class ChatModel:
             prompt + tokens, SamplingParams(max_tokens=0), num_scored_tokens=len(tokens)
         )
         logprobs: list[float] = []
-        async with aclosing(_closable(self._engine.generate(request))) as chunks:
+        async with aclosing(self._engine.generate(request)) as chunks:
             async for chunk in chunks:
                 logprobs += chunk.logprobs
                 if chunk.finish_reason == "error":
@@ -304,6 +304,7 @@ class ChatModel:
         return TurnEnd(message, finish_reason, chunk.usage or Usage(), error)
 
 
-def _closable(chunks: AsyncIterator[TokenChunk]) -> AsyncGenerator[TokenChunk]:
-    """Engines are async generators, so that leaving a turn early ends it at once."""
-    return cast("AsyncGenerator[TokenChunk]", chunks)
+def _output_grammar(output: OutputSchema) -> GrammarSource:
+    """The language of an answer; like a tool's arguments, its objects hold what they list."""
+    check_bounds(output.schema)
+    return from_json_schema(close_objects(output.schema))

@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 PAGE_SIZE = 16
 """Tokens of a KV page."""
 
+SMALL_STEP = 16
+"""Steps of so few tokens run on one thread: torch's others spin between its short operators,
+and where another process is busy too, every one of those waits for its turn."""
+
 _Batch = TypeVar("_Batch", ForwardBatch, SamplingBatch)
 
 
@@ -107,9 +111,7 @@ class TorchRunner:
 
     def run(self, batch: ForwardBatch, sampling: SamplingBatch) -> DrawnTokens:
         """Run one step and wait for its tokens."""
-        # A product with one row is bound by memory and runs on one thread anyway; a second one
-        # would only spin, and wait for its turn where other processes are busy.
-        torch.set_num_threads(self._threads if len(batch.token_ids) > 1 else 1)
+        torch.set_num_threads(self._threads if len(batch.token_ids) > SMALL_STEP else 1)
         with torch.inference_mode():
             logits = self._model(self._to_device(batch), self._kv_pages)
             token_ids, logprobs = kernels.sample_tokens(logits, self._to_device(sampling))

@@ -19,7 +19,7 @@ from tools.validation import first_problem, schema_problem
 pytestmark = [pytest.mark.anyio, pytest.mark.real]
 CONTEXT = CallContext()
 ROOT = Path(__file__).parents[2]
-SEARCHED = f"{Path(sys.executable).parent}:{ROOT / 'node_modules/.bin'}"
+SEARCHED = f"{Path(sys.executable).parent}:{ROOT / '.venv/node/node_modules/.bin'}"
 
 
 @pytest.fixture
