@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 
 from runtime.chat.model import ChatModel
@@ -37,7 +39,7 @@ class Hub:
         self._config = config
         self._models: dict[str, ChatModel] = {}
         self._engines: list[ThreadedEngine] = []
-        self._states: dict[str, str] = {}
+        self._watchers: defaultdict[str, list[Callable[[str], None]]] = defaultdict(list)
         self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._tasks = anyio.create_task_group()
 
@@ -63,20 +65,12 @@ class Hub:
         """The model that is used where a request names none."""
         return self._config.model
 
-    def loaded(self) -> list[str]:
-        """Names of the models that answer at once."""
-        return sorted(self._models)
-
-    def names(self) -> list[str]:
-        """Names a request may use: the default, and what is loaded."""
-        return sorted({self.default, *self._models})
-
-    def state(self, name: str | None = None) -> str:
-        """What is happening to a model, for a person who waits for it."""
-        return self._states.get(name or self.default, "not loaded")
-
-    async def get(self, name: str | None = None) -> ChatModel:
+    async def get(
+        self, name: str | None = None, report: Callable[[str], None] = lambda doing: None
+    ) -> ChatModel:
         """Return a model, fetching and loading it first where that is needed.
+
+        `report` is told what is being done meanwhile, in words for a person.
 
         Raises:
             UnknownModelError: no alias and no file of that name.
@@ -84,19 +78,22 @@ class Hub:
             ModelFileError: the file is damaged or of a kind we don't run.
         """
         name = name or self.default
-        async with self._locks[name]:
-            if name not in self._models:
-                # Who asked first may leave; the load that others wait for goes on.
-                with anyio.CancelScope(shield=True):
-                    await self._load(name)
+        self._watchers[name].append(report)
+        try:
+            async with self._locks[name]:
+                if name not in self._models:
+                    # Who asked first may leave; the load that others wait for goes on.
+                    with anyio.CancelScope(shield=True):
+                        await self._load(name)
+        finally:
+            self._watchers[name].remove(report)
         return self._models[name]
 
     async def _load(self, name: str) -> None:
-        self._states[name] = f"{name} could not be loaded"
         path = resolve_model(name, self._config.cache_dir)
         if path is None:
             path = await anyio.to_thread.run_sync(self._fetch, name)
-        self._states[name] = f"loading {name}"
+        self._tell(name, f"loading {name}")
         tokenizer, engine = await anyio.to_thread.run_sync(self._open, path)
         threaded = ThreadedEngine(engine)
         await self._tasks.start(threaded.run)
@@ -104,13 +101,17 @@ class Hub:
         model = ChatModel(name, tokenizer, threaded, engine.context_length)
         self._models[name] = model
         self._tasks.start_soon(model.warm)
-        self._states[name] = f"{name} is ready"
 
     def _fetch(self, name: str) -> Path:
         def report(num_bytes: int, num_total: int) -> None:
-            self._states[name] = f"fetching {name}: {num_bytes >> 20} of {num_total >> 20} MiB"
+            doing = f"fetching {name}: {num_bytes >> 20} of {num_total >> 20} MiB"
+            anyio.from_thread.run_sync(self._tell, name, doing)
 
         return pull_model(name, self._config.cache_dir, report)
+
+    def _tell(self, name: str, doing: str) -> None:
+        for report in self._watchers[name]:
+            report(doing)
 
     def _open(self, path: Path) -> tuple[Tokenizer, Engine]:
         checkpoint = open_checkpoint(path)

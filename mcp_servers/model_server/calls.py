@@ -22,7 +22,7 @@ from runtime.agent.events import (
 )
 from runtime.agent.loop import Agent, AgentModel
 from runtime.agent.runs import Run
-from runtime.chat.messages import Message, OutputSchema, TurnEnd
+from runtime.chat.messages import Message, OutputSchema, ToolChoice, TurnEnd
 from runtime.errors import GenerationError
 from runtime.request import SamplingParams, Usage
 from tools.spec import JsonObject, TextContent, ToolResult
@@ -82,14 +82,16 @@ async def choose(run: Run, model: Model, arguments: JsonObject) -> ToolResult:
     return ToolResult(content=(TextContent(choice),), structured=structured)
 
 
-async def agent_run(run: Run, agent: Agent, model_name: str, task: str) -> ToolResult:
+async def agent_run(run: Run, agent: Agent, model_name: str, arguments: JsonObject) -> ToolResult:
     """Let an agent work on a task.
 
     Raises:
         ZondaError: the model failed.
     """
     started = time.monotonic()
-    async with aclosing(agent.run(_messages(None, task))) as events:
+    messages = _messages(None, arguments["task"])
+    choice = ToolChoice(arguments.get("tool_choice", "auto"))
+    async with aclosing(agent.run(messages, tool_choice=choice)) as events:
         async for event in events:
             if isinstance(event, AgentEnd):
                 return _agent_result(model_name, event, time.monotonic() - started)

@@ -6,6 +6,7 @@ cancels the run. Once a run was handed out by its id, it no longer depends on a 
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -42,8 +43,8 @@ CANCEL_WAIT_S = 5.0
 class Models(Protocol):
     """Gives loaded models by name; None is the default. `runtime.hub.Hub` is one."""
 
-    async def get(self, name: str | None) -> calls.Model:
-        """Return a model, loading it when it is not.
+    async def get(self, name: str | None, report: Callable[[str], None]) -> calls.Model:
+        """Return a model, loading it when it is not; `report` is told what is being done.
 
         Raises:
             ZondaError: there is no such model, or it cannot be loaded.
@@ -90,7 +91,7 @@ class ModelService:
         if self._toolset is not None:
             self._toolset.want()
         try:
-            await (await self._models.get()).get(None)
+            await (await self._models.get()).get(None, logger.info)
         except ZondaError as exc:
             logger.warning("model %s is not available: %s", self._model_names[0], exc)
         except Exception:
@@ -135,12 +136,22 @@ class ModelService:
 
     async def _work(self, run: Run, name: str, arguments: JsonObject) -> ToolResult:
         model_name = arguments.get("model")
-        run.report(0, None, f"waiting for {model_name or self._model_names[0]}")
-        model = await (await self._models.get()).get(model_name)
+        model = await self._get_model(run, model_name)
         if name == "agent_run":
             agent = await self._make_agent(run, model, arguments)
-            return await calls.agent_run(run, agent, model.name, arguments["task"])
+            return await calls.agent_run(run, agent, model.name, arguments)
         return await _WORK[name](run, model, arguments)
+
+    async def _get_model(self, run: Run, name: str | None) -> calls.Model:
+        """Wait for a model, telling the run what it waits for."""
+        waits = itertools.count()
+
+        def report(doing: str) -> None:
+            # Progress has to grow, and the first token or step will count as 1.
+            run.report(1 - 1 / (1 + next(waits)), None, doing)
+
+        report(f"waiting for {name or self._model_names[0]}")
+        return await (await self._models.get()).get(name, report)
 
     async def _make_agent(self, run: Run, model: calls.Model, arguments: JsonObject) -> Agent:
         assert self._agent is not None

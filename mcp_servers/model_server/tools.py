@@ -259,6 +259,13 @@ def _agent_run(model: JsonObject, servers: Sequence[str]) -> ToolSpec:
                     "description": "Use the tools of these servers only; all when absent.",
                 },
                 "model": model,
+                "tool_choice": {
+                    "type": "string",
+                    "enum": ["auto", "required"],
+                    "default": "auto",
+                    "description": "With required, the first turn has to call a tool; a small "
+                    "model may otherwise answer from memory.",
+                },
                 "max_steps": {
                     "type": "integer",
                     "minimum": 1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -44,7 +44,8 @@ class ScriptedModels:
     broken: Exception | None = None
     num_opened: int = 0
 
-    async def get(self, name: str | None) -> ServedModel:
+    async def get(self, name: str | None, report: Callable[[str], None]) -> ServedModel:
+        report("loading scripted")
         if self.broken is not None:
             raise self.broken
         if self.loaded is not None:
