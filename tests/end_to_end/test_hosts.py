@@ -1,0 +1,144 @@
+"""The default model behind real MCP peers: the inspector as host, published tool servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp import Client, StdioServerParameters
+
+from runtime.config import load_config, process_environment
+from tools.mcp_client.config import load_servers
+from tools.mcp_client.toolset import open_toolset
+from tools.validation import first_problem
+
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(300)]
+
+BIN = Path(sys.executable).parent
+NODE = BIN.parent / "node" / "node_modules" / ".bin"
+COLOUR = {"type": "object", "properties": {"c": {"enum": ["red", "blue"]}}, "required": ["c"]}
+CALLS = {
+    "generate": {"prompt": "Say hello.", "max_tokens": 8},
+    "extract": {"instructions": "Name a colour.", "schema": COLOUR},
+    "choose": {"question": "Is snow white or black?", "options": ["white", "black"]},
+}
+
+
+def inspect(era: str, method: str, *arguments: str) -> Any:
+    """Run the inspector against `zonda mcp`; it validates what it gets against the schemas."""
+    command = [NODE / "node", NODE / "mcp-inspector", "--cli", "-q", "--format", "json"]
+    target = [BIN / "zonda", "mcp", "--protocol-era", era, "--method", method]
+    done = subprocess.run(
+        [str(part) for part in (*command, *target, *arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PATH": f"{NODE}:{os.environ['PATH']}"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)["result"]
+
+
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+def test_inspector_finds_the_schemas_portable_and_every_tool_answers(
+    smollm2: Path, era: str
+) -> None:
+    listed = inspect(era, "tools/list", "--strict")
+    assert {"generate", "extract", "choose", "run_result"} == {t["name"] for t in listed["tools"]}
+    for name, arguments in CALLS.items():
+        given = ("--tool-name", name, "--tool-args-json", json.dumps(arguments))
+        result = inspect(era, "tools/call", *given)
+        assert not result.get("isError"), result
+        value = result["structuredContent"]
+        match name:
+            case "generate":
+                assert value["finish_reason"] in {"stop", "length"}
+                assert value["text"]
+            case "extract":
+                assert first_problem(COLOUR, value["value"]) is None
+            case _:
+                assert value["choice"] in {"white", "black"}
+
+
+@asynccontextmanager
+async def zonda(*arguments: str) -> AsyncIterator[Client]:
+    """`zonda mcp` with the default model, under the official client."""
+    cache = {"ZONDA_CACHE_DIR": str(load_config().cache_dir)}
+    parameters = StdioServerParameters(
+        command=str(BIN / "zonda"), args=["mcp", *arguments], env={**os.environ, **cache}
+    )
+    with anyio.fail_after(240):
+        async with Client(parameters) as client:
+            yield client
+
+
+@pytest.mark.anyio
+async def test_thirty_two_calls_at_once_give_the_texts_of_one_by_one(smollm2: Path) -> None:
+    prompts = [f"Write a sentence about the number {number}." for number in range(32)]
+    together: dict[str, str] = {}
+    async with zonda() as client:
+
+        async def ask(prompt: str) -> str:
+            result = await client.call_tool(
+                "generate", {"prompt": prompt, "max_tokens": 24, "temperature": 0}
+            )
+            assert not result.is_error, result.content
+            assert result.structured_content is not None
+            assert result.structured_content["status"] == "done"
+            return str(result.structured_content["text"])
+
+        async def ask_together(prompt: str) -> None:
+            together[prompt] = await ask(prompt)
+
+        async with anyio.create_task_group() as group:
+            for prompt in prompts:
+                group.start_soon(ask_together, prompt)
+        alone = {prompt: await ask(prompt) for prompt in prompts}
+    assert together == alone
+    assert len(set(alone.values())) > 16
+
+
+@pytest.mark.anyio
+async def test_agent_calls_published_tool_servers_with_valid_arguments(
+    smollm2: Path, tmp_path: Path
+) -> None:
+    environ = {**process_environment(), "PATH": f"{NODE}:{os.environ['PATH']}"}
+    config = tmp_path / "servers.json"
+    servers = {
+        "time": {"command": str(BIN / "mcp-server-time"), "args": ["--local-timezone", "UTC"]},
+        "everything": {
+            "command": str(NODE / "node"),
+            "args": [str((NODE / "mcp-server-everything").resolve()), "stdio"],
+        },
+    }
+    config.write_text(json.dumps({"mcpServers": servers}), "utf-8")
+    async with open_toolset(load_servers(config, environ)) as toolset:
+        schemas = {tool.name: tool.input_schema for tool in await toolset.list_tools()}
+    steps: list[dict[str, Any]] = []
+    async with zonda("--mcp-config", str(config)) as client:
+        for task, only in (
+            ("What time is it in Tokyo?", ["time"]),
+            ("Echo the word hello.", ["everything"]),
+            ("What is 2 plus 3?", ["time", "everything"]),
+        ):
+            arguments = {"task": task, "servers": only, "tool_choice": "required", "max_steps": 2}
+            result = await client.call_tool("agent_run", {**arguments, "wait_seconds": 200})
+            assert not result.is_error, result.content
+            assert result.structured_content is not None
+            assert result.structured_content["status"] == "done"
+            assert {step["tool"].split("__")[0] for step in result.structured_content["steps"]} <= {
+                *only
+            }
+            steps += result.structured_content["steps"]
+    assert len(steps) >= 3
+    for step in steps:
+        assert first_problem(schemas[step["tool"]], step["arguments"]) is None
+    assert any(step["ok"] for step in steps)
