@@ -91,20 +91,19 @@ def check_bounds(schema: JsonObject) -> None:
 
 
 def close_objects(schema: JsonObject) -> JsonObject:
-    """Return `schema` with its plainly listed objects closed to unlisted properties.
+    """Return `schema` with the objects that list properties closed to others.
 
     What is generated from it is still valid against `schema`. Left as they are: objects that
-    say what else may stand in them, and whatever hangs below a combining keyword or a
-    reference, where closing one part could contradict another.
+    list nothing or say what else may stand in them, and whatever hangs below a combining
+    keyword or a reference, where closing one part could contradict another.
     """
     closed = dict(schema)
-    if _COMBINING.isdisjoint(schema) and schema.get("type") == "object":
+    if _COMBINING.isdisjoint(schema) and isinstance(schema.get("properties"), dict):
         closed.setdefault("additionalProperties", False)
-        if isinstance(schema.get("properties"), dict):
-            closed["properties"] = {
-                name: close_objects(item) if isinstance(item, dict) else item
-                for name, item in schema["properties"].items()
-            }
+        closed["properties"] = {
+            name: close_objects(item) if isinstance(item, dict) else item
+            for name, item in schema["properties"].items()
+        }
     elif schema.get("type") == "array" and isinstance(schema.get("items"), dict):
         closed["items"] = close_objects(schema["items"])
     return closed

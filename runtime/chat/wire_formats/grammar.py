@@ -78,12 +78,12 @@ def choose_tools(tools: Sequence[ToolSpec], choice: ToolChoice) -> Sequence[Tool
 
 
 def arguments_schema(tool: ToolSpec) -> JsonObject:
-    """The schema a tool's arguments are generated from: an object, closed where it lists.
+    """The schema a tool's arguments are generated from: an object that holds what it lists.
 
     Raises:
         UnsupportedSchemaError: the schema is too large or describes no object.
     """
-    schema = {"type": "object", **tool.input_schema}
+    schema = {"type": "object", "properties": {}, **tool.input_schema}
     if schema["type"] != "object":
         raise UnsupportedSchemaError(
             f"tool {tool.name!r}: keyword 'type' at $ must be 'object', not {schema['type']!r}"
