@@ -1,0 +1,39 @@
+"""The README does not lie: its settings are all there are, its program runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from runtime.config import Config
+
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+
+
+def test_settings_of_the_readme_are_the_settings_there_are() -> None:
+    listed = re.findall(r"^\| `ZONDA_([A-Z_]+)` \|", README, re.MULTILINE)
+    assert sorted(listed) == sorted(item.name.upper() for item in fields(Config))
+
+
+def test_commands_of_the_readme_exist() -> None:
+    executable = Path(sys.executable).parent / "zonda"
+    done = subprocess.run([executable, "--help"], capture_output=True, text=True, check=True)
+    known = set(re.findall(r"^  ([a-z]+) ", done.stdout, re.MULTILINE))
+    assert set(re.findall(r"^zonda ([a-z]+)", README, re.MULTILINE)) <= known
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_program_of_the_readme_runs(smollm2: Path) -> None:
+    (program,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "AgentEnd(" in done.stdout.splitlines()[-1]
