@@ -1,7 +1,4 @@
-"""The tools of the model server as data: names, descriptions, schemas, annotations.
-
-Source: reference/mcp.md section 4.2.
-"""
+"""The tools of the model server as data: names, descriptions, schemas, annotations."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ GrammarKind = Literal["lark", "json_schema", "regex"]
 MAX_GRAMMAR_BYTES = 4 * 1024 * 1024
 NUM_PROBED_STEPS = 8
 
-# Source: reference/grammar.md section 5.12.
+# What hostile schemas may cost: an honest one stays far below each of these.
 _LIMITS = llguidance.LLParserLimits(
     max_items_in_row=2_000,
     step_lexer_fuel=200_000,
