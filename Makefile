@@ -8,7 +8,7 @@ QUIET := --quiet --constraint .ci/constraints.txt
 # Real MCP peers of the tests: a host, a tool server, and the node release they need.
 PEERS := node@22 @modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/server-everything@2026.8.31
 
-.PHONY: demo test check clean
+.PHONY: demo test check fuzz clean
 
 ## Show the default model calling tools of a real MCP server.
 demo: .venv/installed
@@ -21,6 +21,10 @@ test: .venv/installed-dev
 ## What should pass before each commit: about a minute.
 check: .venv/installed-dev
 	$(BIN)/python -m tests.check
+
+## A million damaged model files against the reader: about ten minutes.
+fuzz: .venv/installed-dev
+	$(BIN)/python -m tests.fuzz gguf --executions 1000000
 
 clean:
 	rm -rf .venv node_modules build dist *.egg-info

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from runtime.quant import ggml
+from runtime.quant import ggml, ggml_iq, ggml_k
+from runtime.quant.unpack import Blocks, Floats
 
-Decoder = Callable[[ggml.Blocks, ggml.Floats], None]
+Decoder = Callable[[Blocks, Floats], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,30 @@ GGML_FORMATS: Mapping[int, QuantFormat] = {
         QuantFormat("F16", 1, 1, 2, ggml.decode_f16),
         QuantFormat("Q4_0", 2, 32, 18, ggml.decode_q4_0),
         QuantFormat("Q4_1", 3, 32, 20, ggml.decode_q4_1),
+        QuantFormat("Q5_0", 6, 32, 22, ggml.decode_q5_0),
+        QuantFormat("Q5_1", 7, 32, 24, ggml.decode_q5_1),
         QuantFormat("Q8_0", 8, 32, 34, ggml.decode_q8_0),
+        QuantFormat("Q8_1", 9, 32, 36, ggml.decode_q8_1),
+        QuantFormat("Q2_K", 10, 256, 84, ggml_k.decode_q2_k),
+        QuantFormat("Q3_K", 11, 256, 110, ggml_k.decode_q3_k),
+        QuantFormat("Q4_K", 12, 256, 144, ggml_k.decode_q4_k),
+        QuantFormat("Q5_K", 13, 256, 176, ggml_k.decode_q5_k),
+        QuantFormat("Q6_K", 14, 256, 210, ggml_k.decode_q6_k),
+        QuantFormat("Q8_K", 15, 256, 292, ggml_k.decode_q8_k),
+        QuantFormat("IQ2_XXS", 16, 256, 66, ggml_iq.decode_iq2_xxs),
+        QuantFormat("IQ2_XS", 17, 256, 74, ggml_iq.decode_iq2_xs),
+        QuantFormat("IQ3_XXS", 18, 256, 98, ggml_iq.decode_iq3_xxs),
+        QuantFormat("IQ1_S", 19, 256, 50, ggml_iq.decode_iq1_s),
+        QuantFormat("IQ4_NL", 20, 32, 18, ggml_iq.decode_iq4_nl),
+        QuantFormat("IQ3_S", 21, 256, 110, ggml_iq.decode_iq3_s),
+        QuantFormat("IQ2_S", 22, 256, 82, ggml_iq.decode_iq2_s),
+        QuantFormat("IQ4_XS", 23, 256, 136, ggml_iq.decode_iq4_xs),
+        QuantFormat("IQ1_M", 29, 256, 56, ggml_iq.decode_iq1_m),
         QuantFormat("BF16", 30, 1, 2, ggml.decode_bf16),
+        QuantFormat("TQ1_0", 34, 256, 54, ggml_k.decode_tq1_0),
+        QuantFormat("TQ2_0", 35, 256, 66, ggml_k.decode_tq2_0),
+        QuantFormat("MXFP4", 39, 32, 17, ggml.decode_mxfp4),
+        QuantFormat("NVFP4", 40, 64, 36, ggml.decode_nvfp4),
     )
 }
 """Every format we decode, by ggml's type id."""

@@ -29,7 +29,7 @@ MAGIC = b"GGUF"
 
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
-_STRING, _ARRAY = 8, 9
+_UINT32, _STRING, _ARRAY = 4, 8, 9
 # GGUF value type -> numpy type of one number.
 _NUMBERS: Mapping[int, np.dtype[Any]] = {
     value_type: np.dtype(code)
@@ -42,6 +42,10 @@ _NUMBERS: Mapping[int, np.dtype[Any]] = {
 _MIN_KEY_BYTES = 8 + 4 + 1
 _MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8
 _MAX_DIMENSIONS = 4
+# The specification's limit for keys, llama.cpp's for tensors.
+_MAX_KEY_BYTES = 65_535
+_MAX_NAME_BYTES = 63
+_ALIGNMENT_KEY = "general.alignment"
 _DEFAULT_ALIGNMENT = 32
 
 
@@ -85,6 +89,15 @@ class _Cursor:
         if value * min_bytes > self.size - self.pos:
             raise self.damaged(f"{value} {what} cannot fit in {self.size} bytes", start)
         return value
+
+    def name(self, what: str, max_bytes: int) -> str:
+        """A text that identifies something: 1 to `max_bytes` bytes."""
+        start = self.pos
+        name = self.string(what)
+        num_bytes = self.pos - start - 8
+        if not 1 <= num_bytes <= max_bytes:
+            raise self.damaged(f"{what} has {num_bytes} bytes, not 1 to {max_bytes}", start)
+        return name
 
     def string(self, what: str) -> str:
         start = self.pos
@@ -149,7 +162,7 @@ class GgufFile:
         num_tensors, num_keys = _read_counts(cursor)
         self._metadata = _read_metadata(cursor, num_keys)
         self._check_whole()
-        self._tensors = _read_tensors(cursor, num_tensors, _alignment(cursor, self._metadata))
+        self._tensors = _read_tensors(cursor, num_tensors, self._metadata)
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -166,6 +179,12 @@ class GgufFile:
     def read(self, name: str) -> QuantTensor:
         shape, format_, offset = self._find(name)
         num_bytes = format_.num_bytes(math.prod(shape))
+        # Touching a page that the file no longer has would end the process.
+        if self._map.size() < offset + num_bytes:
+            raise ModelFileError(
+                f"{self._path}: {name!r} ends at byte {offset + num_bytes}, the file was cut to "
+                f"{self._map.size()} bytes while in use; restore it and load the model again"
+            )
         data = np.frombuffer(self._map, np.uint8, num_bytes, offset)
         return QuantTensor(data, format_, shape)
 
@@ -178,9 +197,9 @@ class GgufFile:
 
     def _check_whole(self) -> None:
         num_parts = self._metadata.get("split.count", 1)
-        if num_parts != 1:
+        if not isinstance(num_parts, int) or num_parts != 1:
             raise ModelFileError(
-                f"{self._path}: wanted a whole model, found one of {num_parts} parts; "
+                f"{self._path}: wanted a whole model, found one of {num_parts!r:.40} parts; "
                 "join them first with llama-gguf-split --merge"
             )
 
@@ -196,7 +215,7 @@ def _read_counts(cursor: _Cursor) -> tuple[int, int]:
         raise cursor.damaged(f"wanted {MAGIC!r}, found {magic!r}", 0)
     version = cursor.u32("the version")
     if version not in {2, 3}:
-        hint = ", it is big-endian" if version & 0xFFFF == 0 else ""
+        hint = ", it is big-endian" if version and version & 0xFFFF == 0 else ""
         raise cursor.damaged(f"wanted version 2 or 3, found {version}{hint}", 4)
     return cursor.count("tensors", _MIN_TENSOR_BYTES), cursor.count("keys", _MIN_KEY_BYTES)
 
@@ -205,30 +224,38 @@ def _read_metadata(cursor: _Cursor, num_keys: int) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     for _ in range(num_keys):
         start = cursor.pos
-        key = cursor.string("a key")
+        key = cursor.name("a key", _MAX_KEY_BYTES)
+        what = repr(key[:80])
         if key in metadata:
-            raise cursor.damaged(f"the key {key!r} appears twice", start)
-        metadata[key] = cursor.value(cursor.u32(f"the type of {key!r}"), repr(key))
+            raise cursor.damaged(f"the key {what} appears twice", start)
+        value_type = cursor.u32(f"the type of {what}")
+        value_at = cursor.pos
+        metadata[key] = value = cursor.value(value_type, what)
+        if key == _ALIGNMENT_KEY and (value_type != _UINT32 or value.bit_count() != 1):
+            problem = f"{key} must be a power of two of type 4 (uint32), not {value!r:.40} of type"
+            raise cursor.damaged(f"{problem} {value_type}", value_at)
     return metadata
 
 
-def _alignment(cursor: _Cursor, metadata: Mapping[str, Any]) -> int:
-    alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
-    if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-        raise cursor.damaged(f"general.alignment must be a power of two, not {alignment!r}")
-    return alignment
-
-
-def _read_tensors(cursor: _Cursor, num_tensors: int, alignment: int) -> dict[str, _Tensor]:
+def _read_tensors(
+    cursor: _Cursor, num_tensors: int, metadata: Mapping[str, Any]
+) -> dict[str, _Tensor]:
+    alignment = metadata.get(_ALIGNMENT_KEY, _DEFAULT_ALIGNMENT)
     found: dict[str, tuple[int, _Tensor]] = {}
+    next_offset = 0
     for _ in range(num_tensors):
         start = cursor.pos
-        gguf_name = cursor.string("a tensor's name")
+        gguf_name = cursor.name("a tensor's name", _MAX_NAME_BYTES)
         name = canonical_name(gguf_name)
         if name in found:
             raise cursor.damaged(f"the tensor {gguf_name!r} appears twice", start)
-        found[name] = start, _read_tensor(cursor, gguf_name, alignment)
-    data_start = -(-cursor.pos // alignment) * alignment
+        shape, format_, offset = _read_tensor(cursor, gguf_name)
+        if offset != next_offset:
+            problem = f"{gguf_name!r} starts at {offset} of the data, not at {next_offset}"
+            raise cursor.damaged(f"{problem} after the tensor before it", cursor.pos - 8)
+        next_offset += _align(format_.num_bytes(math.prod(shape)), alignment)
+        found[name] = start, (shape, format_, offset)
+    data_start = _align(cursor.pos, alignment)
     tensors = {}
     for name, (start, (shape, format_, offset)) in found.items():
         end = data_start + offset + format_.num_bytes(math.prod(shape))
@@ -239,7 +266,11 @@ def _read_tensors(cursor: _Cursor, num_tensors: int, alignment: int) -> dict[str
     return tensors
 
 
-def _read_tensor(cursor: _Cursor, name: str, alignment: int) -> _Tensor:
+def _align(position: int, alignment: int) -> int:
+    return -(-position // alignment) * alignment
+
+
+def _read_tensor(cursor: _Cursor, name: str) -> _Tensor:
     """A tensor's description after its name; the offset counts from the data's start."""
     start = cursor.pos
     num_dims = cursor.u32(f"the rank of {name!r}")
@@ -250,20 +281,19 @@ def _read_tensor(cursor: _Cursor, name: str, alignment: int) -> _Tensor:
     ggml_type = cursor.u32(f"the type of {name!r}")
     format_ = GGML_FORMATS.get(ggml_type)
     if format_ is None:
-        raise _unsupported(cursor.path, name, ggml_type)
+        raise _unsupported(cursor, name, ggml_type)
     offset = cursor.u64(f"the offset of {name!r}")
     if math.prod(shape) == 0 or shape[-1] % format_.block_size:
         problem = f"{name!r} has the shape {list(shape)}, {format_.name} packs {format_.block_size}"
         raise cursor.damaged(problem + " numbers a block", start)
-    if offset % alignment:
-        raise cursor.damaged(f"{name!r} starts at {offset}, not a multiple of {alignment}", start)
     return shape, format_, offset
 
 
-def _unsupported(path: Path, name: str, ggml_type: int) -> ModelFileError:
-    spelled = GGML_TYPE_NAMES.get(ggml_type, f"unknown type {ggml_type}")
+def _unsupported(cursor: _Cursor, name: str, ggml_type: int) -> ModelFileError:
+    if ggml_type not in GGML_TYPE_NAMES:
+        return cursor.damaged(f"{name!r} has the unknown type {ggml_type}", cursor.pos - 4)
     known = ", ".join(format_.name for format_ in GGML_FORMATS.values())
     return ModelFileError(
-        f"{path}: the tensor {name!r} is packed as {spelled}, we read {known}; "
-        "take another quantisation of the model"
+        f"{cursor.path}: the tensor {name!r} is packed as {GGML_TYPE_NAMES[ggml_type]}, we read "
+        f"{known}; take another quantisation of the model"
     )
