@@ -47,6 +47,12 @@ class CapacityError(UnavailableError):
     code = "overloaded"
 
 
+class MemoryShortError(UnavailableError):
+    """A model that does not fit the memory which is free."""
+
+    code = "not_enough_memory"
+
+
 class DownloadError(UnavailableError):
     """A model could not be fetched."""
 

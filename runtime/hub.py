@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +18,12 @@ from runtime.chat.model import ChatModel
 from runtime.config import Config
 from runtime.engine.async_engine import ThreadedEngine
 from runtime.engine.engine import Engine, EngineLimits
+from runtime.memory import CPU_WEIGHT_BYTES, GPU_WEIGHT_BYTES, free_memory, plan_memory
 from runtime.models.config import ModelConfig
 from runtime.sources import pull_model, resolve_model
-from runtime.tokenizer import Tokenizer, load_tokenizer
+from runtime.tokenizer import Tokenizer, load_folder_tokenizer, load_tokenizer
 from runtime.weights import Checkpoint, open_checkpoint
+from runtime.weights.safetensors import SafetensorsFolder
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +79,7 @@ class Hub:
             UnknownModelError: no alias and no file of that name.
             DownloadError: it could not be fetched.
             ModelFileError: the file is damaged or of a kind we don't run.
+            MemoryShortError: it does not fit the memory that is free.
         """
         name = name or self.default
         self._watchers[name].append(report)
@@ -115,7 +119,10 @@ class Hub:
 
     def _open(self, path: Path) -> tuple[Tokenizer, Engine]:
         checkpoint = open_checkpoint(path)
-        tokenizer = load_tokenizer(checkpoint.metadata)
+        if isinstance(checkpoint, SafetensorsFolder):
+            tokenizer = load_folder_tokenizer(path if path.is_dir() else path.parent)
+        else:
+            tokenizer = load_tokenizer(checkpoint.metadata, self._config.cache_dir)
         return tokenizer, build_engine(checkpoint, tokenizer, self._config)
 
 
@@ -124,23 +131,36 @@ def build_engine(checkpoint: Checkpoint, tokenizer: Tokenizer, config: Config) -
 
     Raises:
         ModelFileError: the file is damaged or of a kind we don't run.
+        MemoryShortError: it does not fit the memory that is free.
     """
     # torch takes seconds to import; whoever only lists or fetches models does without.
-    from runtime.engine.runner import TorchRunner  # noqa: PLC0415
+    from runtime.engine.runner import TorchRunner, free_gpu_memory  # noqa: PLC0415
 
-    model = ModelConfig.from_gguf(checkpoint.metadata)
+    model = ModelConfig.from_checkpoint(checkpoint)
     wanted = config.context_length or min(model.context_length, DEFAULT_CONTEXT_LENGTH)
     context_length = min(wanted, model.context_length)
     if context_length < wanted:
         logger.warning("context of %d tokens cut to the model's %d", wanted, context_length)
+    free_on_gpu = free_gpu_memory(config.device)
+    number_bytes = CPU_WEIGHT_BYTES if free_on_gpu is None else GPU_WEIGHT_BYTES
+    num_weights = sum(math.prod(checkpoint.info(name).shape) for name in checkpoint.names)
+    plan = plan_memory(
+        weight_bytes=number_bytes * num_weights,
+        kv_bytes_per_token=(
+            2 * number_bytes * model.num_layers * model.num_kv_heads * model.head_dim
+        ),
+        context_length=context_length,
+        kv_bytes=config.kv_cache_mib << 20,
+        free_bytes=free_memory() if free_on_gpu is None else free_on_gpu,
+    )
     runner = TorchRunner(
         checkpoint,
-        context_length=context_length,
-        kv_cache_bytes=config.kv_cache_mib << 20,
+        context_length=plan.context_length,
+        kv_cache_bytes=plan.kv_bytes,
         device=config.device,
         threads=config.threads,
     )
     limits = EngineLimits(
-        context_length, config.max_sequences, config.max_queue, config.max_step_tokens
+        plan.context_length, config.max_sequences, config.max_queue, config.max_step_tokens
     )
     return Engine(runner, limits, decoder=tokenizer.decoder, stop_ids=tokenizer.stop_ids)

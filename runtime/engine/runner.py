@@ -42,25 +42,40 @@ class TorchWeights:
     def has(self, name: str) -> bool:
         return name in self._names
 
-    def load(self, *names: str) -> torch.Tensor:
+    def load(self, *names: str, shape: tuple[int, ...]) -> torch.Tensor:
+        fused = self._read(names, shape)
+        return torch.from_numpy(fused).to(self._device, self._dtype)
+
+    def read(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        return self._read((name,), shape)
+
+    def _read(self, names: tuple[str, ...], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         for name in names:
             if name not in self._names:
                 raise ModelFileError(f"the model file has no tensor {name!r}")
-        shapes = [self._checkpoint.info(name).shape for name in names]
-        if any(shape[1:] != shapes[0][1:] for shape in shapes):
-            raise ModelFileError(f"tensors {names} have shapes {shapes}: they do not fit together")
-        fused = np.empty((sum(shape[0] for shape in shapes), *shapes[0][1:]), np.float32)
+        found = [self._checkpoint.info(name).shape for name in names]
+        num_rows = sum(part[0] for part in found)
+        if any((num_rows, *part[1:]) != shape for part in found):
+            raise ModelFileError(
+                f"tensors {', '.join(names)}: wanted the shape {shape} in all, found {found}"
+            )
+        fused = np.empty(shape, np.float32)
         row = 0
-        for name, shape in zip(names, shapes, strict=True):
-            self._checkpoint.read(name).dequantize(out=fused[row : row + shape[0]])
-            row += shape[0]
-        return torch.from_numpy(fused).to(self._device, self._dtype)
-
-    def read(self, name: str) -> npt.NDArray[np.float32]:
-        return self._checkpoint.read(name).dequantize()
+        for name, part in zip(names, found, strict=True):
+            self._checkpoint.read(name).dequantize(out=fused[row : row + part[0]])
+            row += part[0]
+        return fused
 
     def constant(self, values: npt.NDArray[np.float32]) -> torch.Tensor:
         return torch.from_numpy(values).to(self._device)
+
+
+def free_gpu_memory(device: str) -> int | None:
+    """Free bytes of the GPU that the setting `device` means; None where it means the CPU."""
+    if device == "cpu" or not torch.cuda.is_available():
+        return None
+    free_bytes: int = torch.cuda.mem_get_info()[0]
+    return free_bytes
 
 
 class TorchRunner:
@@ -89,7 +104,7 @@ class TorchRunner:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._device = torch.device(device)
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
-        config = ModelConfig.from_gguf(checkpoint.metadata)
+        config = ModelConfig.from_checkpoint(checkpoint)
         self.vocab_size = config.vocab_size
         self.page_size = PAGE_SIZE
         page_bytes = 2 * PAGE_SIZE * config.num_kv_heads * config.head_dim * dtype.itemsize

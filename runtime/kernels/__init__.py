@@ -18,12 +18,16 @@ __all__ = [
     "SamplingBatch",
     "add",
     "gather_rows",
+    "gelu_and_multiply",
     "linear",
+    "norm_heads",
     "paged_attention",
     "rms_norm",
     "rotate_heads",
     "sample_tokens",
+    "scale",
     "silu_and_multiply",
+    "soft_cap",
     "write_kv",
 ]
 
@@ -46,6 +50,20 @@ def add(x: Array, y: Array) -> Array:
     return implementation("add", x)(x, y)
 
 
+def scale(x: Array, factor: float) -> Array:
+    """Return `x * factor`, `[T, C]` float."""
+    return implementation("scale", x)(x, factor)
+
+
+def soft_cap(x: Array, cap: float) -> Array:
+    """Return `cap * tanh(x / cap)`, `[T, C]` float: all values lie within `cap` of 0.
+
+    Source: Gemma 2 report, arXiv 2408.00118, section 2.
+    """
+    assert cap > 0
+    return implementation("soft_cap", x)(x, cap)
+
+
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     """Return `x / sqrt(mean(x**2) + eps) * weight` over the last axis, in float32 inside.
 
@@ -64,6 +82,34 @@ def silu_and_multiply(gate_up: Array) -> Array:
     return implementation("silu_and_multiply", gate_up)(gate_up)
 
 
+def gelu_and_multiply(gate_up: Array) -> Array:
+    """Return `gelu(gate) * up`: `[T, 2 * C]` (gate, then up) to `[T, C]`, float.
+
+    gelu is the tanh approximation. Source: GEGLU, Shazeer, arXiv 2002.05202.
+    """
+    assert gate_up.shape[-1] % 2 == 0
+    return implementation("gelu_and_multiply", gate_up)(gate_up)
+
+
+def norm_heads(qkv: Array, weight: Array, eps: float) -> Array:
+    """RMS-normalise the first heads of fused projections, each by its own weights.
+
+    Args:
+        qkv: `[T, (H + 2 * G) * D]` float: queries, keys, values.
+        weight: `[H + G, D]`: a row per head of queries and keys; values stay as they are.
+        eps: added to the mean square, as in `rms_norm`.
+
+    Returns:
+        like `qkv`.
+
+    Source: query-key normalisation, Henry et al., arXiv 2010.04245; Qwen 3, arXiv 2505.09388.
+    """
+    num_heads, head_dim = weight.shape
+    assert qkv.shape[-1] > num_heads * head_dim
+    assert qkv.shape[-1] % head_dim == 0
+    return implementation("norm_heads", qkv)(qkv, weight, eps)
+
+
 def rotate_heads(
     qkv: Array, cos_sin: Array, num_heads: int, num_kv_heads: int, *, interleaved: bool
 ) -> tuple[Array, Array, Array]:
@@ -71,18 +117,20 @@ def rotate_heads(
 
     Args:
         qkv: `[T, (H + 2 * G) * D]` float: queries, keys, values.
-        cos_sin: `[T, D / 2, 2]` float32, cosine and sine of each pair's angle.
+        cos_sin: `[T, N / 2, 2]` float32, cosine and sine of each pair's angle; N <= D leading
+            dimensions of a head are turned, the rest stay.
         num_heads: H.
         num_kv_heads: G.
         interleaved: pairs are neighbours (2i, 2i + 1), as in the original and in GGUF's llama
-            family; else they are half a head apart (i, i + D / 2).
+            family; else they are half of N apart (i, i + N / 2).
 
     Returns:
         q `[T, H, D]`, k `[T, G, D]`, v `[T, G, D]`.
 
     Source: RoFormer, Su et al., arXiv 2104.09864.
     """
-    assert qkv.shape[-1] == (num_heads + 2 * num_kv_heads) * cos_sin.shape[1] * 2
+    assert qkv.shape[-1] % (num_heads + 2 * num_kv_heads) == 0
+    assert qkv.shape[-1] >= (num_heads + 2 * num_kv_heads) * cos_sin.shape[1] * 2
     rotate = implementation("rotate_heads", qkv)
     q, k, v = rotate(qkv, cos_sin, num_heads, num_kv_heads, interleaved=interleaved)
     return q, k, v
@@ -98,7 +146,15 @@ def write_kv(k: Array, v: Array, kv_pages: Array, slot_mapping: Array) -> None:
     implementation("write_kv", k)(k, v, kv_pages, slot_mapping)
 
 
-def paged_attention(q: Array, kv_pages: Array, batch: ForwardBatch, scale: float) -> Array:
+def paged_attention(
+    q: Array,
+    kv_pages: Array,
+    batch: ForwardBatch,
+    scale: float,
+    *,
+    window: int = 0,
+    soft_cap: float = 0.0,
+) -> Array:
     """Causal grouped-query attention of this step's tokens over their sequences' pages.
 
     Args:
@@ -106,15 +162,19 @@ def paged_attention(q: Array, kv_pages: Array, batch: ForwardBatch, scale: float
         kv_pages: `[2, num_pages, page_size, G, D]`; G divides H.
         batch: which tokens belong together and where their context lies.
         scale: factor of the scores, usually `D ** -0.5`.
+        window: a token sees itself and the `window - 1` tokens before it; 0 sees all.
+        soft_cap: bound of the scaled scores (see `soft_cap` above); 0 for none.
 
     Returns:
         `[T, H * D]` float.
 
-    Source: PagedAttention, Kwon et al., arXiv 2309.06180; GQA, Ainslie et al., arXiv 2305.13245.
+    Source: PagedAttention, Kwon et al., arXiv 2309.06180; GQA, Ainslie et al., arXiv 2305.13245;
+    sliding windows, Beltagy et al., arXiv 2004.05150.
     """
     assert q.shape[1] % kv_pages.shape[3] == 0
     assert q.shape[2] == kv_pages.shape[4]
-    return implementation("paged_attention", q)(q, kv_pages, batch, scale)
+    attend = implementation("paged_attention", q)
+    return attend(q, kv_pages, batch, scale, window=window, soft_cap=soft_cap)
 
 
 def sample_tokens(logits: Array, sampling: SamplingBatch) -> tuple[Array, Array]:

@@ -5,6 +5,8 @@ Runs on whatever torch runs on. Contracts stand in `runtime.kernels`.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -24,6 +26,14 @@ def add(x: Tensor, y: Tensor) -> Tensor:
     return x + y
 
 
+def scale(x: Tensor, factor: float) -> Tensor:
+    return x * factor
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    return torch.tanh(x / cap) * cap
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     x32 = x.float()
     scale = torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
@@ -35,18 +45,34 @@ def silu_and_multiply(gate_up: Tensor) -> Tensor:
     return functional.silu(gate) * up
 
 
+def gelu_and_multiply(gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return functional.gelu(gate, approximate="tanh") * up
+
+
+def norm_heads(qkv: Tensor, weight: Tensor, eps: float) -> Tensor:
+    num_heads, head_dim = weight.shape
+    normed, values = qkv.tensor_split((weight.numel(),), dim=1)
+    heads = normed.view(len(qkv), num_heads, head_dim).float()
+    spread = torch.rsqrt(heads.square().mean(-1, keepdim=True) + eps)
+    return torch.cat(((heads * spread * weight).to(qkv.dtype).flatten(1), values), dim=1)
+
+
 def rotate_heads(
     qkv: Tensor, cos_sin: Tensor, num_heads: int, num_kv_heads: int, *, interleaved: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     num_rotated = num_heads + num_kv_heads
     heads = qkv.view(len(qkv), num_rotated + num_kv_heads, -1)  # [T, H + 2G, D]
-    pairs = (-1, 2) if interleaved else (2, -1)
+    num_pairs = cos_sin.shape[1]
+    pairs = (num_pairs, 2) if interleaved else (2, num_pairs)
     axis = -1 if interleaved else -2
-    qk = heads[:, :num_rotated].float().reshape(len(qkv), num_rotated, *pairs)
-    first, second = qk.unbind(axis)  # [T, H + G, D / 2] each
-    cos, sin = cos_sin[:, None].unbind(-1)
+    qk, still = heads[:, :num_rotated].tensor_split((2 * num_pairs,), -1)
+    first, second = qk.float().reshape(len(qkv), num_rotated, *pairs).unbind(axis)
+    cos, sin = cos_sin[:, None].unbind(-1)  # [T, 1, N / 2] each
     turned = torch.stack((first * cos - second * sin, first * sin + second * cos), axis)
     rotated = turned.flatten(-2).to(qkv.dtype)
+    if still.shape[2]:
+        rotated = torch.cat((rotated, still), dim=-1)
     return rotated[:, :num_heads], rotated[:, num_heads:], heads[:, num_rotated:]
 
 
@@ -56,24 +82,44 @@ def write_kv(k: Tensor, v: Tensor, kv_pages: Tensor, slot_mapping: Tensor) -> No
     values.index_copy_(0, slot_mapping, v.to(values.dtype))
 
 
-def paged_attention(q: Tensor, kv_pages: Tensor, batch: ForwardBatch, scale: float) -> Tensor:
+def paged_attention(
+    q: Tensor,
+    kv_pages: Tensor,
+    batch: ForwardBatch,
+    scale: float,
+    *,
+    window: int,
+    soft_cap: float,
+) -> Tensor:
+    scoring = _Scoring(scale, window, soft_cap)
     bounds = batch.cu_seqlens_q.tolist()
     seq_lens = batch.seq_lens.tolist()
     output = torch.empty_like(q)
     decodes = [i for i in range(len(seq_lens)) if bounds[i + 1] - bounds[i] == 1]
     if decodes:
         tokens = [bounds[i] for i in decodes]
-        output[tokens] = _attend_decodes(q[tokens], kv_pages, batch, decodes, scale)
+        output[tokens] = _attend_decodes(q[tokens], kv_pages, batch, decodes, scoring)
     for i in range(len(seq_lens)):
         start, end = bounds[i], bounds[i + 1]
         if end - start > 1:
             keys, values = _read_pages(kv_pages, batch.page_tables[i], seq_lens[i])
-            output[start:end] = _attend_prefill(q[start:end], keys, values, scale)
+            output[start:end] = _attend_prefill(q[start:end], keys, values, scoring)
     return output.flatten(1)
 
 
+class _Scoring(NamedTuple):
+    """How scores become weights; see `runtime.kernels.paged_attention`."""
+
+    scale: float
+    window: int
+    soft_cap: float
+
+    def cap(self, scores: Tensor) -> Tensor:
+        return soft_cap(scores, self.soft_cap) if self.soft_cap else scores
+
+
 def _attend_decodes(
-    q: Tensor, kv_pages: Tensor, batch: ForwardBatch, rows: list[int], scale: float
+    q: Tensor, kv_pages: Tensor, batch: ForwardBatch, rows: list[int], scoring: _Scoring
 ) -> Tensor:
     """One query per sequence `[N, H, D]`, all sequences padded to the longest."""
     seq_lens = batch.seq_lens[rows]
@@ -82,26 +128,46 @@ def _attend_decodes(
     page_tables = batch.page_tables[rows, :num_pages]
     keys, values = kv_pages[:, page_tables].flatten(2, 3)[:, :, :longest]  # [N, L, G, D] each
     grouped = q.reshape(len(q), keys.shape[2], -1, q.shape[2])  # [N, G, H / G, D]
-    scores = grouped @ keys.to(q.dtype).permute(0, 2, 3, 1) * scale  # [N, G, H / G, L]
-    beyond = torch.arange(longest, device=q.device) >= seq_lens[:, None]
-    scores = scores.float().masked_fill(beyond[:, None, None], -torch.inf).softmax(-1).to(q.dtype)
-    attended: Tensor = scores @ values.to(q.dtype).transpose(1, 2)
+    scores = grouped @ keys.to(q.dtype).permute(0, 2, 3, 1) * scoring.scale  # [N, G, H / G, L]
+    positions = torch.arange(longest, device=q.device)
+    hidden = positions >= seq_lens[:, None]
+    if scoring.window:
+        hidden |= positions < seq_lens[:, None] - scoring.window
+    scores = scoring.cap(scores.float()).masked_fill(hidden[:, None, None], -torch.inf)
+    attended: Tensor = scores.softmax(-1).to(q.dtype) @ values.to(q.dtype).transpose(1, 2)
     return attended.flatten(1, 2)
 
 
-def _attend_prefill(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+def _attend_prefill(q: Tensor, keys: Tensor, values: Tensor, scoring: _Scoring) -> Tensor:
     """The last n tokens `[n, H, D]` of one sequence over all its keys `[L, G, D]`."""
     num_new, num_all = q.shape[0], keys.shape[0]
-    visible = torch.ones(num_new, num_all, dtype=torch.bool, device=q.device)
+    ones = torch.ones(num_new, num_all, dtype=torch.bool, device=q.device)
+    visible = ones.tril(num_all - num_new)
+    if scoring.window:
+        visible = visible.triu(num_all - num_new - scoring.window + 1)
+    q, keys, values = (part.to(q.dtype).transpose(0, 1) for part in (q, keys, values))
+    if scoring.soft_cap:
+        return _attend_capped(q, keys, values, visible, scoring).transpose(0, 1)
     attended = functional.scaled_dot_product_attention(
-        q.transpose(0, 1)[None],
-        keys.to(q.dtype).transpose(0, 1)[None],
-        values.to(q.dtype).transpose(0, 1)[None],
-        attn_mask=visible.tril(num_all - num_new),
-        scale=scale,
+        q[None],
+        keys[None],
+        values[None],
+        attn_mask=visible,
+        scale=scoring.scale,
         enable_gqa=True,
     )
     return attended[0].transpose(0, 1)
+
+
+def _attend_capped(
+    q: Tensor, keys: Tensor, values: Tensor, visible: Tensor, scoring: _Scoring
+) -> Tensor:
+    """`[H, n, D]` over `[G, L, D]`, written out: torch's own attention caps no scores."""
+    grouped = q.reshape(len(keys), -1, *q.shape[1:])  # [G, H / G, n, D]
+    scores = scoring.cap((grouped @ keys[:, None].mT * scoring.scale).float())
+    weights = scores.masked_fill(~visible, -torch.inf).softmax(-1).to(q.dtype)
+    attended: Tensor = (weights @ values[:, None]).flatten(0, 1)
+    return attended
 
 
 def _read_pages(kv_pages: Tensor, page_table: Tensor, seq_len: int) -> tuple[Tensor, Tensor]:

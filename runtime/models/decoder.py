@@ -1,52 +1,51 @@
-"""The Llama family: pre-norm decoder layers of attention and a gated feed-forward layer.
+"""Decoder layers of attention and a gated feed-forward layer: the Llama family and Gemma.
 
+Architectures differ by `ModelConfig` and by which weights the checkpoint has: biases, norms of
+queries and keys, norms behind attention and feed-forward, fused projections, an own head.
 Written once over `runtime.kernels`; knows no files, no devices and no number formats.
-Source: Llama, Touvron et al., arXiv 2302.13971.
+Source: Llama, Touvron et al., arXiv 2302.13971; Gemma 3 report, arXiv 2503.19786.
 """
 
 from __future__ import annotations
 
 from runtime import kernels
 from runtime.kernels import Array, ForwardBatch
-from runtime.models.config import ModelConfig
-from runtime.models.layers import MLP, Embedding, Linear, RMSNorm, WeightLoader, rotary_table
-
-
-class Attention:
-    """Grouped-query attention over paged keys and values."""
-
-    def __init__(self, config: ModelConfig, loader: WeightLoader, prefix: str) -> None:
-        projections = (f"{prefix}.{name}_proj" for name in "qkv")
-        self._qkv = Linear(loader, *projections)
-        self._out = Linear(loader, f"{prefix}.o_proj")
-        self._config = config
-
-    def __call__(self, x: Array, cos_sin: Array, kv_pages: Array, batch: ForwardBatch) -> Array:
-        config = self._config
-        q, k, v = kernels.rotate_heads(
-            self._qkv(x),
-            cos_sin,
-            config.num_heads,
-            config.num_kv_heads,
-            interleaved=config.rotary_interleaved,
-        )
-        kernels.write_kv(k, v, kv_pages, batch.slot_mapping)
-        scale = config.head_dim**-0.5
-        return self._out(kernels.paged_attention(q, kv_pages, batch, scale))
+from runtime.models.attention import Attention
+from runtime.models.config import ModelConfig, RotaryConfig
+from runtime.models.layers import (
+    MLP,
+    Embedding,
+    Linear,
+    RMSNorm,
+    WeightLoader,
+    rotary_table,
+    scaled,
+)
 
 
 class DecoderLayer:
-    """Attention, then feed-forward, each behind a norm and around a residual."""
+    """Attention, then feed-forward, each behind a norm and around a residual.
 
-    def __init__(self, config: ModelConfig, loader: WeightLoader, prefix: str) -> None:
-        self._attention_norm = RMSNorm(loader, f"{prefix}.attn_norm", config.norm_eps)
-        self._attention = Attention(config, loader, prefix)
-        self._mlp_norm = RMSNorm(loader, f"{prefix}.mlp_norm", config.norm_eps)
-        self._mlp = MLP(loader, prefix)
+    Where the checkpoint has them, more norms follow attention and feed-forward.
+    """
+
+    def __init__(self, config: ModelConfig, loader: WeightLoader, index: int) -> None:
+        prefix = f"layers.{index}"
+        self._attention_norm = RMSNorm(config, loader, f"{prefix}.attn_norm")
+        self._attention = Attention(config, loader, prefix, config.layers[index].window)
+        self._post_attention_norm = RMSNorm.try_load(config, loader, f"{prefix}.post_attn_norm")
+        self._mlp_norm = RMSNorm(config, loader, f"{prefix}.mlp_norm")
+        self._mlp = MLP(config, loader, prefix)
+        self._post_mlp_norm = RMSNorm.try_load(config, loader, f"{prefix}.post_mlp_norm")
+        self._residual_scale = config.residual_scale
 
     def __call__(self, x: Array, cos_sin: Array, kv_pages: Array, batch: ForwardBatch) -> Array:
-        x = kernels.add(x, self._attention(self._attention_norm(x), cos_sin, kv_pages, batch))
-        return kernels.add(x, self._mlp(self._mlp_norm(x)))
+        attended = self._attention(self._attention_norm(x), cos_sin, kv_pages, batch)
+        x = self._add(x, attended, self._post_attention_norm)
+        return self._add(x, self._mlp(self._mlp_norm(x)), self._post_mlp_norm)
+
+    def _add(self, x: Array, y: Array, norm: RMSNorm | None) -> Array:
+        return kernels.add(x, scaled(y if norm is None else norm(y), self._residual_scale))
 
 
 class Decoder:
@@ -58,22 +57,32 @@ class Decoder:
         Raises:
             ModelFileError: a weight is missing or has the wrong shape.
         """
-        self._embedding = Embedding(loader, "embed_tokens")
-        factors = loader.read("rope_freqs.weight") if loader.has("rope_freqs.weight") else None
-        self._rotary = loader.constant(
-            rotary_table(context_length, config.head_dim, config.rotary_base, factors)
-        )
-        self._layers = [
-            DecoderLayer(config, loader, f"layers.{index}") for index in range(config.num_layers)
-        ]
-        self._norm = RMSNorm(loader, "norm", config.norm_eps)
-        self._head = Linear(loader, "lm_head") if loader.has("lm_head.weight") else None
+        self._config = config
+        self._embedding = Embedding(config, loader, "embed_tokens")
+        self._layers = [DecoderLayer(config, loader, index) for index in range(config.num_layers)]
+        self._norm = RMSNorm(config, loader, "norm")
+        shape = (config.vocab_size, config.hidden_size)
+        has_head = loader.has("lm_head.weight")
+        self._head = Linear(loader, "lm_head", shape=shape) if has_head else None
+        self._rotary: dict[RotaryConfig, Array] = {
+            rotary: loader.constant(rotary_table(loader, rotary, context_length))
+            for rotary in dict.fromkeys(layer.rotary for layer in config.layers)
+        }
 
     def __call__(self, batch: ForwardBatch, kv_pages: list[Array]) -> Array:
         """Return logits `[R, vocab]` of `batch.logits_rows`; `kv_pages` has one entry a layer."""
-        cos_sin = kernels.gather_rows(self._rotary, batch.positions)
-        x = self._embedding(batch.token_ids)
-        for layer, layer_pages in zip(self._layers, kv_pages, strict=True):
-            x = layer(x, cos_sin, layer_pages, batch)
-        x = self._norm(kernels.gather_rows(x, batch.logits_rows))
-        return self._embedding.as_logits(x) if self._head is None else self._head(x)
+        cos_sin = {
+            rotary: kernels.gather_rows(table, batch.positions)
+            for rotary, table in self._rotary.items()
+        }
+        x = scaled(self._embedding(batch.token_ids), self._config.embedding_scale)
+        for layer, shape, pages in zip(self._layers, self._config.layers, kv_pages, strict=True):
+            x = layer(x, cos_sin[shape.rotary], pages, batch)
+        return self._to_logits(kernels.gather_rows(x, batch.logits_rows))
+
+    def _to_logits(self, x: Array) -> Array:
+        x = self._norm(x)
+        logits = self._embedding.as_logits(x) if self._head is None else self._head(x)
+        logits = scaled(logits, self._config.logit_scale)
+        cap = self._config.logit_soft_cap
+        return kernels.soft_cap(logits, cap) if cap else logits

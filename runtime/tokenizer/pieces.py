@@ -96,7 +96,7 @@ def read_pieces(metadata: Mapping[str, Any]) -> Pieces:
 
 def token_bytes(pieces: Pieces) -> tuple[bytes, ...]:
     """The bytes of text each token stands for; special and unused tokens have none."""
-    spell = _spell_gpt2 if pieces.kind == "gpt2" else _spell_llama
+    spell = spell_byte_level if pieces.kind == "gpt2" else spell_sentencepiece
     found = []
     for text, piece_type in zip(pieces.texts, pieces.types, strict=True):
         if piece_type == PieceType.NORMAL:
@@ -104,7 +104,7 @@ def token_bytes(pieces: Pieces) -> tuple[bytes, ...]:
         elif piece_type == PieceType.USER_DEFINED:
             found.append(text.encode())
         elif piece_type == PieceType.BYTE:
-            found.append(_parse_byte(text))
+            found.append(parse_byte(text))
         else:
             found.append(b"")
     return tuple(found)
@@ -191,18 +191,25 @@ def byte_alphabet() -> dict[str, int]:
 _BYTE_OF = byte_alphabet()
 
 
-def _spell_gpt2(text: str) -> bytes:
+def spell_byte_level(text: str) -> bytes:
+    """The bytes of a byte-level piece."""
     try:
         return bytes(_BYTE_OF[letter] for letter in text)
     except KeyError:
         return text.encode()  # some converters store added tokens as they are
 
 
-def _spell_llama(text: str) -> bytes:
+def spell_sentencepiece(text: str) -> bytes:
+    """The bytes of a SentencePiece piece that is no single byte."""
     return text.replace(SPACE, " ").encode()
 
 
-def _parse_byte(text: str) -> bytes:
+def parse_byte(text: str) -> bytes:
+    """The byte of a piece like "<0x0A>".
+
+    Raises:
+        ModelFileError: the piece is spelled otherwise.
+    """
     if not _BYTE_PIECE.fullmatch(text):
         raise ModelFileError(f"wanted a byte token like '<0x0A>', found {text!r}")
     return bytes([int(text[3:5], 16)])

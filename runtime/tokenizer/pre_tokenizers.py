@@ -20,6 +20,18 @@ _LLAMA3 = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+# A word ends where capitals begin again; digits stand alone.
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_TEKKEN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_GPT_4O = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENDING}"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENDING}|\p{{N}}{{1,3}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,26 +40,39 @@ class PreTokenizer:
 
     Attributes:
         expression: matches the parts; None for GPT-2's own, which `tokenizers` has built in.
+        single_digits: every digit is cut off before the expression sees the text.
         ignore_merges: a part that is a token stays whole, whatever the merges say.
         adds_bos: a prompt starts with BOS where the file does not say.
     """
 
     expression: str | None = None
+    single_digits: bool = False
     ignore_merges: bool = False
     adds_bos: bool = False
 
     def json(self) -> dict[str, Any]:
         """The `pre_tokenizer` of a tokenizer.json."""
-        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-        if self.expression is None:
-            return byte_level | {"use_regex": True}
-        split = {
-            "type": "Split",
-            "pattern": {"Regex": self.expression},
-            "behavior": "Isolated",
-            "invert": False,
+        splits: list[dict[str, Any]] = []
+        if self.single_digits:
+            splits.append({"type": "Digits", "individual_digits": True})
+        if self.expression is not None:
+            splits.append(
+                {
+                    "type": "Split",
+                    "pattern": {"Regex": self.expression},
+                    "behavior": "Isolated",
+                    "invert": False,
+                }
+            )
+        byte_level = {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": self.expression is None,
         }
-        return {"type": "Sequence", "pretokenizers": [split, byte_level | {"use_regex": False}]}
+        if not splits:
+            return byte_level
+        return {"type": "Sequence", "pretokenizers": [*splits, byte_level]}
 
 
 _LLAMA3_ROW = PreTokenizer(_LLAMA3, ignore_merges=True, adds_bos=True)
@@ -62,6 +87,13 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
     "llama-v3": _LLAMA3_ROW,
     "qwen2": PreTokenizer(_QWEN2),
     "deepseek-r1-qwen": PreTokenizer(_QWEN2),
+    # SmolLM3 and other relatives of Llama 3 whose tokenizer.json says nothing of `ignore_merges`.
+    "smaug-bpe": PreTokenizer(_LLAMA3),
+    "dbrx": PreTokenizer(_LLAMA3),  # Phi-4, Granite 4
+    "tekken": PreTokenizer(_TEKKEN, ignore_merges=True, adds_bos=True),  # Mistral from Nemo on
+    "gpt-4o": PreTokenizer(_GPT_4O),  # Phi-4-mini
+    "refact": PreTokenizer(single_digits=True),  # Granite 3
+    "starcoder": PreTokenizer(single_digits=True),
 }
 
 

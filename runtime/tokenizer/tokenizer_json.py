@@ -43,6 +43,9 @@ def sentencepiece_json(pieces: Pieces, *, adds_space: bool) -> str:
     return _dump(
         pieces,
         derive_merges(pieces),
+        # SentencePiece looks for user-defined pieces after it has written spaces its way.
+        # With a prefix the normalizer would put a space before each of them as well.
+        normalizes_added=not adds_space,
         normalizer={"type": "Sequence", "normalizers": [*prefix, space]},
         decoder={"type": "Sequence", "decoders": [*decoders, *strip]},
         model={
@@ -74,13 +77,18 @@ def derive_merges(pieces: Pieces) -> Sequence[tuple[str, str]]:
 
 
 def _dump(
-    pieces: Pieces, merges: Sequence[tuple[str, str]], *, model: dict[str, Any], **parts: Any
+    pieces: Pieces,
+    merges: Sequence[tuple[str, str]],
+    *,
+    model: dict[str, Any],
+    normalizes_added: bool = False,
+    **parts: Any,
 ) -> str:
     document = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": _added_tokens(pieces),
+        "added_tokens": _added_tokens(pieces, normalizes=normalizes_added),
         "normalizer": None,
         "pre_tokenizer": None,
         "post_processor": None,
@@ -102,7 +110,7 @@ def _dump(
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
 
 
-def _added_tokens(pieces: Pieces) -> list[dict[str, Any]]:
+def _added_tokens(pieces: Pieces, *, normalizes: bool) -> list[dict[str, Any]]:
     special = set(pieces.special_ids.values())
     return [
         {
@@ -111,7 +119,7 @@ def _added_tokens(pieces: Pieces) -> list[dict[str, Any]]:
             "single_word": False,
             "lstrip": False,
             "rstrip": False,
-            "normalized": False,
+            "normalized": normalizes and token_id not in special,
             "special": token_id in special,
         }
         for token_id, (text, piece_type) in enumerate(zip(pieces.texts, pieces.types, strict=True))

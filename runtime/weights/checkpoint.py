@@ -25,11 +25,11 @@ class TensorInfo:
 
 
 class Checkpoint(Protocol):
-    """A file of weights, open for as long as it or a tensor read from it is alive."""
+    """A file or folder of weights, open as long as it or a tensor read from it is alive."""
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """The file's own keys, GGUF's names; arrays are lists of str or numpy arrays."""
+        """GGUF's keys, or what the container says put so; arrays are lists or numpy arrays."""
         ...
 
     @property

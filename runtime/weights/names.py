@@ -20,6 +20,7 @@ _LAYER_PARTS = {
     "attn_q": "q_proj",
     "attn_k": "k_proj",
     "attn_v": "v_proj",
+    "attn_qkv": "qkv_proj",
     "attn_output": "o_proj",
     "attn_q_norm": "q_norm",
     "attn_k_norm": "k_norm",

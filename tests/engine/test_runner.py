@@ -11,10 +11,10 @@ import torch
 from runtime.engine.engine import Engine, EngineLimits
 from runtime.engine.runner import TorchRunner, TorchWeights
 from runtime.errors import ModelFileError
-from runtime.kernels import ForwardBatch
 from runtime.request import GenerateRequest, SamplingParams
 from runtime.weights import open_checkpoint
 from tests.engine.test_engine import generate
+from tests.helpers.logits import forward
 from tests.helpers.page_runner import LetterDecoder
 from tests.helpers.tiny_gguf import write_tiny_llama
 
@@ -96,24 +96,6 @@ def test_scores_are_the_log_probabilities_of_a_dense_forward_pass(tiny: Path) ->
         assert result.last.logprobs == pytest.approx(wanted.tolist(), abs=1e-4)
 
 
-def forward(runner: TorchRunner, token_ids: tuple[int, ...]) -> torch.Tensor:
-    """Logits `[num_tokens, vocab]` of one sequence, run at once."""
-    count = len(token_ids)
-    positions = torch.arange(count)
-    batch = ForwardBatch(
-        token_ids=torch.tensor(token_ids),
-        positions=positions,
-        slot_mapping=positions,
-        cu_seqlens_q=torch.tensor([0, count]),
-        seq_lens=torch.tensor([count]),
-        page_tables=torch.arange(-(-count // 16))[None],
-        logits_rows=positions,
-    )
-    with torch.inference_mode():
-        logits: torch.Tensor = runner._model(batch, runner._kv_pages)
-    return logits
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 def test_logits_agree_with_transformers(tmp_path: Path, tied: bool) -> None:
@@ -137,6 +119,12 @@ def test_logits_agree_with_transformers(tmp_path: Path, tied: bool) -> None:
 def test_missing_and_misfit_tensors_are_named(tiny: Path) -> None:
     weights = TorchWeights(open_checkpoint(tiny), torch.device("cpu"), torch.float32)
     with pytest.raises(ModelFileError, match=r"has no tensor 'layers\.9\.q_proj\.weight'"):
-        weights.load("layers.9.q_proj.weight")
-    with pytest.raises(ModelFileError, match=r"have shapes .*: they do not fit together"):
-        weights.load("layers.0.q_proj.weight", "layers.0.down_proj.weight")
+        weights.load("layers.9.q_proj.weight", shape=(64, 64))
+    names = ("layers.0.q_proj.weight", "layers.0.down_proj.weight")
+    with pytest.raises(
+        ModelFileError,
+        match=r"wanted the shape \(128, 64\) in all, found \[\(64, 64\), \(64, 128\)",
+    ):
+        weights.load(*names, shape=(128, 64))
+    with pytest.raises(ModelFileError, match=r"wanted the shape \(65,\) in all, found \[\(64,\)"):
+        weights.read("norm.weight", (65,))

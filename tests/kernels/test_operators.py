@@ -45,6 +45,33 @@ def test_silu_and_multiply_gates_the_second_half_by_the_first() -> None:
     assert_close(kernels.silu_and_multiply(gate_up), gate / (1 + (-gate).exp()) * up, torch.float32)
 
 
+def test_gelu_and_multiply_gates_the_second_half_by_the_first() -> None:
+    gate_up = randn(3, 10)
+    gate, up = gate_up[:, :5], gate_up[:, 5:]
+    inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
+    wanted = gate * (1 + inner.tanh()) / 2 * up
+    assert_close(kernels.gelu_and_multiply(gate_up), wanted, torch.float32)
+
+
+def test_scale_multiplies_and_soft_cap_bounds() -> None:
+    x = 5 * randn(3, 8)
+    assert torch.equal(kernels.scale(x, 0.25), x / 4)
+    wanted = torch.tensor([[2 * math.tanh(value / 2) for value in row] for row in x.tolist()])
+    assert_close(kernels.soft_cap(x, 2.0), wanted, torch.float32)
+
+
+def test_norm_heads_normalises_queries_and_keys_and_leaves_values() -> None:
+    num_heads, num_kv_heads, head_dim = 3, 1, 6
+    qkv = randn(4, (num_heads + 2 * num_kv_heads) * head_dim)
+    weight = randn(num_heads + num_kv_heads, head_dim, seed=1)
+    wanted = qkv.clone().reshape(4, num_heads + 2 * num_kv_heads, head_dim)
+    for token in wanted:
+        for head, factors in enumerate(weight):
+            mean = token[head].square().mean()
+            token[head] *= factors / math.sqrt(mean + 1e-5)
+    assert_close(kernels.norm_heads(qkv, weight, 1e-5), wanted.flatten(1), torch.float32)
+
+
 def test_gather_and_add() -> None:
     table = randn(6, 3)
     rows = torch.tensor([4, 0, 4])
@@ -53,17 +80,18 @@ def test_gather_and_add() -> None:
 
 
 @pytest.mark.parametrize("interleaved", [True, False])
-def test_rotate_heads_turns_each_pair_by_its_angle(interleaved: bool) -> None:
+@pytest.mark.parametrize("rotary_dim", [6, 4, 0])
+def test_rotate_heads_turns_each_pair_by_its_angle(interleaved: bool, rotary_dim: int) -> None:
     num_tokens, num_heads, num_kv_heads, head_dim = 3, 4, 2, 6
     qkv = randn(num_tokens, (num_heads + 2 * num_kv_heads) * head_dim)
-    angles = randn(num_tokens, head_dim // 2, seed=1)
+    angles = randn(num_tokens, rotary_dim // 2, seed=1)
     cos_sin = torch.stack((angles.cos(), angles.sin()), -1)
     heads = qkv.reshape(num_tokens, num_heads + 2 * num_kv_heads, head_dim)
     wanted = heads.clone()
     for t in range(num_tokens):
         for h in range(num_heads + num_kv_heads):
-            for i in range(head_dim // 2):
-                a, b = (2 * i, 2 * i + 1) if interleaved else (i, i + head_dim // 2)
+            for i in range(rotary_dim // 2):
+                a, b = (2 * i, 2 * i + 1) if interleaved else (i, i + rotary_dim // 2)
                 turned = complex(heads[t, h, a], heads[t, h, b]) * complex(
                     math.cos(angles[t, i]), math.sin(angles[t, i])
                 )
@@ -113,8 +141,9 @@ def paged(
     ],
 )
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
+@pytest.mark.parametrize(("window", "soft_cap"), [(0, 0.0), (1, 0.0), (4, 0.0), (0, 0.5), (5, 0.5)])
 def test_paged_attention_weighs_what_came_before(
-    lengths: list[tuple[int, int]], num_kv_heads: int
+    lengths: list[tuple[int, int]], num_kv_heads: int, window: int, soft_cap: float
 ) -> None:
     num_heads, head_dim, scale = 4, 8, 0.3
     batch, kv_pages, contents = paged(lengths, num_kv_heads, head_dim)
@@ -123,12 +152,15 @@ def test_paged_attention_weighs_what_came_before(
     token = 0
     for (context, new), (keys, values) in zip(lengths, contents, strict=True):
         for position in range(context - new, context):
+            seen = slice(max(0, position + 1 - window) if window else 0, position + 1)
             for head in range(num_heads):
                 shared = head // (num_heads // num_kv_heads)
-                scores = keys[: position + 1, shared] @ q[token, head] * scale
-                wanted[token, head] = scores.softmax(0) @ values[: position + 1, shared]
+                scores = keys[seen, shared] @ q[token, head] * scale
+                if soft_cap:
+                    scores = soft_cap * (scores / soft_cap).tanh()
+                wanted[token, head] = scores.softmax(0) @ values[seen, shared]
             token += 1
-    actual = kernels.paged_attention(q, kv_pages, batch, scale)
+    actual = kernels.paged_attention(q, kv_pages, batch, scale, window=window, soft_cap=soft_cap)
     assert_close(actual, wanted.flatten(1), torch.float32)
 
 

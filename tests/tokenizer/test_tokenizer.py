@@ -45,7 +45,17 @@ def _byte_level(*runs: str, **changes: object) -> dict[str, Any]:
     return {**metadata, "tokenizer.ggml.token_type": types, **named}
 
 
+def _with_user_defined_spaces() -> Tokenizer:
+    """As Gemma: a run of spaces is a piece that stands before all merges."""
+    metadata = tiny_sentencepiece()
+    metadata["tokenizer.ggml.tokens"].append("  ")
+    metadata["tokenizer.ggml.token_type"] = np.append(metadata["tokenizer.ggml.token_type"], 4)
+    metadata["tokenizer.ggml.scores"] = np.append(metadata["tokenizer.ggml.scores"], 0.0)
+    return load_tokenizer({**metadata, "tokenizer.ggml.add_space_prefix": False})
+
+
 _SENTENCEPIECE = load_tokenizer(tiny_sentencepiece())
+_SPACES = _with_user_defined_spaces()
 
 
 @pytest.fixture(scope="module")
@@ -121,14 +131,32 @@ SPLITS = [
     ("llama-bpe", "(LL", ["(LL"]),
     ("qwen2", "   x", ["  ", " ", "x"]),
     ("gpt-2", "   x", ["  ", " ", "x"]),
+    ("smaug-bpe", "12345", ["123", "4", "5"]),
+    ("dbrx", "12345", ["123", "4", "5"]),
+    ("gpt-4o", "12345", ["123", "4", "5"]),
+    ("tekken", "12345", ["1", "2", "3", "4", "5"]),
+    ("refact", "12345", ["1", "2", "3", "4", "5"]),
+    ("starcoder", "12345", ["1", "2", "3", "4", "5"]),
+    ("tekken", "xLL", ["x", "LL"]),
+    ("gpt-4o", "xLL", ["x", "LL"]),
+    ("llama-bpe", "xLL", ["xLL"]),
+    ("gpt-4o", "x's", ["x's"]),
+    ("tekken", "x's", ["x", "'", "s"]),
+    ("tekken", "./\n", ["./\n"]),
+    ("refact", ".\n", [".", "\n"]),
 ]
 
 
 @pytest.mark.parametrize(("pre", "text", "tokens"), SPLITS)
 def test_text_is_split_as_the_file_says(pre: str, text: str, tokens: list[str]) -> None:
-    runs = ("1234", "\n\n", ".\n", "'LL", "LL", "(LL", "  ")
+    runs = ("1234", "\n\n", ".\n", "'LL", "LL", "(LL", "  ", "xLL", "x's", "./\n")
     tokenizer = load_tokenizer(_byte_level(*runs, pre=pre))
     assert [tokenizer.decode([token_id]) for token_id in tokenizer.encode(text)] == tokens
+
+
+@given(st.text(alphabet="the and▁\n"))
+def test_user_defined_runs_of_spaces_are_found_in_what_sentencepiece_reads(text: str) -> None:
+    assert _SPACES.encode(text) == _SPACES.encode(text.replace("▁", " "))
 
 
 def test_llama3_keeps_a_part_that_is_a_token_whole() -> None:
