@@ -73,8 +73,8 @@ class ToolCaller:
         limits: Limits,
         approver: Approver | None,
     ) -> None:
-        self.specs = {spec.name: spec for spec in specs}
         self.must_stop: StoppedBy | None = None
+        self._specs = specs
         self._toolset = toolset
         self._policy = policy
         self._limits = limits
@@ -82,6 +82,11 @@ class ToolCaller:
         self._num_calls = 0
         self._same_calls: Counter[tuple[str, str]] = Counter()
         self._errors_in_row: list[_Attempt] = []
+
+    @property
+    def specs(self) -> dict[str, ToolSpec]:
+        """The tools by name; the sequence they come from may grow during the run."""
+        return {spec.name: spec for spec in self._specs}
 
     async def call_group(
         self, step: int, group: Sequence[ToolCall], deadline: float

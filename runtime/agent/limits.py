@@ -29,10 +29,11 @@ class Limits:
     max_result_chars: int = 8_192
 
 
-def clip(text: str, max_chars: int) -> str:
+def clip(text: str, max_chars: int, hint: str = "") -> str:
     """Shorten `text` to about `max_chars`: keep head and tail, whole lines where they are short.
 
-    What is kept and the note about what is missing together stay under `max_chars` + 80.
+    What is kept and the note about what is missing together stay under `max_chars` + 80 and
+    the `hint` that ends the note.
     """
     if len(text) <= max_chars:
         return text
@@ -41,7 +42,7 @@ def clip(text: str, max_chars: int) -> str:
     head = _up_to_last_line(head)
     tail = _from_first_line(tail)
     cut = len(text) - len(head) - len(tail)
-    return f"{head}\n[cut: {cut} of {len(text)} characters are not shown]\n{tail}"
+    return f"{head}\n[cut: {cut} of {len(text)} characters are not shown{hint}]\n{tail}"
 
 
 def _up_to_last_line(head: str) -> str:

@@ -17,6 +17,7 @@ from typing import Protocol
 import anyio
 
 from runtime.agent.calls import Approver, ToolCaller, in_groups
+from runtime.agent.context import Context
 from runtime.agent.events import (
     AgentEnd,
     AgentEvent,
@@ -26,7 +27,7 @@ from runtime.agent.events import (
     ToolCallFinished,
     ToolCallStarted,
 )
-from runtime.agent.limits import Limits, clip
+from runtime.agent.limits import Limits
 from runtime.agent.policy import Policy
 from runtime.chat.messages import (
     AUTO,
@@ -60,6 +61,12 @@ class AgentModel(Protocol):
 
     async def find_unsupported(self, tools: Sequence[ToolSpec]) -> Mapping[str, str]:
         """Return why, by name, of each tool whose calls cannot be decoded."""
+        ...
+
+    async def count_tokens(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()
+    ) -> int:
+        """Return the length of the prompt that these messages and tools make."""
         ...
 
     def stream(
@@ -122,7 +129,7 @@ class Agent:
         """
         specs = await self._list_tools()
         loop = _Loop(self, specs, messages)
-        turn = _Turn(specs, output, sampling, conversation or f"run-{secrets.token_urlsafe(18)}")
+        turn = _Turn(output, sampling, conversation or f"run-{secrets.token_urlsafe(18)}")
         async with aclosing(loop.events(turn, tool_choice)) as events:
             async for event in events:
                 yield event
@@ -141,7 +148,6 @@ class Agent:
 class _Turn:
     """What stays the same in every turn of a run."""
 
-    tools: Sequence[ToolSpec]
     output: OutputSchema | None
     sampling: SamplingParams
     conversation: str
@@ -159,8 +165,11 @@ class _Loop:
     ) -> None:
         self._model = agent.model
         self._limits = agent.limits
-        self._caller = ToolCaller(agent.toolset, specs, agent.policy, agent.limits, agent.approver)
-        self._max_chars = min(agent.limits.max_result_chars, agent.model.context_length)
+        max_chars = min(agent.limits.max_result_chars, agent.model.context_length)
+        self._context = Context(agent.toolset, specs, max_chars)
+        self._caller = ToolCaller(
+            self._context, self._context.tools, agent.policy, agent.limits, agent.approver
+        )
         self._deadline = anyio.current_time() + agent.limits.max_seconds
         self._messages = list(messages)
         self._finished: list[ToolCallFinished] = []
@@ -178,9 +187,10 @@ class _Loop:
             self._step += 1
             self._answer = ""
             yield StepStarted(self._step, choice)
-            async with aclosing(self._speak(turn, choice)) as spoken:
-                async for event in spoken:
-                    yield event
+            if await self._fit(turn):
+                async with aclosing(self._speak(turn, choice)) as spoken:
+                    async for event in spoken:
+                        yield event
             if self._stopped_by is not None:
                 break
             async with aclosing(self._call(self._messages[-1].tool_calls)) as called:
@@ -201,6 +211,19 @@ class _Loop:
                 self._stopped_by = "tokens"
         return self._stopped_by
 
+    async def _fit(self, turn: _Turn) -> bool:
+        """Make room for the next turn; False when the run has to stop."""
+        length = self._model.context_length
+        room = min(turn.sampling.max_tokens, length // 4)
+        with anyio.CancelScope(deadline=self._deadline) as scope:
+            try:
+                await self._context.fit(self._messages, length - room, self._model.count_tokens)
+            except ZondaError as exc:
+                self._fail(exc)
+        if scope.cancelled_caught:
+            self._stopped_by = "time"
+        return self._stopped_by is None
+
     async def _speak(
         self, turn: _Turn, choice: ToolChoice
     ) -> AsyncGenerator[TextDelta | StepFinished, None]:
@@ -209,8 +232,8 @@ class _Loop:
         tokens_left = self._limits.max_tokens - self._usage.completion_tokens
         sampling = replace(turn.sampling, max_tokens=min(turn.sampling.max_tokens, tokens_left))
         stream = self._model.stream(
-            tuple(self._messages),
-            tools=turn.tools,
+            tuple(self._context.show(self._messages)),
+            tools=tuple(self._context.tools),
             tool_choice=choice,
             output=turn.output,
             sampling=sampling,
@@ -285,7 +308,7 @@ class _Loop:
         text = f"error: {outcome.result.text}" if outcome.result.is_error else outcome.result.text
         return Message(
             role="tool",
-            content=clip(text, self._max_chars),
+            content=self._context.cut(text, len(self._messages)),
             call_id=outcome.call.call_id,
             name=outcome.call.name,
         )

@@ -18,7 +18,6 @@ from runtime.chat.messages import AUTO, ChatEvent, Message, OutputSchema, ToolCh
 from runtime.chat.parser import MarkerSpeller, TurnParser
 from runtime.chat.prompt import PromptBuilder
 from runtime.chat.wire_formats.grammar import arguments_schema, choose_tools, turn_grammar
-from runtime.chat.wire_formats.hermes import HERMES
 from runtime.engine.async_engine import AsyncEngine
 from runtime.errors import GenerationError, PromptTooLongError, UnsupportedSchemaError
 from runtime.grammar.compile import (
@@ -72,7 +71,7 @@ class ChatModel:
         self.tokenizer = tokenizer
         self.context_length = context_length
         self._engine = engine
-        self._prompts = PromptBuilder(tokenizer, HERMES)
+        self._prompts = PromptBuilder(tokenizer)
         self._grammars: GrammarCache | None = None
         self._grammars_lock = threading.Lock()
 

@@ -14,7 +14,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from runtime.chat.messages import TextDelta, ToolCall, ToolCallDelta
-from runtime.chat.wire_formats.format import WireFormat
+from runtime.chat.wire_formats.format import (
+    CALL_ID,
+    CALL_ID_CHARS,
+    WireFormat,
+    own_call_id,
+)
 from runtime.tokenizer.tokenizer import Tokenizer
 from tools.spec import JsonObject
 
@@ -116,6 +121,7 @@ class TurnParser:
         self._buffer = ""
         self._events: list[ParserEvent] = []
         self._name = ""
+        self._call_id = ""
         self._arguments = ""
         self._depth = 0
         self._in_string = False
@@ -125,13 +131,18 @@ class TurnParser:
     def is_cut(self) -> bool:
         """A call was begun that is not complete."""
         if self._step == self._read_between:
-            return bool(self._buffer)
-        return self._step in {self._read_name, self._read_arguments, self._read_close}
+            return self._buffer != self._wire.closes
+        return self._step in {
+            self._read_open,
+            self._read_name,
+            self._read_arguments,
+            self._read_close,
+        }
 
     def push(self, text: str) -> list[ParserEvent]:
         """Take more text; return what it says."""
         self._buffer += text
-        while self._buffer and self._step():
+        while (self._buffer or self._step == self._read_close) and self._step():
             pass
         events, self._events = self._events, []
         return events
@@ -150,34 +161,40 @@ class TurnParser:
         return False
 
     def _read_start(self) -> bool:
-        marker = self._wire.call_open
-        if self._buffer.startswith(marker):
-            self._take(len(marker))
+        opens = self._wire.opens
+        if self._buffer.startswith(opens):
+            self._take(len(opens))
             self._step = self._read_name
             return True
-        if marker.startswith(self._buffer):
+        if opens.startswith(self._buffer):
             return False
         self._step = self._read_answer
         return True
 
     def _read_text(self) -> bool:
-        marker = self._wire.call_open
-        start = self._buffer.find(marker)
+        trigger = self._wire.trigger
+        start = self._buffer.find(trigger)
         if start < 0:
-            self._emit_text(len(self._buffer) - _overlap(self._buffer, marker))
+            self._emit_text(len(self._buffer) - _overlap(self._buffer, trigger))
             return False
         self._emit_text(start)
-        self._take(len(marker))
+        self._step = self._read_open
+        return True
+
+    def _read_open(self) -> bool:
+        if not self._expect(self._wire.opens):
+            return False
         self._step = self._read_name
         return True
 
     def _read_name(self) -> bool:
         head, tail = self._wire.before_name, self._wire.before_arguments
-        end = self._buffer.find(tail, len(head))
-        if end < 0:
+        end = self._buffer.find(tail.partition(CALL_ID)[0], len(head))
+        if end < 0 or len(self._buffer) < end + _length(tail):
             return False
-        self._name = self._buffer[len(head) : end]
-        self._take(end + len(tail))
+        self._name = self._take(end)[len(head) :]
+        self._call_id = ""
+        self._expect(tail)
         self._events.append(ToolCallDelta(index=len(self.calls), name=self._name))
         self._arguments = ""
         self._step = self._read_arguments
@@ -193,21 +210,23 @@ class TurnParser:
         return end is not None
 
     def _read_close(self) -> bool:
-        tail = self._wire.after_arguments + self._wire.call_close
-        if not self._expect(tail):
+        if not self._expect(self._wire.after_arguments):
             return False
         try:
             arguments = load_arguments(self._arguments)
         except RecursionError:
             self.problem = f"the arguments of {self._name!r} nest too deep to be read"
         else:
-            self.calls.append(ToolCall(self._make_call_id(), self._name, arguments))
+            call_id = own_call_id(self._call_id, self._make_call_id())
+            self.calls.append(ToolCall(call_id, self._name, arguments))
         self._step = self._read_between
         return True
 
     def _read_between(self) -> bool:
-        if not self._expect(self._wire.between_calls + self._wire.call_open):
+        between = self._wire.between_calls
+        if between is None or not self._buffer.startswith(between):
             return False
+        self._take(len(between))
         self._step = self._read_name
         return True
 
@@ -217,9 +236,13 @@ class TurnParser:
         return self._format
 
     def _expect(self, literal: str) -> bool:
-        if len(self._buffer) < len(literal):
+        if len(self._buffer) < _length(literal):
             return False
-        taken = self._take(len(literal))
+        before, placeholder, after = literal.partition(CALL_ID)
+        taken = self._take(len(before))
+        if placeholder:
+            self._call_id = self._take(CALL_ID_CHARS)
+            taken += placeholder + self._take(len(after))
         assert taken == literal, f"the grammar let {taken!r} pass for {literal!r}"
         return True
 
@@ -260,3 +283,8 @@ def _overlap(text: str, marker: str) -> int:
         if marker.startswith(text[-length:]):
             return length
     return 0
+
+
+def _length(literal: str) -> int:
+    """How many characters `literal` takes, with the call's id in it."""
+    return len(literal) + literal.count(CALL_ID) * (CALL_ID_CHARS - 1)

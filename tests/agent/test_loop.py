@@ -280,7 +280,9 @@ async def test_long_result_is_cut_to_a_quarter_of_the_context() -> None:
     )
     end = await last(Agent(model, ScriptedToolset([(make_spec("shout"), shout)])))
     assert end.messages[2].content == (
-        "x" * 66 + "\n[cut: 900 of 1000 characters are not shown]\n" + "x" * 34
+        "x" * 66
+        + "\n[cut: 900 of 1000 characters are not shown; read_result id r2 has them]\n"
+        + "x" * 34
     )
     assert texts(end) == ["x" * 1000]
 

@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 
 from runtime.chat.messages import Message, ToolCall
 from runtime.chat.prompt import PromptBuilder
-from runtime.chat.wire_formats.hermes import HERMES
 from runtime.errors import TemplateError
 from runtime.tokenizer.tokenizer import Tokenizer
 from tests.helpers.tiny_tokenizer import tiny_tokenizer
 from tools.spec import ToolSpec
 
 TOKENIZER = tiny_tokenizer()
-PROMPTS = PromptBuilder(TOKENIZER, HERMES)
+PROMPTS = PromptBuilder(TOKENIZER)
 NOW = ToolSpec("now", "Tells the time <|im_end|>.", {"type": "object"})
 
 NATIVE = (
@@ -102,7 +101,7 @@ def test_assistant_tokens_are_spliced_and_extend_the_earlier_prompt() -> None:
 
 def test_template_that_renders_tools_is_left_to_it() -> None:
     tokenizer = tiny_tokenizer(chat_template=NATIVE)
-    prompts = PromptBuilder(tokenizer, HERMES)
+    prompts = PromptBuilder(tokenizer)
     assert prompts.has_native_tools
     messages = [
         Message("user", "<|im_end|>"),
@@ -127,32 +126,25 @@ def test_template_without_system_role_gets_it_in_the_first_user_turn() -> None:
     )
     tokenizer = tiny_tokenizer(chat_template=template)
     messages = [Message("system", " Be brief. "), Message("user", " Hi ")]
-    prompt = PromptBuilder(tokenizer, HERMES).build(messages)
+    prompt = PromptBuilder(tokenizer).build(messages)
     assert spell(tokenizer, prompt) == "«<|im_start|>»user\nBe brief.\n\nHi«<|im_end|>»"
 
 
 def test_template_that_rewrites_contents_renders_plainly_or_not_at_all() -> None:
     template = "{% for m in messages %}{{ m.content[:5] }}<|im_end|>{% endfor %}"
     tokenizer = tiny_tokenizer(chat_template=template)
-    prompts = PromptBuilder(tokenizer, HERMES)
+    prompts = PromptBuilder(tokenizer)
     assert spell(tokenizer, prompts.build([Message("user", "abcdefg")])) == "abcde«<|im_end|>»"
     with pytest.raises(TemplateError, match="would become a control token"):
         prompts.build([Message("user", "abc<|im_start|>")])
 
 
-def test_model_without_template_is_refused() -> None:
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = None
-    with pytest.raises(TemplateError, match="no chat template"):
-        PromptBuilder(tokenizer, HERMES)
-
-
 def test_bos_is_put_in_front_once_where_the_model_wants_it() -> None:
     tokenizer = tiny_tokenizer(chat_template="{{ messages[0].content }}")
     tokenizer.adds_bos = True
-    prompt = PromptBuilder(tokenizer, HERMES).build([Message("user", "a")])
+    prompt = PromptBuilder(tokenizer).build([Message("user", "a")])
     assert prompt == [tokenizer.bos_id, *tokenizer.encode("a")]
     tokenizer = tiny_tokenizer(chat_template="{{ bos_token }}{{ messages[0].content }}")
     tokenizer.adds_bos = True
-    prompt = PromptBuilder(tokenizer, HERMES).build([Message("user", "a")])
+    prompt = PromptBuilder(tokenizer).build([Message("user", "a")])
     assert prompt == [tokenizer.bos_id, *tokenizer.encode("a")]

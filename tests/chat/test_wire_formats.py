@@ -11,7 +11,7 @@ from runtime.chat.messages import AUTO, Message, ToolCall, ToolChoice
 from runtime.chat.parser import MarkerSpeller, TurnParser
 from runtime.chat.wire_formats.grammar import turn_grammar
 from runtime.chat.wire_formats.hermes import HERMES
-from runtime.chat.wire_formats.render import dump_compact, plain_messages, write_call
+from runtime.chat.wire_formats.render import dump_compact, plain_messages, write_calls
 from runtime.errors import UnsupportedSchemaError
 from runtime.grammar.compile import GrammarSource, compile_grammar, from_json_schema
 from runtime.tokenizer.tokenizer import Tokenizer
@@ -212,7 +212,7 @@ def test_impossible_choice_is_refused(
 
 def test_rendered_call_is_what_the_grammar_accepts() -> None:
     call = ToolCall("1", "add", {"a": 12, "b": 2})
-    assert write_call(HERMES, call, dump_compact) == CALL_ADD
+    assert write_calls(HERMES, [call], dump_compact) == CALL_ADD
 
 
 def test_conversation_for_a_template_without_tools() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from runtime.chat.messages import ToolChoice
-from runtime.chat.wire_formats.format import WireFormat
+from runtime.chat.wire_formats.format import CALL_ID, CALL_ID_CHARS, WireFormat
 from runtime.errors import UnsupportedSchemaError
 from runtime.grammar.compile import GrammarSource, with_whitespace
 from runtime.grammar.schema import check_bounds, close_objects, dump_json
@@ -42,12 +42,13 @@ def turn_grammar(
     callable_tools = choose_tools(tools, choice)
     if not callable_tools:
         return output if output is not None or not tools else _text_only(wire_format, marker_ids)
-    calls = f"{_marker(wire_format.call_open, marker_ids)} calls"
+    trigger = _literal(wire_format.trigger, marker_ids)
     rules = _call_rules(wire_format, callable_tools, choice, marker_ids)
     if choice.mode == "required" or choice.name is not None:
-        return _lark(f"start: {calls}", *rules)
+        return _lark(f"start: {trigger} calls", *rules)
     if output is not None:
-        return replace(_lark(f"start: @output | {calls}", *rules), parts=(("output", output),))
+        main = f"start: @output | {trigger} calls"
+        return replace(_lark(main, *rules), parts=(("output", output),))
     lead, text = _lead(wire_format, marker_ids), _text(wire_format)
     return _lark("start: TEXT | lead calls", lead, text, *rules)
 
@@ -101,33 +102,40 @@ def _call_rules(
     choice: ToolChoice,
     marker_ids: Mapping[str, int],
 ) -> list[str]:
+    def literal(text: str) -> str:
+        return _literal(text, marker_ids)
+
     head, tail = wire_format.before_name, wire_format.before_arguments
-    close = f"{_quote(wire_format.after_arguments)} {_marker(wire_format.call_close, marker_ids)}"
     rules = [
-        f"call_{index}: {_quote(head + tool.name + tail)}"
-        f" %json {dump_json(with_whitespace(arguments_schema(tool)))} {close}"
+        f"call_{index}: {literal(head + tool.name + tail)}"
+        f" %json {dump_json(with_whitespace(arguments_schema(tool)))}"
+        f" {literal(wire_format.after_arguments)}"
         for index, tool in enumerate(tools)
     ]
-    opened = _marker(wire_format.call_open, marker_ids)
-    again = f" ({_quote(wire_format.between_calls)} {opened} call)*" if choice.parallel else ""
     rules.append("call: " + " | ".join(f"call_{index}" for index in range(len(tools))))
-    rules.append(f"calls: call{again}")
+    again = ""
+    if choice.parallel and wire_format.between_calls is not None:
+        again = f" ({literal(wire_format.between_calls)} call)*"
+    rest_of_open = literal(wire_format.opens.removeprefix(wire_format.trigger))
+    rules.append(f"calls: {rest_of_open} call{again} {literal(wire_format.closes)}")
+    if wire_format.has_call_ids:
+        rules.append(f"CALL_ID: /[A-Za-z0-9]{{{CALL_ID_CHARS}}}/")
     return rules
 
 
 def _lead(wire_format: WireFormat, marker_ids: Mapping[str, int]) -> str:
-    """Text up to and including the marker that opens the first call."""
-    marker = _marker(wire_format.call_open, marker_ids)
-    if wire_format.call_open in marker_ids:
-        return f"lead: TEXT {marker}"
+    """Text up to and including what opens the first call."""
+    trigger = _literal(wire_format.trigger, marker_ids)
+    if wire_format.trigger in marker_ids:
+        return f"lead: TEXT {trigger}"
     # A greedy text would swallow the spelled marker; `suffix` ends it at the first one.
-    return f"lead[suffix={marker}]: TEXT"
+    return f"lead[suffix={trigger}]: TEXT"
 
 
 def _text(wire_format: WireFormat) -> str:
     """Any text that does not open a call."""
-    marker = re.escape(wire_format.call_open).replace("/", "\\/")
-    return f"TEXT: /(?s:.*)/ & ~/(?s:.*){marker}(?s:.*)/"
+    trigger = re.escape(wire_format.trigger).replace("/", "\\/").replace("\\ ", " ")
+    return f"TEXT: /(?s:.*)/ & ~/(?s:.*){trigger}(?s:.*)/"
 
 
 def _text_only(wire_format: WireFormat, marker_ids: Mapping[str, int]) -> GrammarSource:
@@ -137,14 +145,22 @@ def _text_only(wire_format: WireFormat, marker_ids: Mapping[str, int]) -> Gramma
     to call would otherwise be led into the marker and left there with a broken one.
     """
     text = _text(wire_format)
-    if wire_format.call_open not in marker_ids:
-        text += f" & /([^{re.escape(wire_format.call_open[0])}](?s:.*))?/"
+    if wire_format.trigger not in marker_ids:
+        text += f" & /([^{re.escape(wire_format.trigger[0])}](?s:.*))?/"
     return _lark("start: TEXT", text)
 
 
-def _marker(marker: str, marker_ids: Mapping[str, int]) -> str:
-    """The marker as its token where the vocabulary has one, else as bytes."""
-    return f"<[{marker_ids[marker]}]>" if marker in marker_ids else _quote(marker)
+def _literal(text: str, marker_ids: Mapping[str, int]) -> str:
+    """The text, its markers as tokens where the vocabulary has them, else as bytes."""
+    pattern = "|".join(map(re.escape, (CALL_ID, *marker_ids)))
+    pieces = (piece for piece in re.split(f"({pattern})", text) if piece)
+    return " ".join(_terminal(piece, marker_ids) for piece in pieces)
+
+
+def _terminal(piece: str, marker_ids: Mapping[str, int]) -> str:
+    if piece == CALL_ID:
+        return "CALL_ID"
+    return f"<[{marker_ids[piece]}]>" if piece in marker_ids else _quote(piece)
 
 
 def _lark(*rules: str) -> GrammarSource:

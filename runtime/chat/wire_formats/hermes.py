@@ -9,12 +9,14 @@ from runtime.chat.wire_formats.format import WireFormat
 
 HERMES = WireFormat(
     name="hermes",
-    call_open="<tool_call>",
+    markers=("<tool_call>", "</tool_call>"),
+    opens="<tool_call>",
     before_name='\n{"name": "',
     before_arguments='", "arguments": ',
-    after_arguments="}\n",
-    call_close="</tool_call>",
-    between_calls="\n",
+    after_arguments="}\n</tool_call>",
+    between_calls="\n<tool_call>",
+    closes="",
+    vocabulary=(),
     tools_before=(
         "# Tools\n\n"
         "You may call one or more functions to assist with the user query.\n\n"

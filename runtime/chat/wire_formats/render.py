@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from runtime.chat.messages import Message, ToolCall
-from runtime.chat.wire_formats.format import WireFormat
+from runtime.chat.wire_formats.format import CALL_ID, WireFormat, native_call_id
 from tools.spec import JsonObject, ToolSpec
 
 WriteJson = Callable[[Any], str]
@@ -25,22 +25,26 @@ def describe_tool(tool: ToolSpec) -> JsonObject:
     }
 
 
-def native_messages(messages: Sequence[Message]) -> list[JsonObject]:
+def native_messages(wire_format: WireFormat, messages: Sequence[Message]) -> list[JsonObject]:
     """For a template that renders tools, calls and results by itself."""
+
+    def own_id(call_id: str | None) -> str | None:
+        return native_call_id(call_id) if call_id and wire_format.has_call_ids else call_id
+
     rendered: list[JsonObject] = []
     for message in messages:
         entry: JsonObject = {"role": message.role, "content": message.content}
         if message.tool_calls and not message.token_ids:
             entry["tool_calls"] = [
                 {
-                    "id": call.call_id,
+                    "id": own_id(call.call_id),
                     "type": "function",
                     "function": {"name": call.name, "arguments": call.arguments},
                 }
                 for call in message.tool_calls
             ]
         if message.role == "tool":
-            entry |= {"name": message.name, "tool_call_id": message.call_id}
+            entry |= {"name": message.name, "tool_call_id": own_id(message.call_id)}
         rendered.append(entry)
     return rendered
 
@@ -93,17 +97,28 @@ def fold_system(messages: list[JsonObject]) -> list[JsonObject]:
     return folded
 
 
-def write_call(wire_format: WireFormat, call: ToolCall, write_json: WriteJson) -> str:
-    """One call exactly as the grammar lets a model write it."""
-    return (
-        wire_format.call_open
-        + wire_format.before_name
-        + call.name
-        + wire_format.before_arguments
-        + write_json(call.arguments)
-        + wire_format.after_arguments
-        + wire_format.call_close
-    )
+def one_call_a_turn(messages: Sequence[Message]) -> list[Message]:
+    """Give each call of a turn a turn of its own, with its result after it."""
+    results = {message.call_id: message for message in messages if message.role == "tool"}
+    split: list[Message] = []
+    moved: set[str | None] = set()
+    for message in messages:
+        if len(message.tool_calls) < 2:
+            split += [message] if message.call_id is None or message.call_id not in moved else []
+            continue
+        content = message.content
+        for call in message.tool_calls:
+            split.append(Message("assistant", content, (call,)))
+            split += [results[call.call_id]] if call.call_id in results else []
+            moved.add(call.call_id)
+            content = ""
+    return split
+
+
+def write_calls(wire_format: WireFormat, calls: Sequence[ToolCall], write_json: WriteJson) -> str:
+    """A turn's calls exactly as the grammar lets a model write them."""
+    written = (_write_call(wire_format, call, write_json) for call in calls)
+    return wire_format.opens + (wire_format.between_calls or "").join(written) + wire_format.closes
 
 
 def dump_compact(value: Any) -> str:
@@ -114,8 +129,19 @@ def dump_compact(value: Any) -> str:
 def _with_calls(
     wire_format: WireFormat, content: str, calls: Sequence[ToolCall], write_json: WriteJson
 ) -> str:
-    written = (write_call(wire_format, call, write_json) for call in calls)
-    return "\n".join(filter(None, [content, wire_format.between_calls.join(written)]))
+    written = write_calls(wire_format, calls, write_json)
+    return "\n".join(filter(None, [content, written]))
+
+
+def _write_call(wire_format: WireFormat, call: ToolCall, write_json: WriteJson) -> str:
+    call_id = native_call_id(call.call_id)
+    return (
+        wire_format.before_name
+        + call.name
+        + wire_format.before_arguments.replace(CALL_ID, call_id)
+        + write_json(call.arguments)
+        + wire_format.after_arguments.replace(CALL_ID, call_id)
+    )
 
 
 def _add_to_system(messages: list[JsonObject], text: str) -> None:
