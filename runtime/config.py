@@ -1,4 +1,4 @@
-"""Settings, read once and frozen: flags over `ZONDA_*` variables over defaults.
+"""Settings, read once and frozen: flags over `ZONDA_*` variables over zonda.toml over defaults.
 
 The only module that reads the environment. Components take the values they use.
 """
@@ -6,6 +6,8 @@ The only module that reads the environment. Components take the values they use.
 from __future__ import annotations
 
 import os
+import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 import platformdirs
 
-from tools.errors import ConfigurationError
+from tools.errors import ConfigurationError, suggest
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +47,67 @@ class Config:
     max_step_tokens: int = 512
 
 
-def load_config(environ: Mapping[str, str] | None = None, **flags: Any) -> Config:
-    """Merge flags (None means not given) over `ZONDA_<NAME>` variables over defaults.
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A configuration, and who said what.
+
+    Attributes:
+        origins: by name: "flag", "default", the variable, or the file and its line.
+        path: the file that was read, or would be if it were there.
+        is_read: whether that file is there.
+    """
+
+    config: Config
+    origins: Mapping[str, str]
+    path: Path
+    is_read: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A value that somebody gave: where, and whether it has to be parsed from text."""
+
+    value: object
+    origin: str
+    is_text: bool = False
+
+
+def load_config(
+    environ: Mapping[str, str] | None = None, *, config_file: Path | None = None, **flags: Any
+) -> Config:
+    """As `load_settings`, without the origins."""
+    return load_settings(environ, config_file=config_file, **flags).config
+
+
+def load_settings(
+    environ: Mapping[str, str] | None = None, *, config_file: Path | None = None, **flags: Any
+) -> Settings:
+    """Merge flags (None means not given), `ZONDA_<NAME>` variables, zonda.toml and defaults.
+
+    Args:
+        environ: the process's own where absent.
+        config_file: has to be there; otherwise `ZONDA_CONFIG` names one that has to be there,
+            otherwise zonda.toml in the platform's configuration folder is read if it is there.
+        flags: by the names of `Config`.
 
     Raises:
-        ConfigurationError: a value of the wrong type or out of range.
+        ConfigurationError: a file that cannot be read, an unknown setting, or a value of the
+            wrong type or out of range; the message says where it stands.
     """
     environ = os.environ if environ is None else environ
+    chosen = config_file or (Path(environ["ZONDA_CONFIG"]) if "ZONDA_CONFIG" in environ else None)
+    path = (chosen or platformdirs.user_config_path("zonda") / "zonda.toml").expanduser()
+    in_file = _read_file(path, is_wanted=chosen is not None)
     values: dict[str, Any] = {}
+    origins = {}
     for item in fields(Config):
-        variable = f"ZONDA_{item.name.upper()}"
-        if flags.get(item.name) is not None:
-            values[item.name] = flags[item.name]
-        elif variable in environ:
-            values[item.name] = _parse(variable, item.type, environ[variable])
+        given = _find(item.name, flags, environ, in_file or {})
+        origins[item.name] = "default" if given is None else given.origin
+        if given is not None:
+            values[item.name] = _convert(item.name, str(item.type), given)
     config = Config(**values)
-    _check(config)
-    return config
+    _check(config, origins)
+    return Settings(config, origins, path, is_read=in_file is not None)
 
 
 def process_environment() -> Mapping[str, str]:
@@ -69,23 +115,78 @@ def process_environment() -> Mapping[str, str]:
     return os.environ
 
 
-def _parse(variable: str, type_name: object, text: str) -> object:
-    if type_name == "Path":
-        return Path(text).expanduser()
+def _find(
+    name: str, flags: Mapping[str, Any], environ: Mapping[str, str], in_file: Mapping[str, _Given]
+) -> _Given | None:
+    variable = f"ZONDA_{name.upper()}"
+    if flags.get(name) is not None:
+        return _Given(flags[name], "flag")
+    if variable in environ:
+        return _Given(environ[variable], variable, is_text=True)
+    return in_file.get(name)
+
+
+def _read_file(path: Path, *, is_wanted: bool) -> dict[str, _Given] | None:
+    """What a zonda.toml says, by name; None when it is not there and need not be."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = tomllib.loads(text)
+    except FileNotFoundError as exc:
+        if is_wanted:
+            raise ConfigurationError(f"no configuration is at {path}; see `zonda config`") from exc
+        return None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigurationError(f"the configuration {path} cannot be read: {exc}") from exc
+    except tomllib.TOMLDecodeError as exc:  # its message ends with the line
+        raise ConfigurationError(f"{path} is no TOML: {exc}") from exc
+    known = [item.name for item in fields(Config)]
+    found = {}
+    for name, value in document.items():
+        origin = f"{path}, line {_line_of(name, text)}"
+        if name not in known:
+            raise ConfigurationError(
+                f"{origin}: no setting is named {name!r}{suggest(name, known)}"
+            )
+        found[name] = _Given(value, origin)
+    return found
+
+
+def _line_of(name: str, text: str) -> int:
+    """The line that sets a top-level key; 1 where it is spelled in a way we don't look for."""
+    pattern = re.compile(rf"\s*\[*\s*[\"']?{re.escape(name)}[\"']?\s*[=.\]]")
+    lines = enumerate(text.splitlines(), 1)
+    return next((number for number, line in lines if pattern.match(line)), 1)
+
+
+def _convert(name: str, type_name: str, given: _Given) -> object:
+    """A value of the setting's type. Flags have it; text is parsed; a file's is checked."""
+    value = given.value
     if type_name == "int":
-        try:
-            return int(text)
-        except ValueError as exc:
-            raise ConfigurationError(f"{variable} must be a whole number, not {text!r}") from exc
-    return text
+        if given.is_text:
+            try:
+                return int(str(value))
+            except ValueError as exc:
+                problem = f"{given.origin}: {name} must be a whole number, not {value!r}"
+                raise ConfigurationError(problem) from exc
+        if not isinstance(value, int) or isinstance(value, bool):
+            problem = f"{given.origin}: {name} must be a whole number, not {value!r}"
+            raise ConfigurationError(problem)
+        return value
+    if not isinstance(value, str | Path):
+        raise ConfigurationError(f"{given.origin}: {name} must be a text, not {value!r}")
+    return Path(value).expanduser() if type_name == "Path" else value
 
 
-def _check(config: Config) -> None:
+def _check(config: Config, origins: Mapping[str, str]) -> None:
+    def refuse(name: str, wanted: str) -> ConfigurationError:
+        where = "" if origins[name] in {"flag", "default"} else f"{origins[name]}: "
+        return ConfigurationError(f"{where}{name} must be {wanted}, not {getattr(config, name)!r}")
+
     if config.device not in {"auto", "cpu", "cuda"}:
-        raise ConfigurationError(f"device must be auto, cpu or cuda, not {config.device!r}")
+        raise refuse("device", "auto, cpu or cuda")
     for name in ("threads", "context_length"):
         if getattr(config, name) < 0:
-            raise ConfigurationError(f"{name} must be at least 0, not {getattr(config, name)}")
+            raise refuse(name, "at least 0")
     for name in ("kv_cache_mib", "max_sequences", "max_queue", "max_step_tokens"):
         if getattr(config, name) < 1:
-            raise ConfigurationError(f"{name} must be at least 1, not {getattr(config, name)}")
+            raise refuse(name, "at least 1")

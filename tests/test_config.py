@@ -1,0 +1,89 @@
+"""Tests of settings: who wins, and what a wrong one says."""
+
+from pathlib import Path
+
+import pytest
+
+from runtime.config import Config, load_config, load_settings
+from tools.errors import ConfigurationError
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:
+    file = _write(
+        tmp_path / "zonda.toml",
+        '# mine\nmodel = "from file"\nthreads = 1\nmax_queue = 7\ncache_dir = "/c"\n',
+    )
+    environ = {"ZONDA_MODEL": "from variable", "ZONDA_THREADS": "2", "OTHER": "x"}
+    settings = load_settings(environ, config_file=file, model="from flag", device=None)
+    assert settings.config == Config(
+        model="from flag", threads=2, max_queue=7, cache_dir=Path("/c")
+    )
+    assert settings.origins == {
+        "model": "flag",
+        "cache_dir": f"{file}, line 5",
+        "state_dir": "default",
+        "device": "default",
+        "threads": "ZONDA_THREADS",
+        "context_length": "default",
+        "kv_cache_mib": "default",
+        "max_sequences": "default",
+        "max_queue": f"{file}, line 4",
+        "max_step_tokens": "default",
+    }
+    assert (settings.path, settings.is_read) == (file, True)
+
+
+def test_file_of_the_configuration_folder_is_read_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platformdirs.user_config_path", lambda name: tmp_path / name)
+    assert not load_settings({}).is_read
+    (tmp_path / "zonda").mkdir()
+    _write(tmp_path / "zonda" / "zonda.toml", "threads = 3\n")
+    assert load_config({}).threads == 3
+    other = _write(tmp_path / "other.toml", "threads = 4\n")
+    assert load_config({"ZONDA_CONFIG": str(other)}).threads == 4
+
+
+WRONG = [
+    # (file, what the message says after the file's name)
+    ("model = \n", r" is no TOML: .*line 1"),
+    ("threads = 1\nmodle = 'x'\n", r", line 2: no setting .* 'modle'; did you mean 'model'\?"),
+    ("\n[server]\nport = 1\n", r", line 2: no setting is named 'server'"),
+    ("threads = 'two'\n", r", line 1: threads must be a whole number, not 'two'"),
+    ("threads = true\n", r", line 1: threads must be a whole number, not True"),
+    ("threads = 1\nmodel = 5\n", r", line 2: model must be a text, not 5"),
+    ("\n\nmax_queue = 0\n", r", line 3: max_queue must be at least 1, not 0"),
+    ('device = "gpu"\n', r", line 1: device must be auto, cpu or cuda, not 'gpu'"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG)
+def test_wrong_file_names_line_and_key(text: str, message: str, tmp_path: Path) -> None:
+    file = _write(tmp_path / "zonda.toml", text)
+    with pytest.raises(ConfigurationError, match=rf"zonda\.toml{message}"):
+        load_config({}, config_file=file)
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"ZONDA_THREADS": "x"}, r"^ZONDA_THREADS: threads must be a whole number, not 'x'$"),
+        ({"ZONDA_THREADS": "-1"}, r"^ZONDA_THREADS: threads must be at least 0, not -1$"),
+        ({"ZONDA_CONFIG": "/nowhere.toml"}, r"^no configuration is at /nowhere\.toml"),
+    ],
+)
+def test_wrong_variable_is_named(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        load_config(environ)
+
+
+def test_file_that_is_no_text_is_a_configuration_error(tmp_path: Path) -> None:
+    (tmp_path / "zonda.toml").write_bytes(b"\xff")
+    with pytest.raises(ConfigurationError, match=r"zonda\.toml cannot be read"):
+        load_config({}, config_file=tmp_path / "zonda.toml")
