@@ -15,7 +15,10 @@ from typer.core import TyperGroup
 
 from mcp_servers.cli.errors import exit_status
 
-COMMANDS = ("demo", "run", "chat", "mcp", "pull", "models", "workbench", "bench")
+COMMANDS = (
+    *("demo", "run", "chat", "mcp", "connect", "doctor", "pull", "models"),
+    *("config", "logs", "workbench", "bench"),
+)
 
 
 class _Commands(TyperGroup):
@@ -37,7 +40,6 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     help="Typed tools backed by local models, served over MCP.",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

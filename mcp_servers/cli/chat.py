@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mcp_servers.cli.options import ConfigFile
 from runtime.config import load_config
 from runtime.telemetry import configure_logging
 
@@ -30,6 +31,7 @@ def chat(
     mcp_config: Annotated[
         Path | None, typer.Option(help="File of MCP servers (`mcpServers`) to use tools of.")
     ] = None,
+    config_file: ConfigFile = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens per turn.")] = 512,
     temperature: Annotated[
@@ -37,7 +39,7 @@ def chat(
     ] = 0.0,
 ) -> None:
     """Talk with a model; Ctrl-C stops an answer, /new starts over, /exit leaves."""
-    config = load_config(model=model)
+    config = load_config(config_file=config_file, model=model)
     configure_logging()
     from anyio.from_thread import start_blocking_portal
 

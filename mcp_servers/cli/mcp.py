@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mcp_servers.cli.errors import exit_status
+from mcp_servers.cli.options import ConfigFile
 from runtime.config import load_config, process_environment
 from runtime.telemetry import configure_logging
 from tools.errors import ConfigurationError
@@ -30,6 +31,7 @@ def mcp(
         Path | None,
         typer.Option(help="File of MCP servers (`mcpServers`) whose tools agent_run may use."),
     ] = None,
+    config_file: ConfigFile = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     log_file: Annotated[
         Path | None,
@@ -38,7 +40,7 @@ def mcp(
     verbose: Annotated[bool, typer.Option("--verbose", help="Log every request.")] = False,
 ) -> None:
     """Serve local models to an MCP host over stdin and stdout."""
-    config = load_config(model=model, device=device)
+    config = load_config(config_file=config_file, model=model, device=device)
     _configure_logging(config.state_dir / "logs" / "mcp.log", log_file, verbose=verbose)
     # The imports make 200,000 objects that live as long as the process: collecting garbage
     # between them costs a host 0.1 s of its wait for the first answer.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mcp_servers.cli.options import ConfigFile
 from runtime.config import Config, load_config
 from runtime.telemetry import configure_logging
 
@@ -25,6 +26,7 @@ def run(
     mcp_config: Annotated[
         Path | None, typer.Option(help="File of MCP servers (`mcpServers`) to use tools of.")
     ] = None,
+    config_file: ConfigFile = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens per turn.")] = 512,
     temperature: Annotated[
@@ -33,7 +35,7 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Makes drawn answers repeatable.")] = None,
 ) -> None:
     """Answer one prompt: the answer goes to standard output, all else to standard error."""
-    config = load_config(model=model)
+    config = load_config(config_file=config_file, model=model)
     configure_logging()
     import anyio
 

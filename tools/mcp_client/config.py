@@ -1,36 +1,42 @@
-"""Reads the `mcpServers` files that MCP hosts use, with our keys under `x-runtime`.
+"""Reads the files in which MCP hosts name their tool servers, with our keys under `x-runtime`.
 
 ```json
-{"mcpServers": {"time": {
-    "command": "mcp-server-time", "args": ["--local-timezone", "UTC"], "env": {}, "cwd": "/tmp",
-    "x-runtime": {"timeout": {"connect": 15, "idle": 60, "total": 600},
-                  "tools": {"allow": ["get_current_time"], "ask": [], "deny": []}}}}}
+{"mcpServers": {
+    "time": {
+        "command": "mcp-server-time", "args": ["--local-timezone", "UTC"], "env": {}, "cwd": "/tmp",
+        "x-runtime": {"timeout": {"connect": 15, "idle": 60, "total": 600},
+                      "tools": {"allow": ["get_current_time"], "ask": [], "deny": []}}},
+    "docs": {"url": "https://example.org/mcp", "headers": {"Authorization": "Bearer ${TOKEN}"}}}}
 ```
 
-Knows no processes. `${NAME}`, `${NAME:-default}` and `${env:NAME}` are expanded in command,
-args, env and cwd. Source: reference of MCP hosts' configuration, Claude Desktop and others.
+The files of Claude Desktop, Claude Code, Cursor (`mcpServers`) and VS Code (`servers`,
+`inputs`) are read as they are: comments, trailing commas, variables, `envFile`. Knows no
+processes. Source: documentation of these hosts, November 2026.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tools.errors import ConfigurationError
+from tools.mcp_client.jsonc import parse_jsonc
+from tools.mcp_client.variables import Variables, read_env_file
 
 logger = logging.getLogger(__name__)
 
 INHERITED_VARIABLES = ("HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER")
 """All that a tool server sees of the environment, besides its entry's own `env`."""
 
-_VARIABLE = re.compile(r"\$\{(?:env:)?([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_SECTIONS = ("servers", "mcpServers")
+_HTTP_TYPES = frozenset({"http", "streamable-http", "streamableHttp", "streamable_http"})
+_EDITOR_FOLDERS = frozenset({".vscode", ".cursor"})
 _Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -54,13 +60,15 @@ class ToolPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """One tool server of the operator's.
+    """One tool server of the operator's: a command to run, or a URL to connect to.
 
     Attributes:
         name: its key in the file.
         command: what to run, without a shell; found on the PATH of `env`.
         env: the whole environment of the process.
         cwd: its working directory; None keeps ours.
+        url: where it serves streamable HTTP; empty for one that we run.
+        headers: sent with every request to `url`.
         problem: why the entry cannot be used, or None; the server's state is then "failed".
     """
 
@@ -69,6 +77,8 @@ class ServerConfig:
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path | None = None
+    url: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
     is_enabled: bool = True
     timeouts: Timeouts = Timeouts()
     policy: ToolPolicy = ToolPolicy()
@@ -79,21 +89,45 @@ def load_servers(path: Path, environ: Mapping[str, str]) -> Mapping[str, ServerC
     """Read a file of tool servers; an entry that is wrong carries its `problem`.
 
     Raises:
-        ConfigurationError: the file cannot be read, is no JSON or has no `mcpServers`.
+        ConfigurationError: the file cannot be read, is no JSON or names no servers.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_jsonc(path.read_bytes().decode("utf-8"))
     except OSError as exc:
         raise ConfigurationError(f"cannot read the tool servers in {path}: {exc.strerror}") from exc
-    except json.JSONDecodeError as exc:
-        where = f"{path}, line {exc.lineno}, column {exc.colno}"
-        raise ConfigurationError(f"{where}: not JSON: {exc.msg}") from exc
     except UnicodeDecodeError as exc:
         raise ConfigurationError(f"{path}: not UTF-8 at byte {exc.start}") from exc
-    servers = document.get("mcpServers") if isinstance(document, dict) else None
-    if not isinstance(servers, dict):
-        raise ConfigurationError(f'{path}: expected an object {{"mcpServers": {{name: entry}}}}')
-    return {name: _read_entry(name, entry, environ) for name, entry in servers.items()}
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"{path}, {exc}") from exc
+    found = document if isinstance(document, dict) else {}
+    sections = [section for section in _SECTIONS if isinstance(found.get(section), dict)]
+    if not sections:
+        raise ConfigurationError(
+            f'{path}: expected an object {{"mcpServers": {{name: entry}}}}, or "servers" as '
+            "VS Code has it"
+        )
+    variables = Variables(environ, _workspace(path), _descriptions(found.get("inputs")))
+    return {
+        name: _read_entry(f"{section}.{name}", name, entry, variables)
+        for section in sections
+        for name, entry in found[section].items()
+    }
+
+
+def _workspace(path: Path) -> Path:
+    """Return the folder that the file is about: `.vscode/mcp.json` is about `.vscode`'s."""
+    folder = path.absolute().parent
+    return folder.parent if folder.name in _EDITOR_FOLDERS else folder
+
+
+def _descriptions(inputs: Any) -> Mapping[str, str]:
+    """Return what an editor would say when it asks, by input id."""
+    entries = inputs if isinstance(inputs, list) else []
+    return {
+        str(entry["id"]): str(entry.get("description", ""))
+        for entry in entries
+        if isinstance(entry, dict) and "id" in entry
+    }
 
 
 class _Timeout(BaseModel):
@@ -123,56 +157,96 @@ class _Runtime(BaseModel):
 class _Entry(BaseModel):
     """An entry as it stands in the file; other hosts' keys are ignored."""
 
-    type: str = "stdio"
+    type: str | None = None
     command: str = Field(default="", max_length=4096)
     args: tuple[str, ...] = ()
-    env: dict[str, str] = {}
+    env: dict[str, str | int | float | None] = {}
+    env_file: str | None = Field(default=None, alias="envFile")
     cwd: str | None = None
     url: str | None = None
+    headers: dict[str, str] = {}
     disabled: bool = False
     runtime: _Runtime = Field(default=_Runtime(), alias="x-runtime")
 
 
-def _read_entry(name: str, entry: Any, environ: Mapping[str, str]) -> ServerConfig:
+def _read_entry(place: str, name: str, entry: Any, variables: Variables) -> ServerConfig:
     try:
-        return _build(name, _Entry.model_validate(entry), environ)
+        return _build(name, _Entry.model_validate(entry), variables)
     except ValidationError as exc:
         error = exc.errors(include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in ("mcpServers", name, *error["loc"]))
-        problem = f"{place}: {error['msg']}"
+        problem = f"{'.'.join(map(str, (place, *error['loc'])))}: {error['msg']}"
     except ConfigurationError as exc:
-        problem = f"mcpServers.{name}: {exc}"
+        problem = f"{place}: {exc}"
     logger.warning("server=%s cannot be used: %s", name, problem)
     return ServerConfig(name, problem=problem)
 
 
-def _build(name: str, entry: _Entry, environ: Mapping[str, str]) -> ServerConfig:
-    if entry.type != "stdio" or entry.url is not None:
-        kind = entry.type if entry.type != "stdio" else "http"
-        raise ConfigurationError(f"{kind} servers cannot be used yet; give a `command`")
+def _build(name: str, entry: _Entry, variables: Variables) -> ServerConfig:
+    timeout, tools = entry.runtime.timeout, entry.runtime.tools
+    is_enabled = entry.runtime.enabled and not entry.disabled
+    limits = Timeouts(timeout.connect, timeout.idle, timeout.total)
+    policy = ToolPolicy(tools.allow, tools.ask, tools.deny)
+    kind = entry.type or ("http" if entry.url is not None else "stdio")
+    if kind in _HTTP_TYPES:
+        return ServerConfig(
+            name=name,
+            url=_url(entry, variables),
+            headers=_headers(entry, variables),
+            is_enabled=is_enabled,
+            timeouts=limits,
+            policy=policy,
+        )
+    if kind != "stdio":
+        raise ConfigurationError(
+            f"{kind!r} servers cannot be used; give a `command`, or the `url` of a server of "
+            'type "http" (streamable HTTP)'
+        )
     if not entry.command:
         raise ConfigurationError("`command` is missing")
-    own = {key: _expand(value, environ) for key, value in entry.env.items()}
-    inherited = {key: environ[key] for key in INHERITED_VARIABLES if key in environ}
-    timeout, tools = entry.runtime.timeout, entry.runtime.tools
+    expand = variables.expand
     return ServerConfig(
         name=name,
-        command=_expand(entry.command, environ),
-        args=tuple(_expand(argument, environ) for argument in entry.args),
-        env=inherited | own,
-        cwd=None if entry.cwd is None else Path(_expand(entry.cwd, environ)).expanduser(),
-        is_enabled=entry.runtime.enabled and not entry.disabled,
-        timeouts=Timeouts(timeout.connect, timeout.idle, timeout.total),
-        policy=ToolPolicy(tools.allow, tools.ask, tools.deny),
+        command=expand(entry.command),
+        args=tuple(expand(argument) for argument in entry.args),
+        env=_environment(entry, variables),
+        cwd=None if entry.cwd is None else Path(expand(entry.cwd)).expanduser(),
+        is_enabled=is_enabled,
+        timeouts=limits,
+        policy=policy,
     )
 
 
-def _expand(text: str, environ: Mapping[str, str]) -> str:
-    def value(match: re.Match[str]) -> str:
-        name, default = match.groups()
-        found = environ.get(name, default)
-        if found is None:
-            raise ConfigurationError(f"{match[0]}: the variable {name} is not set")
-        return found
+def _environment(entry: _Entry, variables: Variables) -> Mapping[str, str]:
+    """Return what the process sees: the few we pass on, then `envFile`, then `env`."""
+    environ = {
+        key: variables.environ[key] for key in INHERITED_VARIABLES if key in variables.environ
+    }
+    if entry.env_file is not None:
+        path = Path(variables.expand(entry.env_file)).expanduser()
+        environ |= read_env_file(variables.folder / path)
+    for key, value in entry.env.items():
+        if value is None:  # as in VS Code: taken away
+            environ.pop(key, None)
+        else:
+            environ[key] = variables.expand(str(value))
+    return environ
 
-    return _VARIABLE.sub(value, text)
+
+def _url(entry: _Entry, variables: Variables) -> str:
+    url = variables.expand(entry.url or "")
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in {"http", "https"} and bool(parts.hostname)
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise ConfigurationError(f"`url` must be http://… or https://…, not {entry.url or ''!r}")
+    return url
+
+
+def _headers(entry: _Entry, variables: Variables) -> Mapping[str, str]:
+    headers = {key: variables.expand(value) for key, value in entry.headers.items()}
+    for key, value in headers.items():
+        if not (f"{key}{value}".isascii() and f"{key}{value}".isprintable()):  # may be secret
+            raise ConfigurationError(f"headers.{key}: only printable ASCII can be sent")
+    return headers

@@ -37,6 +37,7 @@ _POLL_S = 0.01
 _CHUNK_BYTES = 64 * 1024
 _MAX_STDERR_LINE_BYTES = 4096
 _MAX_STDERR_LINES_PER_S = 50
+_MAX_STDOUT_LINES_PER_S = 1000
 _MAX_QUOTED_CHARACTERS = 200
 
 Incoming = SessionMessage | Exception
@@ -124,9 +125,11 @@ class ServerProcess:
 
     async def _read(self, pipe: IO[bytes], sink: MemoryObjectSendStream[Incoming]) -> None:
         """Carry messages from stdout; read on when the client left, lest the server blocks."""
-        lines = _Lines(pipe, MAX_LINE_BYTES)
+        lines, pace = _Lines(pipe, MAX_LINE_BYTES), _Pace(_MAX_STDOUT_LINES_PER_S)
         async with sink:
             while line := await lines.read():
+                if not pace.allows():  # the pipe fills up: a server that floods waits, alone
+                    await anyio.sleep_until(pace.window_end)
                 if len(line) == MAX_LINE_BYTES:
                     self._is_line_too_long = True
                     break
@@ -150,17 +153,16 @@ class ServerProcess:
 
     async def _log(self, pipe: IO[bytes]) -> None:
         """Carry stderr to the log, at most so many lines a second."""
-        lines = _Lines(pipe, _MAX_STDERR_LINE_BYTES)
-        window_end_s, num_lines = 0.0, 0
+        lines, pace = _Lines(pipe, _MAX_STDERR_LINE_BYTES), _Pace(_MAX_STDERR_LINES_PER_S)
         while line := await lines.read():
-            if not (text := line.decode(errors="replace").strip()):
-                continue
-            self._last_stderr_line = text[:_MAX_QUOTED_CHARACTERS]
-            if anyio.current_time() > window_end_s:
-                window_end_s, num_lines = anyio.current_time() + 1, 0
-            num_lines += 1
-            if num_lines <= _MAX_STDERR_LINES_PER_S:
-                logger.info("server=%s stderr: %s", self._config.name, text)
+            is_shown = pace.allows()
+            if text := line.decode(errors="replace").strip():
+                self._last_stderr_line = text[:_MAX_QUOTED_CHARACTERS]
+                if is_shown:
+                    logger.info("server=%s stderr: %s", self._config.name, text)
+            if not is_shown:
+                lines.skip()
+                await anyio.sleep(_POLL_S)
         self._has_logged.set()
 
     def _parse(self, line: bytes) -> SessionMessage | None:
@@ -217,6 +219,26 @@ class _Lines:
         line = bytes(self._buffer[:end])
         del self._buffer[:end]
         return line
+
+    def skip(self) -> None:
+        """Drop the lines that are here, but for the last."""
+        del self._buffer[: self._buffer.rfind(b"\n", 0, len(self._buffer) - 1) + 1]
+
+
+class _Pace:
+    """Counts lines in windows of a second."""
+
+    def __init__(self, max_per_s: int) -> None:
+        self._max_per_s = max_per_s
+        self._num_lines = 0
+        self.window_end = 0.0
+
+    def allows(self) -> bool:
+        """Count a line; return False when this second had its share."""
+        if anyio.current_time() > self.window_end:
+            self.window_end, self._num_lines = anyio.current_time() + 1, 0
+        self._num_lines += 1
+        return self._num_lines <= self._max_per_s
 
 
 def _start(config: ServerConfig) -> subprocess.Popen[bytes]:

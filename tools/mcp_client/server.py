@@ -23,6 +23,7 @@ from tools.errors import ToolServerError
 from tools.mcp_client.config import ServerConfig
 from tools.mcp_client.names import exposed_name
 from tools.mcp_client.process import ServerProcess
+from tools.mcp_client.remote import RemoteServer
 from tools.mcp_client.wire import from_mcp_result, from_mcp_tool
 from tools.spec import JsonObject, ToolResult, ToolSpec
 from tools.toolset import CallContext
@@ -58,7 +59,7 @@ class ServerState:
 
     Attributes:
         reason: why it is not ready, as the rest of a sentence about the server.
-        pid: its process, while it is ready.
+        pid: its process, while it is ready; None for a server at a URL.
     """
 
     status: Status
@@ -176,7 +177,7 @@ class ServerConnection:
             result = await client.call_tool(tool.own_name, arguments, progress_callback=on_progress)
             return from_mcp_result(result)
         except MCPError as exc:
-            if exc.error.code != types.CONNECTION_CLOSED:
+            if exc.error.code != types.CONNECTION_CLOSED and self._client is client:
                 message = f"server {self.name!r} refused the call of {name}: {exc.error.message}"
                 raise ToolServerError(message) from exc
             failure: Exception = exc
@@ -193,32 +194,32 @@ class ServerConnection:
 
     async def _connect(self) -> ServerState:
         """Hold one connection until it ends; return the state that follows."""
-        process = ServerProcess(self._config)
+        server = RemoteServer(self._config) if self._config.url else ServerProcess(self._config)
         deadline = anyio.current_time() + self._config.timeouts.connect_s
         status: Status = "failed"
         failures: list[BaseException] = []
         with anyio.CancelScope(deadline=deadline) as scope:
             try:
-                async with Client(process.run()) as client:
+                async with Client(server.run()) as client:
                     self._tools = await self._list_tools(client)
                     scope.deadline = math.inf
-                    self._become_ready(client, process)
-                    await process.lost.wait()
+                    self._become_ready(client, server.pid)
                     status = "restarting"
-                    self._lose(client)
+                    try:
+                        await server.lost.wait()
+                    finally:  # a lost HTTP connection cancels the wait
+                        self._lose(client)
             except* _FAILURES as group:
                 failures.extend(_leaves(group))
-            finally:
-                self._client = None
         told = [_tell(failure) for failure in failures if not _is_loss(failure)]
         is_told = told and status == "failed" and not scope.cancelled_caught
-        return ServerState(status, told[0] if is_told else process.describe_end())
+        return ServerState(status, told[0] if is_told else server.describe_end())
 
-    def _become_ready(self, client: Client, process: ServerProcess) -> None:
+    def _become_ready(self, client: Client, pid: int | None) -> None:
         version, num_tools = client.protocol_version, len(self._tools)
         logger.info("server=%s ready: %d tools, protocol %s", self.name, num_tools, version)
         self._client = client
-        self._set(ServerState("ready", None, num_tools, version, process.pid))
+        self._set(ServerState("ready", None, num_tools, version, pid))
 
     async def _list_tools(self, client: Client) -> dict[str, _Tool]:
         """Return the server's tools by offered name, in order; unusable ones are left out."""

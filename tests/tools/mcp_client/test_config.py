@@ -11,6 +11,9 @@ from tools.errors import ConfigurationError
 from tools.mcp_client.config import ServerConfig, Timeouts, ToolPolicy, load_servers
 
 ENVIRON = {"PATH": "/bin", "HOME": "/home/me", "SECRET": "s3", "DATA": "/data"}
+NO_SERVERS = (
+    'mcp.json: expected an object {"mcpServers": {name: entry}}, or "servers" as VS Code has it'
+)
 
 
 def load(tmp_path: Path, servers: object) -> dict[str, ServerConfig]:
@@ -54,8 +57,27 @@ def test_an_entry_can_be_switched_off(tmp_path: Path, entry: dict[str, object]) 
 @pytest.mark.parametrize(
     ("entry", "problem"),
     [
-        ({"url": "http://x"}, "mcpServers.a: http servers cannot be used yet; give a `command`"),
-        ({"type": "sse"}, "mcpServers.a: sse servers cannot be used yet; give a `command`"),
+        (
+            {"type": "sse", "url": "http://x"},
+            (
+                "mcpServers.a: 'sse' servers cannot be used; give a `command`, or the `url` of a "
+                'server of type "http" (streamable HTTP)'
+            ),
+        ),
+        ({"url": "ws://x"}, "mcpServers.a: `url` must be http://… or https://…, not 'ws://x'"),
+        ({"type": "http"}, "mcpServers.a: `url` must be http://… or https://…, not ''"),
+        (
+            {"url": "http://[x"},
+            "mcpServers.a: `url` must be http://… or https://…, not 'http://[x'",
+        ),
+        (
+            {"url": "http://x", "headers": {"A": "b\nc"}},
+            "mcpServers.a: headers.A: only printable ASCII can be sent",
+        ),
+        (
+            {"command": "x", "args": ["${config:editor.tabSize}"]},
+            "mcpServers.a: ${config:editor.tabSize}: only the editor knows it; write the value",
+        ),
         ({}, "mcpServers.a: `command` is missing"),
         ({"command": 3}, "mcpServers.a.command: Input should be a valid string"),
         ({"command": "x", "args": ["a", 1]}, "mcpServers.a.args.1: Input should be a valid string"),
@@ -83,8 +105,8 @@ def test_a_bad_entry_tells_its_problem_and_leaves_the_others(
     [
         (b'{"mcpServers":\n {,}}', "mcp.json, line 2, column 3: not JSON: "),
         (b"\xff", "mcp.json: not UTF-8 at byte 0"),
-        (b"[]", 'mcp.json: expected an object {"mcpServers": {name: entry}}'),
-        (b'{"mcpServers": []}', 'mcp.json: expected an object {"mcpServers": {name: entry}}'),
+        (b"[]", NO_SERVERS),
+        (b'{"mcpServers": []}', NO_SERVERS),
     ],
 )
 def test_a_file_that_is_no_configuration_is_one_error(
@@ -100,3 +122,79 @@ def test_a_file_that_is_no_configuration_is_one_error(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"none\.json: No such file"):
         load_servers(tmp_path / "none.json", ENVIRON)
+
+
+VSCODE = """{
+  // what the editor asks for
+  "inputs": [
+    {"type": "promptString", "id": "api-key", "description": "Key of the hub", "password": true},
+  ],
+  "servers": {
+    "files": {
+      "type": "stdio", "command": "${workspaceFolder}/bin/files",
+      "args": ["${userHome}", "${workspaceFolderBasename}", "${not ours}", "a${/}b"],
+      "envFile": "${workspaceFolder}/.env",
+      "env": {"LEVEL": 3, "GONE": null, "BOTH": "entry"}, /* numbers, too */
+      "sandboxEnabled": true,
+    },
+    "hub": {
+      "type": "http", "url": "https://${HOST:-hub.example}/mcp",
+      "headers": {"Authorization": "Bearer ${input:api-key}"},
+    },
+  },
+}
+"""
+
+
+def test_an_editors_file_is_read_as_it_is(tmp_path: Path) -> None:
+    workspace = tmp_path / "project"
+    (workspace / ".vscode").mkdir(parents=True)
+    (workspace / ".vscode" / "mcp.json").write_text(VSCODE, encoding="utf-8")
+    env_file = (
+        "# keys\nexport TOKEN='a # b' # mine\nBOTH=file\nGONE=x\nTEXT=\"1\\n2\"\nBARE=a b # c\n\n"
+    )
+    (workspace / ".env").write_text(env_file, encoding="utf-8")
+    environ = {"HOME": "/home/me", "ZONDA_INPUT_API_KEY": "k3y"}
+    servers = load_servers(workspace / ".vscode" / "mcp.json", environ)
+    own = {"LEVEL": "3", "BOTH": "entry", "TOKEN": "a # b", "TEXT": "1\n2", "BARE": "a b"}
+    assert servers == {
+        "files": ServerConfig(
+            name="files",
+            command=f"{workspace}/bin/files",
+            args=("/home/me", "project", "${not ours}", "a/b"),
+            env={"HOME": "/home/me", **own},
+        ),
+        "hub": ServerConfig(
+            name="hub",
+            url="https://hub.example/mcp",
+            headers={"Authorization": "Bearer k3y"},
+        ),
+    }
+
+
+def test_an_input_that_nobody_answers_is_named_and_the_other_servers_stay(tmp_path: Path) -> None:
+    path = tmp_path / "mcp.json"
+    path.write_text(VSCODE, encoding="utf-8")
+    servers = load_servers(path, {"HOME": "/home/me"})
+    assert servers["hub"].problem == (
+        "servers.hub: the input 'api-key' (Key of the hub) is asked for by the editor; here the "
+        "variable ZONDA_INPUT_API_KEY must hold it"
+    )
+    missing = f"servers.files: envFile {tmp_path}/.env cannot be read: No such file or directory"
+    assert servers["files"].problem == missing
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"A=1\nsecret", "line 2: expected NAME=value"),
+        (b"A=\xff", "is not UTF-8 at byte 2"),
+    ],
+)
+def test_a_bad_env_file_is_told_without_its_values(
+    tmp_path: Path, content: bytes, problem: str
+) -> None:
+    (tmp_path / ".env").write_bytes(content)
+    found = load(tmp_path, {"a": {"command": "x", "envFile": ".env"}})["a"].problem
+    assert found is not None
+    assert found.endswith(problem)

@@ -247,6 +247,18 @@ async def test_stderr_goes_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
     assert "server=a stderr: starting up" in [r.getMessage() for r in caplog.records]
 
 
+async def test_a_flood_on_stderr_is_cut_and_its_last_line_is_kept(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    code = "import sys; sys.stderr.write('noise\\n\\n' * 20_000); sys.exit('no licence')"
+    with caplog.at_level(logging.INFO):
+        async with opened(python_server("bad", "-c", code)) as toolset:
+            state = await toolset.wait_for("bad", "failed")
+    assert state.reason == "exited with status 1; the last line of its stderr is 'no licence'"
+    shown = [r for r in caplog.records if "server=bad stderr: noise" in r.getMessage()]
+    assert 0 < len(shown) <= 100  # 25 non-blank ones in each second
+
+
 async def test_leaving_ends_every_process_and_its_children() -> None:
     async with opened(scripted_server("a"), scripted_server("b", "stubborn")) as toolset:
         pids = await _pids(toolset, "a", "b")

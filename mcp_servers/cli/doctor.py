@@ -1,0 +1,217 @@
+"""`zonda doctor`: looks at what Zonda needs, starts each tool server once, says what to do."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from mcp_servers.cli.hosts import ENTRY, HOSTS, Host, host_file
+from mcp_servers.cli.options import ConfigFile
+from runtime.config import Config, load_settings, process_environment
+from runtime.telemetry import configure_logging
+from tools.errors import ConfigurationError, ZondaError
+
+if TYPE_CHECKING:
+    from tools.mcp_client.config import ServerConfig
+    from tools.mcp_client.server import ServerState
+
+_CPU_INFO = Path("/proc/cpuinfo")
+_MEMORY_INFO = Path("/proc/meminfo")
+_INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was looked at, what was found, and what to do about it; no advice where it is well."""
+
+    name: str
+    status: Literal["ok", "warning", "failed"]
+    found: str
+    advice: str = ""
+
+
+def doctor(
+    *,
+    mcp_config: Annotated[
+        Path | None, typer.Option(help="File of MCP servers, each of which is started once.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Name or path of the model to look at.")] = None,
+    config_file: ConfigFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check configuration, machine, model, hosts and tool servers; status 1 if one failed."""
+    configure_logging(level=logging.CRITICAL, stderr_level=logging.CRITICAL)
+    checks: list[Check] = []
+    for check in _checks(model, mcp_config, config_file):
+        checks.append(check)
+        if not as_json:
+            typer.echo(_line(check))
+    is_well = all(check.status != "failed" for check in checks)
+    if as_json:
+        typer.echo(json.dumps({"ok": is_well, "checks": [asdict(check) for check in checks]}))
+    if not is_well:
+        raise typer.Exit(1)
+
+
+def _line(check: Check) -> str:
+    advice = f"\n{'':9}-> {check.advice}" if check.advice else ""
+    return f"{check.status:<8} {check.name}: {check.found}{advice}"
+
+
+def _checks(
+    model: str | None, mcp_config: Path | None, config_file: Path | None
+) -> Iterator[Check]:
+    yield _machine()
+    try:
+        settings = load_settings(config_file=config_file, model=model)
+    except ConfigurationError as exc:
+        yield Check("configuration", "failed", str(exc), "mend the value that the message names")
+    else:
+        config = settings.config
+        source = str(settings.path) if settings.is_read else f"no file at {settings.path}"
+        found = f"model {config.model}, device {config.device}; {source}"
+        yield Check("configuration", "ok", found)
+        yield from (_folder("cache", config.cache_dir), _folder("state", config.state_dir))
+        yield from _model(config)
+    for host in HOSTS.values():
+        yield from _host(host)
+    if mcp_config is not None:
+        yield from _servers(mcp_config)
+
+
+def _machine() -> Check:
+    text = _CPU_INFO.read_text(encoding="utf-8") if _CPU_INFO.exists() else ""
+    flags = set(text.split())
+    sets = ", ".join(name for name in _INSTRUCTION_SETS if name in flags) or "not told"
+    where = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    found = f"{where}, {os.cpu_count()} cores, instruction sets: {sets}"
+    if platform.machine() in {"x86_64", "AMD64"} and flags and "avx2" not in flags:
+        return Check("machine", "warning", found, "without AVX2 models run slowly")
+    return Check("machine", "ok", found)
+
+
+def _folder(name: str, path: Path) -> Check:
+    """Tell whether files can be made in a folder, which is made on first use."""
+    there = path
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        advice = f"make it writable or set ZONDA_{name.upper()}_DIR"
+        return Check(f"{name} folder", "failed", f"{path} cannot be written", advice)
+    free = shutil.disk_usage(there).free / _GIB
+    return Check(f"{name} folder", "ok", f"{path}, {free:.1f} GiB free")
+
+
+def _model(config: Config) -> Iterator[Check]:
+    from runtime.sources import resolve_model
+    from runtime.weights import open_checkpoint
+
+    try:
+        path = resolve_model(config.model, config.cache_dir)
+        if path is None:
+            advice = f"zonda pull {config.model}"
+            yield Check("model", "warning", f"{config.model} is not here yet", advice)
+            return
+        open_checkpoint(path)
+    except ZondaError as exc:
+        yield Check("model", "failed", str(exc), "zonda models lists what can be had")
+        return
+    yield Check("model", "ok", f"{config.model} in {path}")
+    yield from _memory(path)
+
+
+def _memory(model: Path) -> Iterator[Check]:
+    if not _MEMORY_INFO.exists():
+        return
+    fields = dict(
+        line.split(":", 1) for line in _MEMORY_INFO.read_text(encoding="utf-8").splitlines()
+    )
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    files = [model] if model.is_file() else model.glob("*.safetensors")
+    size = sum(file.stat().st_size for file in files)
+    found = f"{free / _GIB:.1f} GiB free, the model's file has {size / _GIB:.1f} GiB"
+    if size > free:
+        yield Check("memory", "failed", found, "end other programs or choose a smaller model")
+    else:
+        yield Check("memory", "ok", found)
+
+
+def _host(host: Host) -> Iterator[Check]:
+    """Look whether a host that is installed starts us, and whether it can."""
+    from tools.mcp_client.jsonc import parse_jsonc
+
+    path = host_file(host, sys.platform, process_environment(), Path.home())
+    if not path.is_file():
+        return
+    name = next(name for name, known in HOSTS.items() if known is host)
+    try:
+        document = parse_jsonc(path.read_bytes().decode("utf-8", errors="replace"))
+    except (ConfigurationError, OSError) as exc:
+        yield Check(host.title, "warning", f"{path}, {exc}", "mend the file")
+        return
+    command = _command(document, host)
+    if command is None:
+        yield Check(host.title, "ok", f"does not start zonda; zonda connect {name} would")
+    elif shutil.which(command) is None:
+        found = f"{path} starts {command}, which is not there"
+        yield Check(host.title, "warning", found, f"zonda connect {name}")
+    else:
+        yield Check(host.title, "ok", f"starts {command}")
+
+
+def _command(document: Any, host: Host) -> str | None:
+    for name in (host.section, ENTRY, "command"):
+        document = document.get(name) if isinstance(document, dict) else None
+    return document if isinstance(document, str) else None
+
+
+def _servers(path: Path) -> Iterator[Check]:
+    import anyio
+
+    from tools.mcp_client.config import load_servers
+
+    try:
+        servers = load_servers(path, process_environment())
+    except ConfigurationError as exc:
+        yield Check("tool servers", "failed", str(exc), "mend the file or name another")
+        return
+    states = anyio.run(_try_servers, servers)
+    for name, state in states.items():
+        yield _server(name, servers[name], state)
+
+
+def _server(name: str, config: ServerConfig, state: ServerState) -> Check:
+    if state.status == "ready":
+        found = f"{state.num_tools} tools, protocol {state.protocol_version}"
+        return Check(f"server {name}", "ok", found)
+    reason = state.reason or f"is {state.status}"
+    if state.status == "disabled":
+        return Check(f"server {name}", "ok", reason)
+    if config.problem is not None or reason.startswith("cannot be started"):
+        advice = "mend its entry"
+    elif config.url:
+        advice = "check that the server runs there and what it logs"
+    else:
+        advice = f"run {config.command} with its arguments in a terminal and see what it prints"
+    return Check(f"server {name}", "failed", reason, advice)
+
+
+async def _try_servers(servers: Mapping[str, ServerConfig]) -> Mapping[str, ServerState]:
+    """Start every server at once; return where each stands when all had their time."""
+    from tools.mcp_client.toolset import open_toolset
+
+    async with open_toolset(servers) as toolset:
+        return {
+            name: await toolset.wait_for(name, "ready", "failed", "disabled") for name in servers
+        }

@@ -1,0 +1,128 @@
+"""`zonda doctor`: every fault is found, told with what to do, and is the exit status."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tests.helpers.tool_server_script as script
+from mcp_servers.cli import app
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of its own, with nothing in it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ZONDA_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("ZONDA_STATE_DIR", str(tmp_path / "state"))
+    for name in ("XDG_CONFIG_HOME", "CLAUDE_CONFIG_DIR", "ZONDA_MODEL", "ZONDA_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def examine(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    """Return the exit status and the checks by name."""
+    given = ["doctor", "--json", *arguments]
+    status = app(given, prog_name="zonda", standalone_mode=False) or 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] == (status == 0)
+    return status, {check.pop("name"): check for check in report["checks"]}
+
+
+def test_a_fresh_machine_is_well_but_for_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    status, checks = examine(capsys)
+    assert (status, set(checks)) == (
+        0,
+        {"machine", "configuration", "cache folder", "state folder", "model"},
+    )
+    assert checks["model"] == {
+        "status": "warning",
+        "found": "smollm2-135m is not here yet",
+        "advice": "zonda pull smollm2-135m",
+    }
+
+
+def test_a_wrong_setting_and_a_folder_that_cannot_be_written_are_told(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZONDA_THREADS", "many")
+    status, checks = examine(capsys)
+    assert (status, checks["configuration"]["status"]) == (1, "failed")
+    assert "ZONDA_THREADS" in checks["configuration"]["found"]
+    monkeypatch.setenv("ZONDA_THREADS", "1")
+    monkeypatch.setenv("ZONDA_CACHE_DIR", str(home / "file" / "cache"))
+    (home / "file").touch()
+    status, checks = examine(capsys)
+    assert (status, checks["cache folder"]) == (
+        1,
+        {
+            "status": "failed",
+            "found": f"{home}/file/cache cannot be written",
+            "advice": "make it writable or set ZONDA_CACHE_DIR",
+        },
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"not a model"])
+def test_a_damaged_model_is_told(
+    home: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    (home / "m.gguf").write_bytes(content)
+    status, checks = examine(capsys, "--model", str(home / "m.gguf"))
+    assert (status, checks["model"]["status"]) == (1, "failed")
+    assert "memory" not in checks
+
+
+def test_hosts_are_told_as_they_stand(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / ".claude.json").write_text('{"mcpServers": {"zonda": {"command": "/gone/zonda"}}}')
+    (home / ".cursor").mkdir()
+    (home / ".cursor" / "mcp.json").write_text("{}")
+    status, checks = examine(capsys)
+    assert status == 0
+    assert checks["Claude Code"] == {
+        "status": "warning",
+        "found": f"{home}/.claude.json starts /gone/zonda, which is not there",
+        "advice": "zonda connect claude-code",
+    }
+    assert checks["Cursor"]["found"] == "does not start zonda; zonda connect cursor would"
+    assert {"Claude Desktop", "VS Code"}.isdisjoint(checks)
+
+
+def test_each_tool_server_is_started_and_told(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {"command": sys.executable, "args": ["-S", script.__file__]}
+    servers = {
+        "good": good,
+        "off": {**good, "disabled": True},
+        "missing": {"command": "no-such-command-anywhere"},
+        "wrong": {"command": 3},
+    }
+    file = home / "servers.json"
+    file.write_text(json.dumps({"mcpServers": servers}), encoding="utf-8")
+    status, checks = examine(capsys, "--mcp-config", str(file))
+    told = {name.removeprefix("server "): check for name, check in checks.items()}
+    assert status == 1
+    ready = "11 tools, protocol 2025-11-25"
+    assert told["good"] == {"status": "ok", "found": ready, "advice": ""}
+    assert told["off"]["status"] == "ok"
+    assert told["missing"] == {
+        "status": "failed",
+        "found": (
+            "cannot be started: its command 'no-such-command-anywhere' was not found; "
+            "install it or give its full path"
+        ),
+        "advice": "mend its entry",
+    }
+    assert told["wrong"]["advice"] == "mend its entry"
+
+
+def test_a_person_reads_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    app(["doctor"], prog_name="zonda", standalone_mode=False)
+    *_, model, advice = capsys.readouterr().out.splitlines()
+    assert model == "warning  model: smollm2-135m is not here yet"
+    assert advice == "         -> zonda pull smollm2-135m"
