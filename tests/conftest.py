@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import settings
 
 from runtime.config import load_config
 from runtime.sources import pull_model
+from runtime.telemetry import PACKAGES
 
 settings.register_profile("check", derandomize=True, max_examples=50, deadline=None)
 settings.register_profile("ci", derandomize=True, max_examples=1000, deadline=None)
@@ -21,7 +24,23 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(autouse=True)
+def levels_as_before() -> Iterator[None]:
+    """Commands set our loggers' levels; a test that runs one in process leaves none behind."""
+    loggers = [logging.getLogger(package) for package in PACKAGES]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The default model's file, fetched once into the user's cache."""
     return pull_model("smollm2-135m", load_config().cache_dir, lambda done, total: None)
+
+
+@pytest.fixture(scope="session")
+def gemma3() -> Path:
+    """Gemma 3 270M, fetched once into the user's cache."""
+    return pull_model("gemma3-270m", load_config().cache_dir, lambda done, total: None)

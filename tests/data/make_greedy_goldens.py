@@ -1,11 +1,12 @@
-"""Write `smollm2_greedy.json`: what transformers continues 20 prompts with, greedily.
+"""Write `MODEL_greedy.json`: what transformers continues 20 prompts with, greedily.
 
 The weights are dequantised to float32. Per prompt the file keeps the text, its token ids,
 64 new ids and the smallest difference between the two best logits on the way: where that is
 tiny, another order of summation may choose the other token.
 
 Needs transformers, torch and accelerate:
-    python tests/data/make_greedy_goldens.py path/to/SmolLM2-135M-Instruct.Q4_1.gguf
+    python tests/data/make_greedy_goldens.py path/to/SmolLM2-135M-Instruct.Q4_1.gguf smollm2
+    python tests/data/make_greedy_goldens.py path/to/gemma-3-270m-q4_k_m.gguf gemma3
 """
 
 from __future__ import annotations
@@ -46,10 +47,13 @@ PROMPTS = (
     "<|im_start|>user\nWrite a haiku about snow.<|im_end|>\n<|im_start|>assistant\n",
 )
 
+# Longer than Gemma's window of 512 tokens.
+LONG_PROMPT = "Counting: " + ", ".join(str(number) for number in range(1, 201))
+
 
 def main() -> None:
-    """Read the GGUF named on the command line and write the goldens beside this file."""
-    source = Path(sys.argv[1])
+    """Read the GGUF and the model's name off the command line; write beside this file."""
+    source, name = Path(sys.argv[1]), sys.argv[2]
     tokenizer: Any = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     model: Any = AutoModelForCausalLM.from_pretrained(
         source.parent,
@@ -58,8 +62,10 @@ def main() -> None:
         quantization_config=GgufConfig(dequantize=True),
     )
     rows = []
-    for prompt in PROMPTS:
+    for prompt in (*PROMPTS[:-1], LONG_PROMPT) if name == "gemma3" else PROMPTS:
         prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        if name == "gemma3":
+            prompt_ids = [tokenizer.bos_token_id, *prompt_ids]
         token_ids, margin = _continue(model.eval(), prompt_ids)
         rows.append(
             {
@@ -70,7 +76,7 @@ def main() -> None:
             }
         )
     lines = ",\n".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows)
-    target = Path(__file__).with_name("smollm2_greedy.json")
+    target = Path(__file__).with_name(f"{name}_greedy.json")
     target.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 The golden tokens are transformers' on the same file, dequantised to float32
 (`tests/data/make_greedy_goldens.py`), with the smallest top-2 margin of logits on the way.
+Along them logits (up to 45) differ from transformers' by 1.2e-4 at most.
 """
 
 from __future__ import annotations
