@@ -6,7 +6,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 QUIET := --quiet --constraint .ci/constraints.txt
 
 # Real MCP peers of the tests: a host, a tool server, and the node release they need.
-PEERS := node@22 @modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/server-everything@2026.8.31
+MCP := @modelcontextprotocol
+PEERS := node@22 $(MCP)/inspector@2.12.0 $(MCP)/server-everything@2026.8.31 \
+	$(MCP)/server-filesystem@2026.8.31 $(MCP)/server-memory@2026.8.31
 
 .PHONY: demo test check fuzz clean
 

@@ -17,8 +17,14 @@ import anyio.to_thread
 from runtime.chat.model import ChatModel
 from runtime.config import Config
 from runtime.engine.async_engine import ThreadedEngine
-from runtime.engine.engine import Engine, EngineLimits
-from runtime.memory import CPU_WEIGHT_BYTES, GPU_WEIGHT_BYTES, free_memory, plan_memory
+from runtime.engine.engine import Engine, EngineLimits, Runner
+from runtime.memory import (
+    CPU_WEIGHT_BYTES,
+    GPU_WEIGHT_BYTES,
+    MemoryPlan,
+    free_memory,
+    plan_memory,
+)
 from runtime.models.config import ModelConfig
 from runtime.sources import pull_model, resolve_model
 from runtime.tokenizer import Tokenizer, load_folder_tokenizer, load_tokenizer
@@ -102,9 +108,7 @@ class Hub:
         threaded = ThreadedEngine(engine)
         await self._tasks.start(threaded.run)
         self._engines.append(threaded)
-        model = ChatModel(name, tokenizer, threaded, engine.context_length)
-        self._models[name] = model
-        self._tasks.start_soon(model.warm)
+        self._models[name] = ChatModel(name, tokenizer, threaded, engine.context_length)
 
     def _fetch(self, name: str) -> Path:
         def report(num_bytes: int, num_total: int) -> None:
@@ -123,11 +127,39 @@ class Hub:
             tokenizer = load_folder_tokenizer(path if path.is_dir() else path.parent)
         else:
             tokenizer = load_tokenizer(checkpoint.metadata, self._config.cache_dir)
-        return tokenizer, build_engine(checkpoint, tokenizer, self._config)
+        runner, limits = load_runner(checkpoint, self._config)
+        engine = Engine(runner, limits, decoder=tokenizer.decoder, stop_ids=tokenizer.stop_ids)
+        return tokenizer, engine
 
 
-def build_engine(checkpoint: Checkpoint, tokenizer: Tokenizer, config: Config) -> Engine:
-    """Load a checkpoint's weights and put an engine around them.
+def fit_model(
+    checkpoint: Checkpoint, config: Config, *, number_bytes: int, free_bytes: int | None
+) -> MemoryPlan:
+    """Plan context and KV memory for numbers of `number_bytes` and the memory that is free.
+
+    Raises:
+        ModelFileError: the file's metadata makes no sense.
+        MemoryShortError: the model does not fit.
+    """
+    model = ModelConfig.from_checkpoint(checkpoint)
+    wanted = config.context_length or min(model.context_length, DEFAULT_CONTEXT_LENGTH)
+    context_length = min(wanted, model.context_length)
+    if context_length < wanted:
+        logger.warning("context of %d tokens cut to the model's %d", wanted, context_length)
+    num_weights = sum(math.prod(checkpoint.info(name).shape) for name in checkpoint.names)
+    return plan_memory(
+        weight_bytes=number_bytes * num_weights,
+        kv_bytes_per_token=(
+            2 * number_bytes * model.num_layers * model.num_kv_heads * model.head_dim
+        ),
+        context_length=context_length,
+        kv_bytes=config.kv_cache_mib << 20,
+        free_bytes=free_bytes,
+    )
+
+
+def load_runner(checkpoint: Checkpoint, config: Config) -> tuple[Runner, EngineLimits]:
+    """Load a checkpoint's weights onto a device, within the memory that is free there.
 
     Raises:
         ModelFileError: the file is damaged or of a kind we don't run.
@@ -136,21 +168,11 @@ def build_engine(checkpoint: Checkpoint, tokenizer: Tokenizer, config: Config) -
     # torch takes seconds to import; whoever only lists or fetches models does without.
     from runtime.engine.runner import TorchRunner, free_gpu_memory  # noqa: PLC0415
 
-    model = ModelConfig.from_checkpoint(checkpoint)
-    wanted = config.context_length or min(model.context_length, DEFAULT_CONTEXT_LENGTH)
-    context_length = min(wanted, model.context_length)
-    if context_length < wanted:
-        logger.warning("context of %d tokens cut to the model's %d", wanted, context_length)
     free_on_gpu = free_gpu_memory(config.device)
-    number_bytes = CPU_WEIGHT_BYTES if free_on_gpu is None else GPU_WEIGHT_BYTES
-    num_weights = sum(math.prod(checkpoint.info(name).shape) for name in checkpoint.names)
-    plan = plan_memory(
-        weight_bytes=number_bytes * num_weights,
-        kv_bytes_per_token=(
-            2 * number_bytes * model.num_layers * model.num_kv_heads * model.head_dim
-        ),
-        context_length=context_length,
-        kv_bytes=config.kv_cache_mib << 20,
+    plan = fit_model(
+        checkpoint,
+        config,
+        number_bytes=CPU_WEIGHT_BYTES if free_on_gpu is None else GPU_WEIGHT_BYTES,
         free_bytes=free_memory() if free_on_gpu is None else free_on_gpu,
     )
     runner = TorchRunner(
@@ -163,4 +185,4 @@ def build_engine(checkpoint: Checkpoint, tokenizer: Tokenizer, config: Config) -
     limits = EngineLimits(
         plan.context_length, config.max_sequences, config.max_queue, config.max_step_tokens
     )
-    return Engine(runner, limits, decoder=tokenizer.decoder, stop_ids=tokenizer.stop_ids)
+    return runner, limits

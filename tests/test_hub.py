@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from runtime.chat.messages import Message, TurnEnd
 from runtime.config import Config
 from runtime.errors import MemoryShortError
-from runtime.hub import Hub, build_engine
+from runtime.hub import Hub, load_runner
 from runtime.request import SamplingParams
 from runtime.tokenizer import load_tokenizer
 from runtime.weights import open_checkpoint
@@ -26,9 +26,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _context_length(path: Path, config: Config) -> int:
-    checkpoint = open_checkpoint(path)
-    tokenizer = load_tokenizer(checkpoint.metadata)
-    return build_engine(checkpoint, tokenizer, config).context_length
+    _, limits = load_runner(open_checkpoint(path), config)
+    return limits.context_length
 
 
 def test_context_is_what_was_asked_for_when_it_fits(tiny: Path) -> None:

@@ -22,11 +22,11 @@ from runtime.telemetry import configure_logging
 from tools.errors import ConfigurationError, ZondaError
 
 if TYPE_CHECKING:
+    from runtime.weights import Checkpoint
     from tools.mcp_client.config import ServerConfig
     from tools.mcp_client.server import ServerState
 
 _CPU_INFO = Path("/proc/cpuinfo")
-_MEMORY_INFO = Path("/proc/meminfo")
 _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 _GIB = 1 << 30
 
@@ -123,28 +123,27 @@ def _model(config: Config) -> Iterator[Check]:
             advice = f"zonda pull {config.model}"
             yield Check("model", "warning", f"{config.model} is not here yet", advice)
             return
-        open_checkpoint(path)
+        checkpoint = open_checkpoint(path)
     except ZondaError as exc:
         yield Check("model", "failed", str(exc), "zonda models lists what can be had")
         return
     yield Check("model", "ok", f"{config.model} in {path}")
-    yield from _memory(path)
+    yield _memory(checkpoint, config)
 
 
-def _memory(model: Path) -> Iterator[Check]:
-    if not _MEMORY_INFO.exists():
-        return
-    fields = dict(
-        line.split(":", 1) for line in _MEMORY_INFO.read_text(encoding="utf-8").splitlines()
-    )
-    free = int(fields["MemAvailable"].split()[0]) * 1024
-    files = [model] if model.is_file() else model.glob("*.safetensors")
-    size = sum(file.stat().st_size for file in files)
-    found = f"{free / _GIB:.1f} GiB free, the model's file has {size / _GIB:.1f} GiB"
-    if size > free:
-        yield Check("memory", "failed", found, "end other programs or choose a smaller model")
-    else:
-        yield Check("memory", "ok", found)
+def _memory(checkpoint: Checkpoint, config: Config) -> Check:
+    """Ask the guard that every load asks."""
+    from runtime.hub import fit_model
+    from runtime.memory import CPU_WEIGHT_BYTES, free_memory
+
+    free = free_memory()
+    try:
+        plan = fit_model(checkpoint, config, number_bytes=CPU_WEIGHT_BYTES, free_bytes=free)
+    except ZondaError as exc:
+        return Check("memory", "failed", str(exc), "end other programs or choose a smaller model")
+    room = "memory of unknown size" if free is None else f"{free / _GIB:.1f} GiB free"
+    found = f"{room}: a context of {plan.context_length} tokens, {plan.kv_bytes >> 20} MiB of KV"
+    return Check("memory", "ok", found)
 
 
 def _host(host: Host) -> Iterator[Check]:

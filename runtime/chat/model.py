@@ -75,14 +75,6 @@ class ChatModel:
         self._grammars: GrammarCache | None = None
         self._grammars_lock = threading.Lock()
 
-    async def warm(self, tools: Sequence[ToolSpec] = ()) -> None:
-        """Build the vocabulary and compile `tools` before the first request needs them.
-
-        Raises:
-            UnsupportedSchemaError: as `stream`.
-        """
-        await anyio.to_thread.run_sync(self._warm, tools)
-
     async def find_unsupported(self, tools: Sequence[ToolSpec]) -> dict[str, str]:
         """Return why, by name, of each tool whose schema cannot be turned into a grammar."""
         return await anyio.to_thread.run_sync(self._find_unsupported, tools)
@@ -213,11 +205,6 @@ class ChatModel:
                 f" {self.context_length}: shorten the messages or offer fewer tools"
             )
         return prompt
-
-    def _warm(self, tools: Sequence[ToolSpec]) -> None:
-        self._get_grammars()
-        if tools:
-            self._prepare([Message("user", "?")], tools, AUTO, None)
 
     def _find_unsupported(self, tools: Sequence[ToolSpec]) -> dict[str, str]:
         reasons: dict[str, str] = {}

@@ -304,7 +304,6 @@ async def test_engine_that_goes_silent_is_an_error() -> None:
 
 async def test_count_tokens_is_the_length_of_the_prompt() -> None:
     model = model_of("x")
-    await model.warm([NOW])
     await turn(model, tools=[NOW])
     count = await model.count_tokens([USER], [NOW])
     assert count == len(engine_of(model).requests[0].token_ids)

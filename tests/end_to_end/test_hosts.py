@@ -106,39 +106,57 @@ async def test_thirty_two_calls_at_once_give_the_texts_of_one_by_one(smollm2: Pa
     assert len(set(alone.values())) > 16
 
 
+def published_servers(folder: Path) -> dict[str, Any]:
+    """Entries of five published tool servers, of both protocol eras, over one folder."""
+
+    def node(name: str, *arguments: str) -> dict[str, Any]:
+        script = (NODE / f"mcp-server-{name}").resolve()
+        return {"command": str(NODE / "node"), "args": [str(script), *arguments]}
+
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    return {
+        "time": {"command": str(BIN / "mcp-server-time"), "args": ["--local-timezone", "UTC"]},
+        "git": {"command": str(BIN / "mcp-server-git"), "args": ["--repository", str(folder)]},
+        "everything": node("everything", "stdio"),
+        "filesystem": node("filesystem", str(folder)),
+        "memory": {**node("memory"), "env": {"MEMORY_FILE_PATH": str(folder / "memory.json")}},
+    }
+
+
+TASKS = [
+    ("What time is it in Tokyo?", ["time"]),
+    ("Echo the word hello.", ["everything"]),
+    ("Show the status of the repository.", ["git"]),
+    ("List the directories that are allowed.", ["filesystem"]),
+    ("Remember that Ada is a person.", ["memory"]),
+]
+
+
 @pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("model", "tasks"),
+    [("smollm2-135m", TASKS), ("gemma3-270m", TASKS[::2])],  # the second takes 30 s a task
+)
 async def test_agent_calls_published_tool_servers_with_valid_arguments(
-    smollm2: Path, tmp_path: Path
+    smollm2: Path, gemma3: Path, tmp_path: Path, model: str, tasks: list[tuple[str, list[str]]]
 ) -> None:
     environ = {**process_environment(), "PATH": f"{NODE}:{os.environ['PATH']}"}
     config = tmp_path / "servers.json"
-    servers = {
-        "time": {"command": str(BIN / "mcp-server-time"), "args": ["--local-timezone", "UTC"]},
-        "everything": {
-            "command": str(NODE / "node"),
-            "args": [str((NODE / "mcp-server-everything").resolve()), "stdio"],
-        },
-    }
-    config.write_text(json.dumps({"mcpServers": servers}), "utf-8")
+    config.write_text(json.dumps({"mcpServers": published_servers(tmp_path)}), "utf-8")
     async with open_toolset(load_servers(config, environ)) as toolset:
         schemas = {tool.name: tool.input_schema for tool in await toolset.list_tools()}
     steps: list[dict[str, Any]] = []
-    async with zonda("--mcp-config", str(config)) as client:
-        for task, only in (
-            ("What time is it in Tokyo?", ["time"]),
-            ("Echo the word hello.", ["everything"]),
-            ("What is 2 plus 3?", ["time", "everything"]),
-        ):
+    async with zonda("--model", model, "--mcp-config", str(config)) as client:
+        for task, only in tasks:
             arguments = {"task": task, "servers": only, "tool_choice": "required", "max_steps": 2}
             result = await client.call_tool("agent_run", {**arguments, "wait_seconds": 200})
             assert not result.is_error, result.content
             assert result.structured_content is not None
             assert result.structured_content["status"] == "done"
-            assert {step["tool"].split("__")[0] for step in result.structured_content["steps"]} <= {
-                *only
-            }
-            steps += result.structured_content["steps"]
-    assert len(steps) >= 3
+            made = result.structured_content["steps"]
+            assert {step["tool"].split("__")[0] for step in made} <= {*only}
+            steps += made
+    assert len(steps) >= len(tasks) - 1
     for step in steps:
         assert first_problem(schemas[step["tool"]], step["arguments"]) is None
     assert any(step["ok"] for step in steps)

@@ -9,7 +9,8 @@ import pytest
 
 from runtime.config import Config
 from runtime.engine.async_engine import ThreadedEngine
-from runtime.hub import build_engine
+from runtime.engine.engine import Engine
+from runtime.hub import load_runner
 from runtime.tokenizer import load_tokenizer
 from runtime.weights import open_checkpoint
 from tests.helpers.engine_contract import CHECKS, Check
@@ -26,7 +27,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def test_threaded_engine(check: Check, tiny: Path) -> None:
     checkpoint = open_checkpoint(tiny)
     tokenizer = load_tokenizer(checkpoint.metadata)
-    engine = build_engine(checkpoint, tokenizer, Config(kv_cache_mib=1, threads=1, device="cpu"))
+    runner, limits = load_runner(checkpoint, Config(kv_cache_mib=1, threads=1, device="cpu"))
+    engine = Engine(runner, limits, decoder=tokenizer.decoder, stop_ids=tokenizer.stop_ids)
     threaded = ThreadedEngine(engine)
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
