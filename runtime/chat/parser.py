@@ -20,6 +20,7 @@ from runtime.chat.wire_formats.format import (
     WireFormat,
     own_call_id,
 )
+from runtime.tokenizer.decoder import overlap
 from runtime.tokenizer.tokenizer import Tokenizer
 from tools.spec import JsonObject
 
@@ -175,7 +176,7 @@ class TurnParser:
         trigger = self._wire.trigger
         start = self._buffer.find(trigger)
         if start < 0:
-            self._emit_text(len(self._buffer) - _overlap(self._buffer, trigger))
+            self._emit_text(len(self._buffer) - overlap(self._buffer, trigger))
             return False
         self._emit_text(start)
         self._step = self._read_open
@@ -275,14 +276,6 @@ class TurnParser:
     def _take(self, length: int) -> str:
         taken, self._buffer = self._buffer[:length], self._buffer[length:]
         return taken
-
-
-def _overlap(text: str, marker: str) -> int:
-    """Length of the longest end of `text` that begins `marker`."""
-    for length in range(min(len(text), len(marker) - 1), 0, -1):
-        if marker.startswith(text[-length:]):
-            return length
-    return 0
 
 
 def _length(literal: str) -> int:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from runtime.grammar.constraint import Constraint
 from runtime.request import FinishReason, GenerateRequest, TokenChunk, Usage
+from runtime.tokenizer.decoder import overlap
 
 
 class TextDecoder(Protocol):
@@ -149,12 +150,6 @@ class StopStringFilter:
         if ends:
             self.is_stopped, self._held = True, ""
             return text[: min(ends)]
-        keep = max((_overlap(text, string) for string in self._stop), default=0)
+        keep = max((overlap(text, string) for string in self._stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
-    longest = min(len(text), len(stop) - 1)
-    return next((n for n in range(longest, 0, -1) if stop.startswith(text[-n:])), 0)

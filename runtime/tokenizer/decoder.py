@@ -23,3 +23,9 @@ class IncrementalDecoder:
     def flush(self) -> str:
         """End the sequence: an unfinished character becomes U+FFFD."""
         return self._utf8.decode(b"", final=True)
+
+
+def overlap(text: str, marker: str) -> int:
+    """Length of the longest end of `text` that begins `marker` without being all of it."""
+    longest = min(len(text), len(marker) - 1)
+    return next((n for n in range(longest, 0, -1) if marker.startswith(text[-n:])), 0)

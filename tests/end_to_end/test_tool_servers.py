@@ -31,8 +31,8 @@ def server(config_file: Path, name: str, command: str, *args: str) -> ServerConf
     """Configure a published server by way of a file, as an operator would."""
     environ = dict(process_environment())
     environ["PATH"] = f"{SEARCHED}:{environ['PATH']}"
-    if (path := shutil.which(command, path=environ["PATH"])) is None:
-        pytest.skip(f"{command} is not installed")
+    path = shutil.which(command, path=environ["PATH"])
+    assert path is not None, f"{command} is not installed: `make test` installs it"
     arguments = ", ".join(f'"{argument}"' for argument in args)
     config_file.write_text(
         f'{{"mcpServers": {{"{name}": {{"command": "{path}", "args": [{arguments}]}}}}}}',
