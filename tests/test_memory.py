@@ -65,13 +65,13 @@ SYSTEMS: dict[str, tuple[str, dict[str, str], int]] = {
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-@pytest.mark.skipif("sys.platform == 'darwin'")
+@pytest.mark.skipif("sys.platform == 'darwin'", reason="macOS has no /proc and no control groups")
 def test_free_is_what_machine_and_control_groups_give(name: str, tmp_path: Path) -> None:
     membership, groups, expected = SYSTEMS[name]
     assert free_memory(*_system(tmp_path, membership, groups)) == expected
 
 
-@pytest.mark.skipif("sys.platform == 'darwin'")
+@pytest.mark.skipif("sys.platform == 'darwin'", reason="macOS has no /proc and no control groups")
 def test_system_that_tells_nothing_is_not_known(tmp_path: Path) -> None:
     assert free_memory(tmp_path, tmp_path) is None
 

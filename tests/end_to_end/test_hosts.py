@@ -159,4 +159,5 @@ async def test_agent_calls_published_tool_servers_with_valid_arguments(
     assert len(steps) >= len(tasks) - 1
     for step in steps:
         assert first_problem(schemas[step["tool"]], step["arguments"]) is None
+        assert step.get("approved_by") == "policy", f"not sent to its server: {step}"
     assert any(step["ok"] for step in steps)
