@@ -10,6 +10,8 @@ MCP := @modelcontextprotocol
 PEERS := node@22 $(MCP)/inspector@2.12.0 $(MCP)/server-everything@2026.8.31 \
 	$(MCP)/server-filesystem@2026.8.31 $(MCP)/server-memory@2026.8.31
 
+KERNELS := $(wildcard runtime/kernels/cpu/*.cpp runtime/kernels/cpu/*.h runtime/kernels/cpu/build*.py)
+
 .PHONY: demo test check fuzz clean
 
 ## Show the default model calling tools of a real MCP server.
@@ -34,16 +36,16 @@ clean:
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-# torch first and alone: its CPU build is named exactly, so that nothing pulls in a GPU build.
-.venv/installed: .venv/bin/python pyproject.toml .ci/constraints.txt
-	@echo "Installing Zonda into .venv (once, a few minutes) …"
-	@$(PIP) install --quiet torch==2.13.0
+.venv/installed: .venv/bin/python pyproject.toml .ci/constraints.txt $(KERNELS)
+	@echo "Installing Zonda into .venv, which compiles its CPU kernels (once, two minutes) …"
 	@$(PIP) install $(QUIET) --editable .
 	@touch $@
 
+# torch first and alone: its CPU build is named exactly, so that nothing pulls in a GPU build.
 .venv/installed-dev: .venv/installed
 	@echo "Installing what tests need …"
 	@$(PIP) install $(QUIET) --upgrade pip
+	@$(PIP) install --quiet torch==2.13.0
 	@$(PIP) install $(QUIET) --group dev
 	@npm install --silent --no-audit --no-fund --no-save --prefix .venv/node $(PEERS)
 	@touch $@

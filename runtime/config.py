@@ -30,9 +30,12 @@ class Config:
         threads: CPU threads of the operators; 0 takes one per core.
         context_length: most tokens of one sequence; 0 takes the model's own, at most 8192.
         kv_cache_mib: memory for KV pages in MiB.
+        kv_type: number format of keys and values on a CPU, "int8" or "bf16".
         max_sequences: most sequences that run at the same time.
         max_queue: most sequences that wait.
         max_step_tokens: most tokens of one step, prefill and decode together.
+        max_step_ms: milliseconds that a step may take while sequences decode; prompts are cut
+            into pieces that fit.
     """
 
     model: str = "smollm2-135m"
@@ -42,9 +45,11 @@ class Config:
     threads: int = 0
     context_length: int = 0
     kv_cache_mib: int = 1024
+    kv_type: str = "int8"
     max_sequences: int = 64
     max_queue: int = 1024
     max_step_tokens: int = 512
+    max_step_ms: int = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +189,12 @@ def _check(config: Config, origins: Mapping[str, str]) -> None:
 
     if config.device not in {"auto", "cpu", "cuda"}:
         raise refuse("device", "auto, cpu or cuda")
+    if config.kv_type not in {"int8", "bf16"}:
+        raise refuse("kv_type", "int8 or bf16")
     for name in ("threads", "context_length"):
         if getattr(config, name) < 0:
             raise refuse(name, "at least 0")
-    for name in ("kv_cache_mib", "max_sequences", "max_queue", "max_step_tokens"):
+    limits = ("kv_cache_mib", "max_sequences", "max_queue", "max_step_tokens", "max_step_ms")
+    for name in limits:
         if getattr(config, name) < 1:
             raise refuse(name, "at least 1")

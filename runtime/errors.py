@@ -53,6 +53,12 @@ class MemoryShortError(UnavailableError):
     code = "not_enough_memory"
 
 
+class BackendError(UnavailableError):
+    """What computes is not there or cannot be started."""
+
+    code = "backend_unavailable"
+
+
 class DownloadError(UnavailableError):
     """A model could not be fetched."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -18,23 +17,13 @@ from runtime.chat.model import ChatModel
 from runtime.config import Config
 from runtime.engine.async_engine import ThreadedEngine
 from runtime.engine.engine import Engine, EngineLimits, Runner
-from runtime.memory import (
-    CPU_WEIGHT_BYTES,
-    GPU_WEIGHT_BYTES,
-    MemoryPlan,
-    free_memory,
-    plan_memory,
-)
-from runtime.models.config import ModelConfig
+from runtime.engine.loading import load_runner
 from runtime.sources import pull_model, resolve_model
 from runtime.tokenizer import Tokenizer, load_folder_tokenizer, load_tokenizer
 from runtime.weights import Checkpoint, open_checkpoint
 from runtime.weights.safetensors import SafetensorsFolder
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_CONTEXT_LENGTH = 8192
-"""Most tokens of a sequence where the configuration does not say."""
 
 
 class Hub:
@@ -122,67 +111,38 @@ class Hub:
             report(doing)
 
     def _open(self, path: Path) -> tuple[Tokenizer, Engine]:
-        checkpoint = open_checkpoint(path)
-        if isinstance(checkpoint, SafetensorsFolder):
-            tokenizer = load_folder_tokenizer(path if path.is_dir() else path.parent)
-        else:
-            tokenizer = load_tokenizer(checkpoint.metadata, self._config.cache_dir)
-        runner, limits = load_runner(checkpoint, self._config)
+        _, tokenizer, runner, limits = open_model(path, self._config)
         engine = Engine(runner, limits, decoder=tokenizer.decoder, stop_ids=tokenizer.stop_ids)
         return tokenizer, engine
 
 
-def fit_model(
-    checkpoint: Checkpoint, config: Config, *, number_bytes: int, free_bytes: int | None
-) -> MemoryPlan:
-    """Plan context and KV memory for numbers of `number_bytes` and the memory that is free.
+def open_model(path: Path, config: Config) -> tuple[Checkpoint, Tokenizer, Runner, EngineLimits]:
+    """Read a model's file or folder and load it onto a device.
 
     Raises:
-        ModelFileError: the file's metadata makes no sense.
-        MemoryShortError: the model does not fit.
-    """
-    model = ModelConfig.from_checkpoint(checkpoint)
-    wanted = config.context_length or min(model.context_length, DEFAULT_CONTEXT_LENGTH)
-    context_length = min(wanted, model.context_length)
-    if context_length < wanted:
-        logger.warning("context of %d tokens cut to the model's %d", wanted, context_length)
-    num_weights = sum(math.prod(checkpoint.info(name).shape) for name in checkpoint.names)
-    return plan_memory(
-        weight_bytes=number_bytes * num_weights,
-        kv_bytes_per_token=(
-            2 * number_bytes * model.num_layers * model.num_kv_heads * model.head_dim
-        ),
-        context_length=context_length,
-        kv_bytes=config.kv_cache_mib << 20,
-        free_bytes=free_bytes,
-    )
-
-
-def load_runner(checkpoint: Checkpoint, config: Config) -> tuple[Runner, EngineLimits]:
-    """Load a checkpoint's weights onto a device, within the memory that is free there.
-
-    Raises:
-        ModelFileError: the file is damaged or of a kind we don't run.
+        ModelFileError: it is damaged or of a kind we don't run.
         MemoryShortError: it does not fit the memory that is free.
+        BackendError: the device or the library for it could not be had.
     """
-    # torch takes seconds to import; whoever only lists or fetches models does without.
-    from runtime.engine.runner import TorchRunner, free_gpu_memory  # noqa: PLC0415
+    checkpoint, tokenizer = open_files(path, config.cache_dir)
+    runner, limits = load_runner(checkpoint, config, stamp=_stamp(path))
+    return checkpoint, tokenizer, runner, limits
 
-    free_on_gpu = free_gpu_memory(config.device)
-    plan = fit_model(
-        checkpoint,
-        config,
-        number_bytes=CPU_WEIGHT_BYTES if free_on_gpu is None else GPU_WEIGHT_BYTES,
-        free_bytes=free_memory() if free_on_gpu is None else free_on_gpu,
-    )
-    runner = TorchRunner(
-        checkpoint,
-        context_length=plan.context_length,
-        kv_cache_bytes=plan.kv_bytes,
-        device=config.device,
-        threads=config.threads,
-    )
-    limits = EngineLimits(
-        plan.context_length, config.max_sequences, config.max_queue, config.max_step_tokens
-    )
-    return runner, limits
+
+def open_files(path: Path, cache_dir: Path) -> tuple[Checkpoint, Tokenizer]:
+    """Read a model's file or folder; no weight is touched.
+
+    Raises:
+        ModelFileError: it is damaged or of a kind we don't run.
+    """
+    checkpoint = open_checkpoint(path)
+    if isinstance(checkpoint, SafetensorsFolder):
+        return checkpoint, load_folder_tokenizer(path if path.is_dir() else path.parent)
+    return checkpoint, load_tokenizer(checkpoint.metadata, cache_dir)
+
+
+def _stamp(path: Path) -> str:
+    """Size and time of a model's file or files: what changes when they do."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    stats = [file.stat() for file in files]
+    return " ".join(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in stats)

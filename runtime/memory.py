@@ -19,12 +19,6 @@ from runtime.errors import MemoryShortError
 
 logger = logging.getLogger(__name__)
 
-CPU_WEIGHT_BYTES = 4
-"""A CPU computes in float32."""
-
-GPU_WEIGHT_BYTES = 2
-"""A GPU computes in bfloat16."""
-
 HEADROOM_BYTES = 512 << 20
 """Kept free for activations, tokenizers, tool servers and everybody else."""
 

@@ -20,6 +20,10 @@ class SamplingParams:
         top_k: keep the k likeliest tokens; 0 keeps all.
         top_p: keep the likeliest tokens whose probabilities sum to this, in (0, 1].
         min_p: drop tokens below this share of the likeliest one's probability, in [0, 1).
+        repetition_penalty: divides the positive logits of tokens that the prompt or the text has
+            and multiplies the negative ones, in 0.01..2; 1 for none.
+        presence_penalty: lowers the logits of tokens that the text has, in -2..2; 0 for none.
+        frequency_penalty: lowers them by this for each time the text has them, in -2..2.
         seed: makes draws repeatable, whatever else is in the batch; None draws a seed.
         stop: strings that end the text; they are not part of it.
     """
@@ -29,6 +33,9 @@ class SamplingParams:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
 
@@ -44,11 +51,23 @@ class SamplingParams:
             ("top_k", self.top_k >= 0, "at least 0"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", 0 <= self.min_p < 1, "at least 0 and below 1"),
+            ("repetition_penalty", 0.01 <= self.repetition_penalty <= 2, "in 0.01..2"),
+            ("presence_penalty", -2 <= self.presence_penalty <= 2, "in -2..2"),
+            ("frequency_penalty", -2 <= self.frequency_penalty <= 2, "in -2..2"),
             ("seed", self.seed is None or 0 <= self.seed < 2**63, "in 0..2**63-1"),
         )
         for name, is_valid, wanted in ranges:
             if not is_valid:
                 raise InvalidRequestError(f"{name} must be {wanted}, not {getattr(self, name)!r}")
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether tokens that occurred get other logits."""
+        return (
+            self.repetition_penalty != 1
+            or self.presence_penalty != 0
+            or self.frequency_penalty != 0
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ def main() -> int:
         "imports": ("lint-imports", "--no-logo"),
         "types": ("mypy", "--no-error-summary"),
         "structure": None,
+        "kernels": ("python", "-m", "runtime.kernels.cpu.build"),
         "tests": ("pytest", "--quiet", *tests),
     }
     for name, command in parts.items():

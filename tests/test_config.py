@@ -31,9 +31,11 @@ def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:
         "threads": "ZONDA_THREADS",
         "context_length": "default",
         "kv_cache_mib": "default",
+        "kv_type": "default",
         "max_sequences": "default",
         "max_queue": f"{file}, line 4",
         "max_step_tokens": "default",
+        "max_step_ms": "default",
     }
     assert (settings.path, settings.is_read) == (file, True)
 

@@ -10,8 +10,9 @@ from safetensors.numpy import save_file
 
 from runtime.chat.messages import Message, TurnEnd
 from runtime.config import Config
+from runtime.engine.loading import load_runner
 from runtime.errors import MemoryShortError
-from runtime.hub import Hub, load_runner
+from runtime.hub import Hub
 from runtime.request import SamplingParams
 from runtime.tokenizer import load_tokenizer
 from runtime.weights import open_checkpoint
@@ -35,7 +36,7 @@ def test_context_is_what_was_asked_for_when_it_fits(tiny: Path) -> None:
 
 
 def test_model_is_refused_when_memory_is_short(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.hub.free_memory", lambda: 1 << 20)
+    monkeypatch.setattr("runtime.engine.loading.free_memory", lambda: 1 << 20)
     with pytest.raises(MemoryShortError, match=r"the model needs 0\.0 GiB .* 0\.0 GiB are free"):
         _context_length(tiny, CONFIG)
 

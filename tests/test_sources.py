@@ -27,7 +27,6 @@ SOURCE = ModelSource(
     name="tiny",
     origin=(PackageFile("tiny-model==1.0", MEMBER),),
     size_bytes=len(MODEL),
-    num_params=1,
     licence="MIT",
     description="a few bytes",
     sha256=hashlib.sha256(MODEL).hexdigest(),

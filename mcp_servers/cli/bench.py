@@ -5,42 +5,156 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mcp_servers.cli.records import Measurement, Place, Record, make_record
+from mcp_servers.cli.records import (
+    Measurement,
+    Place,
+    Record,
+    make_record,
+    percentile,
+    read_records,
+)
 from runtime.config import Config, load_config
 from tools.errors import InvalidRequestError, suggest
 
+if TYPE_CHECKING:
+    from mcp_servers.cli.bench_setup import BenchOptions
 
-def bench(
-    area: Annotated[str, typer.Argument(help="What to measure: startup.")],
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """What can be measured.
+
+    Attributes:
+        module: where the function `measure_<name>` is.
+        prompt_tokens: lengths of prompts that it takes by default.
+        new_tokens: of each answer, by default.
+        takes_url: whether it can measure another server.
+    """
+
+    module: str
+    prompt_tokens: tuple[int, ...] = ()
+    new_tokens: int = 0
+    takes_url: bool = False
+
+
+AREAS: Mapping[str, Area] = {
+    "limits": Area("bench_limits"),
+    "prefill": Area("bench_single", (512, 2048)),
+    "decode": Area("bench_single", (16, 1024, 2000), 128),
+    "serve": Area("bench_serve", (128,), 128, takes_url=True),
+    "prefix": Area("bench_serve", (2000,), takes_url=True),
+    "tools": Area("bench_tools", new_tokens=200),
+    "startup": Area("bench_startup"),
+}
+
+
+def bench(  # noqa: PLR0913 - options of the command line
+    area: Annotated[str, typer.Argument(help=f"What to measure: {', '.join(AREAS)}.")],
     *,
     model: Annotated[str | None, typer.Option(help="Name or path of the model.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="How often.")] = 5,
+    prompt_tokens: Annotated[
+        str | None, typer.Option(help="Lengths of prompts, such as 512,2048.")
+    ] = None,
+    new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens to generate for each prompt.")
+    ] = None,
+    concurrency: Annotated[
+        str, typer.Option(help="serve: how many requests at the same time.")
+    ] = "1,4,16,32",
+    url: Annotated[
+        str | None,
+        typer.Option(help="serve, prefix: measure the OpenAI-compatible server there instead."),
+    ] = None,
+    label: Annotated[str, typer.Option(help="What records and plots call the server.")] = "Zonda",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON record a line.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="serve: SVG file to draw tokens per second into.")
+    ] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help="File of `serve --json` to draw as well; again for more."),
+    ] = None,
 ) -> None:
     """Measure how quick Zonda is on this machine."""
-    from mcp_servers.cli.bench_startup import measure_startup
+    if area not in AREAS:
+        raise InvalidRequestError(f"no area is named {area!r}{suggest(area, AREAS)}")
+    chosen = AREAS[area]
+    if url is not None and not chosen.takes_url:
+        raise InvalidRequestError(f"--url is for serve and prefix, {area} measures our engine")
+    if (plot is not None or beside) and (area != "serve" or plot is None):
+        raise InvalidRequestError("--plot FILE.svg, and --with what to draw too, are for serve")
+    from mcp_servers.cli.bench_setup import BenchOptions
 
-    areas: dict[str, Callable[[Config, int], list[Measurement]]] = {"startup": measure_startup}
-    if area not in areas:
-        raise InvalidRequestError(f"no area is named {area!r}{suggest(area, areas)}")
     config = load_config(model=model)
-    place = Place(config.model, _describe_device(config), _find_commit())
-    records = [make_record(taken, place) for taken in areas[area](config, repeats)]
-    if as_json:
-        for record in records:
-            typer.echo(record.to_json())
-    else:
+    options = BenchOptions(
+        config,
+        _find_model(config, url),
+        repeats,
+        _parse_counts("prompt-tokens", prompt_tokens) or chosen.prompt_tokens,
+        new_tokens or chosen.new_tokens,
+        _parse_counts("concurrency", concurrency),
+        url,
+        label,
+    )
+    drawn = [record for path in beside or () for record in read_records(path)]
+    records = _measure(area, options, as_json=as_json)
+    if plot is not None:
+        from mcp_servers.cli.bench_plot import draw_plot
+
+        plot.write_text(draw_plot([*records, *drawn]), encoding="utf-8")
+
+
+def _measure(area: str, options: BenchOptions, *, as_json: bool) -> list[Record]:
+    """Measure, and print what was found as soon as it is."""
+    module = import_module(f"mcp_servers.cli.{AREAS[area].module}")
+    measure: Callable[[BenchOptions], Iterable[Measurement]] = getattr(module, f"measure_{area}")
+    place = Place(_shorten_name(options.model), _describe_device(options.config), _find_commit())
+    records = []
+    for taken in measure(options):
+        records.append(make_record(taken, place))
+        if as_json:
+            typer.echo(records[-1].to_json())
+    if not as_json:
         _print_table(records)
+    return records
+
+
+def _find_model(config: Config, url: str | None) -> str:
+    if url is None:
+        return config.model
+    from mcp_servers.cli.bench_load import find_served_model
+
+    return find_served_model(url)
+
+
+def _shorten_name(model: str) -> str:
+    """Of a file or folder the last part: a record says nothing of where it lay."""
+    return model if model.startswith("hf:") else Path(model).name
+
+
+def _parse_counts(name: str, text: str | None) -> tuple[int, ...]:
+    """Numbers from 1 on between commas; none where nothing was given."""
+    parts = [] if text is None else text.split(",")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise InvalidRequestError(f"--{name} takes numbers like 1,4,16, not {text!r}")
+    return tuple(map(int, parts))
 
 
 def _describe_device(config: Config) -> str:
-    return f"{config.device}, {platform.machine()}, {os.cpu_count()} cores"
+    from runtime.engine.loading import uses_gpu
+    from runtime.kernels.cpu.native import supported_variants
+
+    device = "cuda" if uses_gpu(config.device) else f"cpu {supported_variants()[0]}"
+    return f"{device}, {platform.machine()}, {os.cpu_count()} cores"
 
 
 def _find_commit() -> str | None:
@@ -56,15 +170,37 @@ def _find_commit() -> str | None:
 
 
 def _print_table(records: Sequence[Record]) -> None:
+    """What all records share stands in the title; the spread is that of p10 to p90."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     first = records[0]
-    table = Table(title=f"{first.bench}, {first.model}, {first.device}, {first.repeats} runs")
-    for name in ("", "median", "p10", "p90", "unit", "limit"):
-        table.add_column(name, justify="left" if name in {"", "unit"} else "right")
+    shared = [one for one in _conditions(first) if all(one in _conditions(r) for r in records)]
+    bandwidths = [one.bandwidth_gb_s for one in records if one.bandwidth_gb_s is not None]
+    if bandwidths:
+        shared.append(f"memory read at {percentile(bandwidths, 0.5):.0f} GB/s")
+    title = ", ".join([first.bench, first.model, first.device, *shared])
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for name in ("", "median", "spread", "of limit"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=bool(name))
     for record in records:
-        numbers = [f"{number:.3g}" for number in (record.value, record.p10, record.p90)]
-        limit = "" if record.limit is None else f"{record.limit:g}"
-        table.add_row(str(record.params["measure"]), *numbers, record.unit, limit)
+        conditions = [one for one in _conditions(record) if one not in shared]
+        spread = (record.p90 - record.p10) / record.value if record.value else 0.0
+        table.add_row(
+            ", ".join([record.params["measure"], *conditions]),
+            f"{_shorten(record.value)} {record.unit}",
+            f"{100 * spread:.0f} %",
+            "" if record.fraction is None else f"{100 * record.fraction:.0f} %",
+        )
     Console().print(table)
+
+
+def _shorten(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _conditions(record: Record) -> list[str]:
+    """What of the parameters is not the quantity itself, such as "prompt tokens 16"."""
+    params = {name: value for name, value in record.params.items() if name != "measure"}
+    return [f"{name.replace('_', ' ')} {value}" for name, value in params.items()]

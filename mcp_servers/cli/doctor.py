@@ -133,12 +133,12 @@ def _model(config: Config) -> Iterator[Check]:
 
 def _memory(checkpoint: Checkpoint, config: Config) -> Check:
     """Ask the guard that every load asks."""
-    from runtime.hub import fit_model
-    from runtime.memory import CPU_WEIGHT_BYTES, free_memory
+    from runtime.engine.loading import fit_model
+    from runtime.memory import free_memory
 
     free = free_memory()
     try:
-        plan = fit_model(checkpoint, config, number_bytes=CPU_WEIGHT_BYTES, free_bytes=free)
+        plan = fit_model(checkpoint, config, on_gpu=False, free_bytes=free)
     except ZondaError as exc:
         return Check("memory", "failed", str(exc), "end other programs or choose a smaller model")
     room = "memory of unknown size" if free is None else f"{free / _GIB:.1f} GiB free"

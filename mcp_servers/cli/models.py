@@ -13,7 +13,7 @@ GIB = 1 << 30
 def models(*, config_file: ConfigFile = None) -> None:
     """List the models Zonda knows by name; any GGUF file or model folder works by its path."""
     config = load_config(config_file=config_file)
-    from runtime.memory import CPU_WEIGHT_BYTES, HEADROOM_BYTES, free_memory
+    from runtime.memory import HEADROOM_BYTES, free_memory
     from runtime.sources import MODELS, resolve_model
 
     free_bytes = free_memory()
@@ -21,7 +21,7 @@ def models(*, config_file: ConfigFile = None) -> None:
     for name, source in MODELS.items():
         path = resolve_model(name, config.cache_dir)
         place = f"in {path}" if path is not None else f"not here yet: zonda pull {name}"
-        needed_bytes = source.num_params * CPU_WEIGHT_BYTES + HEADROOM_BYTES
+        needed_bytes = source.size_bytes + HEADROOM_BYTES
         fits = "" if free_bytes is None or needed_bytes <= free_bytes else ", too big for now"
         marker = "*" if name == config.model else " "
         size_mb = source.size_bytes / 1e6

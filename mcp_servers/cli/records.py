@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
+
+from tools.errors import InvalidRequestError
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One quantity, measured a few times; `limit` is what it must stay within, if anything."""
+    """One quantity, measured a few times.
+
+    Attributes:
+        bench: the area.
+        params: what was measured ("measure") and under which conditions.
+        values: one per repeat.
+        unit: of the values and the limit.
+        limit: what the machine could do at most, or what the value must stay within.
+        bandwidth_gb_s: what the machine read from memory between the repeats.
+    """
 
     bench: str
     params: Mapping[str, Any]
     values: Sequence[float]
     unit: str
     limit: float | None = None
+    bandwidth_gb_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +76,34 @@ def make_record(taken: Measurement, place: Place) -> Record:
         p90=percentile(taken.values, 0.9),
         repeats=len(taken.values),
         unit=taken.unit,
-        limit=taken.limit,
+        limit=None if taken.limit is None else round(taken.limit, 4),
         fraction=None if taken.limit is None else round(value / taken.limit, 4),
-        bandwidth_gb_s=None,
+        bandwidth_gb_s=None if taken.bandwidth_gb_s is None else round(taken.bandwidth_gb_s, 2),
         device=place.device,
         commit=place.commit,
     )
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read what `--json` printed.
+
+    Raises:
+        InvalidRequestError: the file cannot be read, or a line is no record.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [_parse(json.loads(line)) for line in lines if line]
+    except (OSError, ValueError) as exc:
+        raise InvalidRequestError(
+            f"{path} holds no records of `zonda bench … --json`: {exc}"
+        ) from exc
+
+
+def _parse(line: object) -> Record:
+    names = [field.name for field in fields(Record)]
+    if not isinstance(line, dict) or sorted(line) != sorted(names):
+        raise ValueError(f"wanted the fields {', '.join(names)}, found {line!r}")
+    return Record(**line)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

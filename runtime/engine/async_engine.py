@@ -1,21 +1,25 @@
 """The one bridge between an event loop and the engine's thread.
 
-Requests and aborts are left in a box that is emptied at the start of each step, so the
-engine is only ever touched by one thread at a time.
+One worker thread owns the engine. Requests and aborts are left in a box that it empties before
+each step; chunks go out over a second one, whose bell wakes the event loop. Neither side ever
+waits for the other, so the loop's work overlaps with the forward pass.
 """
 
 from __future__ import annotations
 
 import logging
-import math
+import socket
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
 from typing import Protocol
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 from anyio.abc import TaskStatus
-from anyio.streams.memory import MemoryObjectSendStream
 
 from runtime.engine.engine import Engine
 from runtime.errors import CapacityError
@@ -46,39 +50,67 @@ class AsyncEngine(Protocol):
         ...
 
 
+class _Mailbox:
+    """Chunks on their way to the task that reads one request's; the event loop's alone.
+
+    Half the work of an anyio stream, which turns the loop once more for every item.
+    """
+
+    def __init__(self) -> None:
+        self._chunks: deque[TokenChunk] = deque()
+        self._changed = anyio.Event()
+        self._is_closed = False
+
+    def put(self, chunk: TokenChunk) -> None:
+        self._chunks.append(chunk)
+        self._changed.set()
+
+    def close(self) -> None:
+        """No more chunks will come."""
+        self._is_closed = True
+        self._changed.set()
+
+    async def get(self) -> TokenChunk | None:
+        """Wait for the next chunk; None when there will be none."""
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        while not self._chunks:
+            if self._is_closed:
+                return None
+            self._changed = anyio.Event()
+            await self._changed.wait()
+        return self._chunks.popleft()
+
+
 class ThreadedEngine:
     """Steps an `Engine` in a worker thread for as long as there is work."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._box: list[Callable[[], None]] = []
-        self._streams: dict[int, MemoryObjectSendStream[TokenChunk]] = {}
-        self._num_active = 0
-        self._wake = anyio.Event()
+        self._box: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._outbox: deque[list[tuple[_Mailbox, TokenChunk]] | None] = deque()
+        self._mailboxes: dict[int, _Mailbox] = {}  # by sequence id; the worker thread's
+        self._open: set[_Mailbox] = set()  # the event loop's
         self._is_closed = False
         self._stopped = anyio.Event()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Step until `aclose`; to be started once, in a task group of its owner."""
-        limiter = anyio.CapacityLimiter(1)
-        task_status.started()
+        bell, rope = socket.socketpair()
+        work = partial(anyio.to_thread.run_sync, limiter=anyio.CapacityLimiter(1))
         try:
-            while not self._is_closed:
-                if not self._box and not self._engine.has_work:
-                    await self._wake.wait()
-                self._wake = anyio.Event()
-                box, self._box = self._box, []
-                chunks = await anyio.to_thread.run_sync(self._step, box, limiter=limiter)
-                for sequence_id, chunk in chunks.items():
-                    # Who has left the stream has put an abort into the box.
-                    with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-                        self._streams[sequence_id].send_nowait(chunk)
-        except Exception:
-            logger.exception("the engine stopped; open requests end with an error")
+            with bell, rope:
+                bell.settimeout(0)
+                rope.settimeout(0)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(work, self._work, rope)
+                    task_status.started()
+                    try:
+                        await self._deliver(bell)
+                    finally:
+                        self._close()
         finally:
-            self._is_closed = True
-            for stream in self._streams.values():
-                stream.close()
+            for mailbox in self._open:
+                mailbox.close()
             self._stopped.set()
 
     async def generate(
@@ -87,51 +119,81 @@ class ThreadedEngine:
         """See `AsyncEngine.generate`."""
         if self._is_closed:
             raise CapacityError("the engine is closed; start it again")
-        if self._num_active >= self._engine.limits.max_queue:
+        if len(self._open) >= self._engine.limits.max_queue:
             raise CapacityError(
-                f"{self._num_active} requests are being served, at most "
+                f"{len(self._open)} requests are being served, at most "
                 f"{self._engine.limits.max_queue} may be; try again later"
             )
         self._engine.check(request)
-        send, receive = anyio.create_memory_object_stream[TokenChunk](math.inf)
+        mailbox = _Mailbox()
         sequence_ids: list[int] = []
 
         def add() -> None:
             sequence_ids.append(self._engine.add(request, constraint))
-            self._streams[sequence_ids[0]] = send
+            self._mailboxes[sequence_ids[0]] = mailbox
 
-        self._num_active += 1
-        self._post(add)
+        self._open.add(mailbox)
+        self._box.put(add)
         is_over = False
         try:
-            async with send, receive:
-                async for chunk in receive:
-                    is_over = chunk.finish_reason is not None
-                    yield chunk
-                    if is_over:
-                        return
+            while (chunk := await mailbox.get()) is not None:
+                is_over = chunk.finish_reason is not None
+                yield chunk
+                if is_over:
+                    return
             raise CapacityError("the engine was closed while the request ran")
         finally:
-            self._num_active -= 1
-            self._post(lambda: self._forget(sequence_ids, is_over=is_over))
+            self._open.remove(mailbox)
+            self._box.put(lambda: self._forget(sequence_ids, is_over=is_over))
 
     async def aclose(self) -> None:
         """Stop after the step that runs; open requests end with an error."""
-        self._is_closed = True
-        self._wake.set()
+        self._close()
         await self._stopped.wait()
 
-    def _post(self, action: Callable[[], None]) -> None:
-        self._box.append(action)
-        self._wake.set()
+    def _close(self) -> None:
+        self._is_closed = True
+        self._box.put(lambda: None)  # wakes a thread that waits for work
 
-    def _step(self, box: list[Callable[[], None]]) -> dict[int, TokenChunk]:
-        for action in box:
-            action()
-        return self._engine.step() if self._engine.has_work else {}
+    async def _deliver(self, bell: socket.socket) -> None:
+        """Put the worker thread's chunks into their mailboxes until it ends."""
+        while True:
+            await anyio.wait_readable(bell)
+            bell.recv(4096)
+            while self._outbox:
+                if (chunks := self._outbox.popleft()) is None:
+                    return
+                for mailbox, chunk in chunks:
+                    mailbox.put(chunk)
+
+    def _work(self, rope: socket.socket) -> None:
+        """Step until closed; runs in the worker thread."""
+        try:
+            while not self._is_closed:
+                if not self._engine.has_work or not self._box.empty():
+                    self._box.get()()
+                elif chunks := self._engine.step():
+                    self._outbox.append(
+                        [(self._mailboxes[one], chunk) for one, chunk in chunks.items()]
+                    )
+                    _ring(rope)
+            for sequence_id in self._mailboxes:
+                self._engine.abort(sequence_id)
+        except Exception:
+            logger.exception("the engine stopped; open requests end with an error")
+        finally:
+            self._is_closed = True
+            self._outbox.append(None)
+            _ring(rope)
 
     def _forget(self, sequence_ids: list[int], *, is_over: bool) -> None:
         for sequence_id in sequence_ids:
-            del self._streams[sequence_id]
+            del self._mailboxes[sequence_id]
             if not is_over:
                 self._engine.abort(sequence_id)
+
+
+def _ring(rope: socket.socket) -> None:
+    """Make the other end readable; a full buffer means that it is."""
+    with suppress(BlockingIOError):
+        rope.send(b"\0")

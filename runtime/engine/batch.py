@@ -1,8 +1,12 @@
-"""Turns a scheduled step into the arrays of a forward pass; numpy only."""
+"""Turns a scheduled step into the arrays of a forward pass; numpy only.
+
+A step of one token has microseconds for all of this: lists are filled and become arrays once.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +18,7 @@ from runtime.kernels.forward_batch import ForwardBatch, SamplingBatch
 SCORE_NOTHING = -1
 
 
-@dataclass(frozen=True, slots=True)
-class LogitsRow:
+class LogitsRow(NamedTuple):
     """What one logits row is for: `target` is the token to score, or -1 to draw the next one."""
 
     sequence: Sequence
@@ -29,64 +32,167 @@ class LogitsRow:
 def build_batch(step: ScheduledStep, page_size: int) -> tuple[ForwardBatch, list[LogitsRow]]:
     """Lay the step's tokens out one sequence after the other."""
     token_ids: list[int] = []
-    positions: list[npt.NDArray[np.int64]] = []
-    slots: list[npt.NDArray[np.int64]] = []
+    positions: list[int] = []
+    slots: list[int] = []
     cu_seqlens_q = [0]
+    seq_lens: list[int] = []
     row_indices: list[int] = []
     rows: list[LogitsRow] = []
-    max_pages = max(-(-item.end // page_size) for item in step.items)
-    page_tables = np.zeros((len(step.items), max_pages), np.int64)
-    for index, item in enumerate(step.items):
-        sequence = item.sequence
-        num_pages = -(-item.end // page_size)
-        page_tables[index, :num_pages] = sequence.page_table[:num_pages]
-        position = np.arange(item.start, item.end)
-        first_row = len(token_ids) - item.start
-        for scored in sequence.scored_rows(item.start, item.end):
+    for sequence, start, end in step.items:
+        first_row = len(token_ids) - start
+        token_ids += sequence.token_ids[start:end]
+        positions += range(start, end)
+        _add_slots(slots, sequence.page_table, start, end, page_size)
+        cu_seqlens_q.append(first_row + end)
+        seq_lens.append(end)
+        for scored in sequence.scored_rows(start, end):
             row_indices.append(first_row + scored)
             rows.append(LogitsRow(sequence, sequence.token_ids[scored + 1]))
-        if item.end == len(sequence.token_ids) and sequence.finish_reason is None:
-            row_indices.append(first_row + item.end - 1)
+        if end == len(sequence.token_ids) and sequence.finish_reason is None:
+            row_indices.append(first_row + end - 1)
             rows.append(LogitsRow(sequence, SCORE_NOTHING))
-        token_ids.extend(sequence.token_ids[item.start : item.end])
-        positions.append(position)
-        slots.append(page_tables[index, position // page_size] * page_size + position % page_size)
-        cu_seqlens_q.append(len(token_ids))
     batch = ForwardBatch(
         token_ids=np.array(token_ids, np.int64),
-        positions=np.concatenate(positions),
-        slot_mapping=np.concatenate(slots),
+        positions=np.array(positions, np.int64),
+        slot_mapping=np.array(slots, np.int64),
         cu_seqlens_q=np.array(cu_seqlens_q, np.int64),
-        seq_lens=np.array([item.end for item in step.items], np.int64),
-        page_tables=page_tables,
+        seq_lens=np.array(seq_lens, np.int64),
+        page_tables=_page_tables(step, -(-max(seq_lens) // page_size)),
         logits_rows=np.array(row_indices, np.int64),
     )
     return batch, rows
 
 
-def build_sampling(rows: list[LogitsRow], vocab_size: int) -> SamplingBatch:
-    """Collect the rows' parameters, draws and masks."""
-    params = [row.sequence.request.sampling for row in rows]
+def _add_slots(
+    slots: list[int], page_table: list[int], start: int, end: int, page_size: int
+) -> None:
+    while start < end:
+        index, offset = divmod(start, page_size)
+        first = page_table[index] * page_size + offset
+        num_slots = min(page_size - offset, end - start)
+        slots += range(first, first + num_slots)
+        start += num_slots
+
+
+def _page_tables(step: ScheduledStep, max_pages: int) -> npt.NDArray[np.int64]:
+    page_tables = np.zeros((len(step.items), max_pages), np.int64)
+    for row, item in zip(page_tables, step.items, strict=True):
+        num_pages = min(max_pages, len(item.sequence.page_table))
+        row[:num_pages] = item.sequence.page_row[:num_pages]
+    return page_tables
+
+
+class BatchBuilder:
+    """Builds each step's arrays; the same sequences decoding again reuse the last step's.
+
+    Caches are cold after a forward pass, and numpy is much code: where only four numbers of a
+    sequence change, they are written in place.
+    """
+
+    def __init__(self, page_size: int) -> None:
+        self._page_size = page_size
+        self._tables: list[list[int]] = []  # of the sequences that all drew from one token
+        self._last: tuple[ForwardBatch, list[LogitsRow]] | None = None
+        self._views: list[memoryview] = []
+
+    def build(self, step: ScheduledStep) -> tuple[ForwardBatch, list[LogitsRow]]:
+        """As `build_batch`; what it returns is valid until it is called again."""
+        if self._last is not None and self._decode_again(step):
+            return self._last
+        batch, rows = self._last = build_batch(step, self._page_size)
+        is_plain = len(step.items) == len(batch.token_ids) == len(rows)
+        is_plain = is_plain and all(row.is_drawn for row in rows)
+        self._tables = [item.sequence.page_table for item in step.items] if is_plain else []
+        arrays = (batch.token_ids, batch.positions, batch.slot_mapping, batch.seq_lens)
+        self._views = [array.data for array in arrays]
+        return self._last
+
+    def _decode_again(self, step: ScheduledStep) -> bool:
+        """Write the next token of each sequence into the arrays; False where they don't fit."""
+        if len(step.items) != len(self._tables):
+            return False
+        token_ids, positions, slots, seq_lens = self._views
+        page_size, tables = self._page_size, self._tables
+        for index, (sequence, start, end) in enumerate(step.items):
+            table = sequence.page_table
+            offset = start % page_size
+            if (
+                table is not tables[index]  # other pages, or another sequence
+                or offset == 0  # a page more
+                or end - start > 1
+                or end != len(sequence.token_ids)
+                or sequence.finish_reason is not None
+            ):
+                return False
+            token_ids[index] = sequence.token_ids[start]
+            positions[index] = start
+            slots[index] = table[start // page_size] * page_size + offset
+            seq_lens[index] = end
+        return True
+
+
+class SamplingBuilder:
+    """Collects how each row is drawn; what the rows' sequences fix is kept while they stay."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+        self._sequences: list[Sequence] = []
+        self._fixed = _fixed_part([])
+        self._is_all = True
+
+    def build(self, rows: list[LogitsRow]) -> SamplingBatch:
+        """Collect the rows' parameters, draws, masks and penalties."""
+        sequences = [row.sequence for row in rows]
+        if sequences != self._sequences:
+            self._sequences = sequences
+            self._fixed = _fixed_part(sequences)
+            self._is_all = not any(map(_changes_by_step, sequences))
+        if self._is_all:
+            return self._fixed
+        return replace(
+            self._fixed,
+            targets=np.array([row.target for row in rows], np.int64),
+            uniform=np.array([_draw(sequence) for sequence in sequences], np.float32),
+            token_bitmask=_fill_bitmask(rows, self._vocab_size),
+            **_penalties(rows),
+        )
+
+
+def _fixed_part(sequences: list[Sequence]) -> SamplingBatch:
+    """What is drawn by which parameters, before anything that changes from step to step."""
+    params = [sequence.request.sampling for sequence in sequences]
     return SamplingBatch(
-        targets=np.array([row.target for row in rows], np.int64),
+        targets=np.full(len(params), SCORE_NOTHING, np.int64),
         temperature=np.array([p.temperature for p in params], np.float32),
         top_k=np.array([p.top_k for p in params], np.int64),
         top_p=np.array([p.top_p for p in params], np.float32),
         min_p=np.array([p.min_p for p in params], np.float32),
-        uniform=np.array([_draw(row.sequence) for row in rows], np.float32),
-        token_bitmask=_fill_bitmask(rows, vocab_size),
+        uniform=np.zeros(len(params), np.float32),
+        token_bitmask=None,
+    )
+
+
+def _changes_by_step(sequence: Sequence) -> bool:
+    return (
+        sequence.request.sampling.temperature > 0
+        or sequence.request.num_scored_tokens > 0
+        or sequence.constraint is not None
+        or sequence.token_counts is not None
     )
 
 
 def _draw(sequence: Sequence) -> float:
     """A number in [0, 1) that depends on the seed and the position alone.
 
-    Source: Philox counter-based generator (Salmon et al., SC 2011), keyed by the seed.
+    Source: SplitMix64 (Steele et al., OOPSLA 2014), its state taken from the position.
     """
     if sequence.request.sampling.temperature == 0:
         return 0.0
-    philox = np.random.Philox(key=sequence.seed, counter=len(sequence.token_ids))
-    return float(np.random.Generator(philox).random(dtype=np.float32))
+    mixed = (sequence.seed + len(sequence.token_ids) * 0x9E3779B97F4A7C15) % 2**64
+    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB % 2**64
+    mixed ^= mixed >> 31
+    return (mixed >> 40) / 2**24  # as many bits as a float32 holds
 
 
 def _fill_bitmask(rows: list[LogitsRow], vocab_size: int) -> npt.NDArray[np.int32] | None:
@@ -101,3 +207,21 @@ def _fill_bitmask(rows: list[LogitsRow], vocab_size: int) -> npt.NDArray[np.int3
     for index, constraint in constrained:
         constraint.fill(token_bitmask, index)
     return token_bitmask
+
+
+def _penalties(rows: list[LogitsRow]) -> dict[str, npt.NDArray[Any]]:
+    """The penalty fields of `SamplingBatch`; none where no drawn row has penalties."""
+    counts = [row.sequence.token_counts if row.is_drawn else None for row in rows]
+    penalised = [count for count in counts if count is not None]
+    if not penalised:
+        return {}
+    params = [row.sequence.request.sampling for row in rows]
+    lengths = [0 if count is None else len(count) for count in counts]
+    return {
+        "penalty_start": np.cumsum([0, *lengths], dtype=np.int64),
+        "penalty_tokens": np.concatenate([count.token_ids for count in penalised]),
+        "penalty_counts": np.concatenate([count.counts for count in penalised]),
+        "repetition_penalty": np.array([p.repetition_penalty for p in params], np.float32),
+        "presence_penalty": np.array([p.presence_penalty for p in params], np.float32),
+        "frequency_penalty": np.array([p.frequency_penalty for p in params], np.float32),
+    }

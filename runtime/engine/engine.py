@@ -16,8 +16,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from runtime.engine.batch import LogitsRow, build_batch, build_sampling
+from runtime.engine.batch import SCORE_NOTHING, BatchBuilder, LogitsRow, SamplingBuilder
 from runtime.engine.leases import Leases
+from runtime.engine.pace import Pace
 from runtime.engine.page_pool import PagePool
 from runtime.engine.prefix_cache import PrefixCache
 from runtime.engine.scheduler import ScheduledStep, Scheduler
@@ -68,12 +69,14 @@ class EngineLimits:
         max_sequences: most sequences that run in one step.
         max_queue: most sequences inside the engine.
         max_step_tokens: most tokens of one step.
+        max_step_s: seconds that a step may take while sequences decode.
     """
 
     context_length: int
     max_sequences: int = 64
     max_queue: int = 1024
     max_step_tokens: int = 512
+    max_step_s: float = 0.05
 
 
 class Engine:
@@ -96,6 +99,7 @@ class Engine:
         self.context_length = min(limits.context_length, runner.num_pages * runner.page_size)
         self._decoder = decoder
         self._stop_ids = stop_ids
+        self._clock = clock
         self.pool = PagePool(runner.num_pages)
         self.scheduler = Scheduler(
             self.pool,
@@ -103,7 +107,10 @@ class Engine:
             Leases(self.pool, clock),
             max_sequences=limits.max_sequences,
             max_step_tokens=limits.max_step_tokens,
+            pace=Pace(limits.max_step_s),
         )
+        self._batches = BatchBuilder(runner.page_size)
+        self._sampling = SamplingBuilder(runner.vocab_size)
         self._sequences: dict[int, Sequence] = {}
         self._next_id = 0
 
@@ -179,14 +186,15 @@ class Engine:
 
         May return nothing although there is work, when pages must be waited for.
         """
+        started = self._clock()
         step = self.scheduler.schedule()
         if not step.items:
             return {}
         for item in step.items:
             item.sequence.num_steps += 1
-        batch, rows = build_batch(step, self._runner.page_size)
+        batch, rows = self._batches.build(step)
         try:
-            drawn = self._runner.run(batch, build_sampling(rows, self._runner.vocab_size))
+            drawn = self._runner.run(batch, self._sampling.build(rows))
         except Exception as exc:
             logger.exception("a step of %d sequences failed", len(step.items))
             reason = f"the forward pass failed: {type(exc).__name__}; see the log"
@@ -194,7 +202,9 @@ class Engine:
                 item.sequence.sequence_id: self._end(item.sequence, "error", reason)
                 for item in step.items
             }
-        return self._commit(step, rows, drawn)
+        chunks = self._commit(step, rows, drawn)
+        self.scheduler.observe(step, self._clock() - started)
+        return chunks
 
     def _commit(
         self, step: ScheduledStep, rows: list[LogitsRow], drawn: DrawnTokens
@@ -203,7 +213,7 @@ class Engine:
             self.scheduler.commit(item)
         results = zip(rows, drawn.token_ids.tolist(), drawn.logprobs.tolist(), strict=True)
         for row, token_id, logprob in results:
-            if row.is_drawn:
+            if row.target == SCORE_NOTHING:
                 self._accept(row.sequence, token_id)
             else:
                 row.sequence.logprobs.append(logprob)
@@ -219,13 +229,13 @@ class Engine:
     def _accept(self, sequence: Sequence, token_id: int) -> None:
         """Take a drawn token and whatever the grammar dictates after it."""
         constraint = sequence.constraint
-        if constraint is not None and (
-            constraint.state == "failed" or constraint.advance([token_id]) == 0
-        ):
+        if constraint is None:
+            self._append(sequence, [token_id])
+        elif constraint.state == "failed" or constraint.advance([token_id]) == 0:
             sequence.finish_reason, sequence.error = "error", "the grammar allows no token here"
-            return
-        self._append(sequence, [token_id])
-        self._force(sequence)
+        else:
+            self._append(sequence, [token_id])
+            self._force(sequence)
 
     def _force(self, sequence: Sequence) -> None:
         """Append the tokens that must come next; they are computed with the next step."""

@@ -28,6 +28,8 @@ class Leases:
 
     def expire(self) -> None:
         """End the leases whose time is over."""
+        if not self._held:
+            return
         now = self._clock()
         for name in [name for name, (deadline, _) in self._held.items() if deadline <= now]:
             self._drop(name)

@@ -1,7 +1,8 @@
 """Decides which sequences run how many tokens in a step, and which pages they get.
 
 Moves ids only: no tensors, no text, no grammar. Decodes go first, then prefills in chunks,
-then waiting sequences are admitted, all within one token budget per step.
+then waiting sequences are admitted, all within one token budget per step; while anything
+decodes, the prompt tokens among them are as many as `Pace` says.
 
 Source: continuous batching as in Orca (Yu et al., OSDI 2022), paged KV with preemption by
 recomputation as in vLLM (Kwon et al., SOSP 2023), chunked prefill as in Sarathi-Serve
@@ -13,8 +14,10 @@ from __future__ import annotations
 import logging
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from runtime.engine.leases import Leases
+from runtime.engine.pace import Pace
 from runtime.engine.page_pool import PagePool
 from runtime.engine.prefix_cache import PrefixCache
 from runtime.engine.sequence import Sequence
@@ -23,8 +26,7 @@ from runtime.errors import CapacityError
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduledSequence:
+class ScheduledSequence(NamedTuple):
     """Tokens `start:end` of one sequence; the newest token is drawn when `end` is its length."""
 
     sequence: Sequence
@@ -34,9 +36,36 @@ class ScheduledSequence:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledStep:
-    """One step: every sequence at most once."""
+    """One step: every sequence at most once.
+
+    Attributes:
+        items: the work, decodes first.
+        num_decoding: sequences that decode.
+        num_prompt_tokens: the other tokens; what a grammar forced on a sequence that decodes is
+            among them.
+    """
 
     items: tuple[ScheduledSequence, ...]
+    num_decoding: int
+    num_prompt_tokens: int
+
+
+@dataclass(slots=True)
+class _Budget:
+    """What is left of a step: tokens in all, and prompt tokens among them."""
+
+    num_tokens: int
+    num_prompt_tokens: int
+
+    def num_tokens_of(self, sequence: Sequence) -> int:
+        """How many tokens it may run now: one that decodes always its newest."""
+        most = self.num_prompt_tokens + 1 if sequence.is_decoding else self.num_prompt_tokens
+        return min(sequence.num_pending, most, self.num_tokens)
+
+    def spend(self, item: ScheduledSequence) -> None:
+        num_tokens = item.end - item.start
+        self.num_tokens -= num_tokens
+        self.num_prompt_tokens -= num_tokens - 1 if item.sequence.is_decoding else num_tokens
 
 
 class Scheduler:
@@ -55,6 +84,7 @@ class Scheduler:
         *,
         max_sequences: int,
         max_step_tokens: int,
+        pace: Pace,
     ) -> None:
         self.pool = pool
         self.cache = cache
@@ -62,6 +92,7 @@ class Scheduler:
         self._page_size = cache.page_size
         self._max_sequences = max_sequences
         self._max_step_tokens = max_step_tokens
+        self._pace = pace
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -90,23 +121,35 @@ class Scheduler:
     def schedule(self) -> ScheduledStep:
         """Pick this step's work; pages for all of it are reserved when this returns."""
         self.leases.expire()
-        budget = self._max_step_tokens
+        decoding = [sequence for sequence in self.running if sequence.is_decoding]
+        most = self._max_step_tokens
+        budget = _Budget(most, self._pace.num_prompt_tokens(len(decoding), most))
         items: dict[Sequence, ScheduledSequence] = {}
-        for sequence in sorted(self.running, key=lambda running: not running.is_decoding):
-            if budget > 0 and sequence.page_table:  # preempted by one before it: no pages
-                budget -= self._schedule_running(sequence, budget, items)
-        self._admit(budget, items)
-        return ScheduledStep(tuple(items.values()))
+        self._schedule_running(decoding, budget, items)
+        num_decoding = len(items)
+        if num_decoding < len(self.running):
+            prefilling = [sequence for sequence in self.running if not sequence.is_decoding]
+            self._schedule_running(prefilling, budget, items)
+        if self.waiting:
+            self._admit(budget, items)
+        num_tokens = most - budget.num_tokens
+        return ScheduledStep(tuple(items.values()), num_decoding, num_tokens - num_decoding)
 
     def commit(self, item: ScheduledSequence) -> None:
         """Note that the item's tokens are computed; its new full pages become shareable."""
         sequence = item.sequence
-        self._extend_hashes(sequence)
         first_new_page = sequence.num_computed // self._page_size
+        num_full = item.end // self._page_size
         sequence.num_computed = item.end
         sequence.is_decoding = sequence.is_decoding or item.end == len(sequence.token_ids)
-        for index in range(first_new_page, item.end // self._page_size):
+        if first_new_page < num_full:
+            self._extend_hashes(sequence)
+        for index in range(first_new_page, num_full):
             self.cache.insert(sequence.page_hashes[index], sequence.page_table[index])
+
+    def observe(self, step: ScheduledStep, seconds: float) -> None:
+        """Note how long a step took, so that the next ones are of the right size."""
+        self._pace.observe(step.num_decoding, step.num_prompt_tokens, seconds)
 
     def _extend_hashes(self, sequence: Sequence) -> None:
         self.cache.extend_hashes(
@@ -117,22 +160,35 @@ class Scheduler:
         )
 
     def _schedule_running(
-        self, sequence: Sequence, budget: int, items: dict[Sequence, ScheduledSequence]
-    ) -> int:
-        start = sequence.num_computed
-        end = start + min(sequence.num_pending, budget)
-        while not self._reserve(sequence, end):
-            victims = [other for other in self.running if other not in items]
-            if victims[-1] is sequence:  # the older ones go first; it keeps its pages and waits
-                return 0
-            self._preempt(victims[-1])
-        items[sequence] = ScheduledSequence(sequence, start, end)
-        return end - start
+        self,
+        sequences: list[Sequence],
+        budget: _Budget,
+        items: dict[Sequence, ScheduledSequence],
+    ) -> None:
+        for sequence in sequences:
+            num_tokens = budget.num_tokens_of(sequence)
+            if num_tokens <= 0 or not sequence.page_table:  # no pages: preempted by one before it
+                continue
+            start = sequence.num_computed
+            item = ScheduledSequence(sequence, start, start + num_tokens)
+            if item.end <= len(sequence.page_table) * self._page_size or self._make_room(
+                item, items
+            ):
+                items[sequence] = item
+                budget.spend(item)
 
-    def _admit(self, budget: int, items: dict[Sequence, ScheduledSequence]) -> None:
+    def _make_room(self, item: ScheduledSequence, items: dict[Sequence, ScheduledSequence]) -> bool:
+        while not self._reserve(item.sequence, item.end):
+            victims = [other for other in self.running if other not in items]
+            if victims[-1] is item.sequence:  # the older go first; it keeps its pages and waits
+                return False
+            self._preempt(victims[-1])
+        return True
+
+    def _admit(self, budget: _Budget, items: dict[Sequence, ScheduledSequence]) -> None:
         in_progress = {page for running in self.running for page in self._unfinished(running)}
         for sequence in list(self.waiting):
-            if budget == 0 or len(self.running) == self._max_sequences:
+            if budget.num_tokens_of(sequence) <= 0 or len(self.running) == self._max_sequences:
                 return
             self._extend_hashes(sequence)
             reusable = sequence.page_hashes[: max(0, sequence.num_reusable) // self._page_size]
@@ -142,20 +198,19 @@ class Scheduler:
             if not self._has_room(sequence, cached):
                 return
             self.pool.retain(cached)
-            sequence.page_table = cached
-            start = len(cached) * self._page_size
-            end = min(len(sequence.token_ids), start + budget)
-            if not self._reserve(sequence, end):
+            sequence.add_pages(cached)
+            start = sequence.num_computed = len(cached) * self._page_size
+            item = ScheduledSequence(sequence, start, start + budget.num_tokens_of(sequence))
+            if not self._reserve(sequence, item.end):
                 self._take_pages(sequence)
                 return
             self.waiting.remove(sequence)
             self.running.append(sequence)
-            sequence.num_computed = start
             if sequence.num_steps == 0:
                 sequence.num_cached = min(start, sequence.num_prompt)
             in_progress.update(self._unfinished(sequence))
-            items[sequence] = ScheduledSequence(sequence, start, end)
-            budget -= end - start
+            items[sequence] = item
+            budget.spend(item)
 
     def _has_room(self, sequence: Sequence, cached: list[int]) -> bool:
         """Whether all pending tokens fit, with a page to grow for everybody who runs."""
@@ -180,7 +235,7 @@ class Scheduler:
                     return False
             else:
                 self.cache.forget(page_ids)
-                sequence.page_table.extend(page_ids)
+                sequence.add_pages(page_ids)
                 return True
 
     def _preempt(self, sequence: Sequence) -> None:
@@ -192,8 +247,7 @@ class Scheduler:
         self.waiting.appendleft(sequence)
 
     def _take_pages(self, sequence: Sequence) -> None:
-        self.pool.release(sequence.page_table)
-        sequence.page_table = []
+        self.pool.release(sequence.drop_pages())
         sequence.num_computed = 0
 
     def _unfinished(self, sequence: Sequence) -> list[bytes]:

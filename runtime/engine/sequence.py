@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence as SequenceOf
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
+from runtime.engine.token_counts import TokenCounts
 from runtime.grammar.constraint import Constraint
 from runtime.request import FinishReason, GenerateRequest, TokenChunk, Usage
 from runtime.tokenizer.decoder import overlap
+
+FIRST_PAGES = 16
+"""Pages that a new sequence's array has room for."""
 
 
 class TextDecoder(Protocol):
@@ -27,8 +34,10 @@ class Sequence:
         token_ids: the prompt, then the generated tokens.
         num_computed: leading tokens whose keys and values are in `page_table`.
         page_table: page ids, in token order.
+        page_row: [at least len(page_table)] int64, the same as an array.
         page_hashes: content hash of each full page of `token_ids`.
         is_decoding: all tokens but the newest were computed since it was last admitted.
+        token_counts: what penalties apply to; None where the request has none.
         new_ids: tokens generated since the last chunk was taken.
         finish_reason: set once no more token will be drawn; what is forced may be uncomputed.
         max_tokens: most tokens to generate, within the context.
@@ -51,10 +60,13 @@ class Sequence:
         self.seed = seed
         self.max_tokens = max_tokens
         self.token_ids = list(request.token_ids)
+        self.num_prompt = len(request.token_ids)
         self.num_computed = 0
         self.page_table: list[int] = []
+        self.page_row: npt.NDArray[np.int64] = np.empty(FIRST_PAGES, np.int64)
         self.page_hashes: list[bytes] = []
         self.is_decoding = False
+        self.token_counts = _count_tokens(request, max_tokens)
         self.new_ids: list[int] = []
         self._new_text = ""
         self.logprobs: list[float] = []
@@ -63,10 +75,6 @@ class Sequence:
         self.num_cached = 0
         self.num_forced = 0
         self.num_steps = 0
-
-    @property
-    def num_prompt(self) -> int:
-        return len(self.request.token_ids)
 
     @property
     def num_generated(self) -> int:
@@ -86,14 +94,29 @@ class Sequence:
 
     def scored_rows(self, start: int, end: int) -> range:
         """Positions in `start:end` whose logits score the prompt token after them."""
-        first = self.num_prompt - self.request.num_scored_tokens - 1
+        first = self.num_prompt - self.request.num_scored_tokens - 1 + len(self.logprobs)
         return range(max(start, first), min(end, self.num_prompt - 1))
+
+    def add_pages(self, page_ids: list[int]) -> None:
+        """Append to the page table."""
+        first = len(self.page_table)
+        self.page_table += page_ids
+        if len(self.page_table) > len(self.page_row):
+            self.page_row = np.resize(self.page_row, 2 * len(self.page_table))
+        self.page_row[first : len(self.page_table)] = page_ids
+
+    def drop_pages(self) -> list[int]:
+        """Return the page table and leave an empty one."""
+        page_table, self.page_table = self.page_table, []
+        return page_table
 
     def append(self, token_ids: list[int]) -> None:
         """Add generated tokens."""
         self.token_ids.extend(token_ids)
         self.new_ids.extend(token_ids)
         self._new_text += self.text.push(token_ids)
+        if self.token_counts is not None:
+            self.token_counts.add(token_ids)
 
     def take_chunk(self) -> TokenChunk:
         """Return what was generated since the last chunk, and the end if this is it."""
@@ -120,6 +143,13 @@ class Sequence:
         )
 
 
+def _count_tokens(request: GenerateRequest, max_tokens: int) -> TokenCounts | None:
+    if not request.sampling.has_penalties:
+        return None
+    has_prompt = request.sampling.repetition_penalty != 1  # the others look at the text alone
+    return TokenCounts(request.token_ids if has_prompt else (), max_tokens)
+
+
 class StopStringFilter:
     """Text of a sequence up to, and without, the first stop string.
 
@@ -143,6 +173,8 @@ class StopStringFilter:
         return text if self.is_stopped else text + held
 
     def _take(self, text: str) -> str:
+        if not self._stop:
+            return text
         if self.is_stopped:
             return ""
         text = self._held + text

@@ -180,8 +180,16 @@ def paged_attention(
 def sample_tokens(logits: Array, sampling: SamplingBatch) -> tuple[Array, Array]:
     """Draw or score one token per row.
 
-    Masks, divides by the temperature, keeps the top k, then the top p, then what reaches
-    min p, and draws by inverting the cumulative distribution (likeliest first) at `uniform`.
+    Applies the penalties, masks, divides by the temperature, keeps the top k, then the top p,
+    then what reaches min p, and draws by inverting the cumulative distribution (likeliest
+    first) at `uniform`. Temperature 0 takes the likeliest of the penalised, legal tokens.
+
+    The penalties change the logit of each of the row's `penalty_tokens`, with `count` from
+    `penalty_counts`, in float32 and in this order, each operation rounded for itself:
+
+        logit = logit / repetition_penalty if logit > 0 else logit * repetition_penalty
+        logit = logit - frequency_penalty * count
+        logit = logit - presence_penalty if count > 0 else logit
 
     Args:
         logits: `[R, V]`.
@@ -189,9 +197,10 @@ def sample_tokens(logits: Array, sampling: SamplingBatch) -> tuple[Array, Array]
 
     Returns:
         token ids `[R]` int64; log-probabilities `[R]` float32 of the target under the
-        unmasked, untempered distribution where there is a target, else 0.
+        unmasked, unpenalised, untempered distribution where there is a target, else 0.
 
-    Source: top-p, Holtzman et al., arXiv 1904.09751; min-p, Nguyen et al., arXiv 2407.01082.
+    Source: top-p, Holtzman et al., arXiv 1904.09751; min-p, Nguyen et al., arXiv 2407.01082;
+    repetition, Keskar et al., arXiv 1909.05858; presence and frequency, OpenAI's API reference.
     """
     assert logits.shape[0] == sampling.targets.shape[0]
     token_ids, logprobs = implementation("sample_tokens", logits)(logits, sampling)

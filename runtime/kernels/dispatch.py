@@ -10,7 +10,10 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-_IMPLEMENTATIONS = {"torch": "runtime.kernels.reference"}
+_IMPLEMENTATIONS = {
+    "torch": "runtime.kernels.reference",
+    "runtime": "runtime.kernels.cpu.operators",
+}
 """Package of a value's class: the module that has one function per operator."""
 
 

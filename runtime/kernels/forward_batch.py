@@ -13,6 +13,9 @@ Array = Any
 class ForwardBatch:
     """T tokens of S sequences, one after the other; R logits rows are wanted.
 
+    Valid until the next step's: where the same sequences decode again, the next is the same
+    object with other numbers in the same memory.
+
     Attributes:
         token_ids: [T] int64.
         positions: [T] int64, place of each token in its sequence.
@@ -36,6 +39,9 @@ class ForwardBatch:
 class SamplingBatch:
     """How to draw one token per logits row.
 
+    Arrays are C-contiguous. The last six are None together where no row has a penalty; P is
+    the number of (row, token) pairs that one applies to.
+
     Attributes:
         targets: [R] int64, the token to score instead of drawing, or -1.
         temperature: [R] float32, 0 takes the likeliest.
@@ -45,6 +51,14 @@ class SamplingBatch:
         uniform: [R] float32 in [0, 1), the draw.
         token_bitmask: [R, ceil(vocab_size / 32)] int32, bit set where a token is legal; None
             where all are legal in every row.
+        penalty_start: [R + 1] int64, the tokens of row i are those at
+            `penalty_start[i]:penalty_start[i + 1]`; a row without penalties has none.
+        penalty_tokens: [P] int64, each token of a row once, in any order.
+        penalty_counts: [P] int32, how often the token was generated; 0 for a token that only
+            the prompt has.
+        repetition_penalty: [R] float32 above 0, 1 changes nothing.
+        presence_penalty: [R] float32, 0 changes nothing.
+        frequency_penalty: [R] float32, 0 changes nothing.
     """
 
     targets: Array
@@ -54,3 +68,9 @@ class SamplingBatch:
     min_p: Array
     uniform: Array
     token_bitmask: Array | None
+    penalty_start: Array = None
+    penalty_tokens: Array = None
+    penalty_counts: Array = None
+    repetition_penalty: Array = None
+    presence_penalty: Array = None
+    frequency_penalty: Array = None

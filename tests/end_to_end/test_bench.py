@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,27 +18,124 @@ from tests.helpers.tiny_gguf import write_tiny_llama
 ROOT = Path(mcp_servers.__file__).parent.parent
 
 
-@pytest.mark.slow
-def test_startup_prints_one_record_a_line(tmp_path: Path) -> None:
+CONTEXT = 512
+"""Of the tiny model."""
+
+Run = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture
+def run_bench(tmp_path: Path) -> Run:
+    """Run `zonda bench` once on a tiny model and return its records."""
     model = tmp_path / "tiny.gguf"
-    write_tiny_llama(model)
-    arguments = ["bench", "startup", "--json", "--repeats", "1", "--model", str(model)]
-    done = subprocess.run(
-        [sys.executable, "-m", "mcp_servers", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    records = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [(record["params"]["measure"], record["unit"]) for record in records] == [
-        ("first MCP answer", "s"),
-        ("tools/list answered", "s"),
-        ("first token", "s"),
-        ("end after end of input", "s"),
-        ("peak memory", "MiB"),
+    write_tiny_llama(model, context_length=CONTEXT)
+
+    def run(*arguments: str) -> list[dict[str, Any]]:
+        options = ["--json", "--repeats", "1", "--model", str(model)]
+        done = subprocess.run(
+            [sys.executable, "-m", "mcp_servers", "bench", *arguments, *options],
+            cwd=ROOT,
+            env={**os.environ, "ZONDA_CACHE_DIR": str(tmp_path), "ZONDA_DEVICE": "cpu"},
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        records = [json.loads(line) for line in done.stdout.splitlines()]
+        for record in records:
+            assert record["bench"] == arguments[0]
+            assert record["model"] == "tiny.gguf"
+            assert record["repeats"] == 1
+            assert record["value"] > 0 or record["unit"] == "%"
+            assert record["bandwidth_gb_s"] is None or record["bandwidth_gb_s"] > 0
+        return records
+
+    return run
+
+
+def describe(records: list[dict[str, Any]]) -> list[tuple[str, str, bool]]:
+    """What was measured, in which unit, and whether a limit is known."""
+    return [(one["params"]["measure"], one["unit"], one["limit"] is not None) for one in records]
+
+
+@pytest.mark.slow
+def test_limits_of_one_and_of_all_threads(run_bench: Run) -> None:
+    records = run_bench("limits")
+    expected = [
+        ("memory read", "GB/s", False),
+        ("int8 multiply and add", "GOP/s", False),
+        ("float32 multiply and add", "GFLOP/s", False),
     ]
-    assert all(record["value"] > 0 for record in records)
-    assert {record["repeats"] for record in records} == {1}
+    thread_counts = dict.fromkeys(record["params"]["threads"] for record in records)
+    assert describe(records) == expected * len(thread_counts)
+    assert next(iter(thread_counts)) == 1
+
+
+@pytest.mark.slow
+def test_prefill_of_each_length(run_bench: Run) -> None:
+    records = run_bench("prefill", "--prompt-tokens", "20,300")
+    assert describe(records) == [("prefill", "tokens/s", True)] * 2
+    assert [record["params"]["prompt_tokens"] for record in records] == [20, 300]
+
+
+@pytest.mark.slow
+def test_decode_and_what_of_it_is_not_kernels(run_bench: Run) -> None:
+    records = run_bench("decode", "--prompt-tokens", "16", "--new-tokens", "50")
+    assert describe(records) == [
+        ("decode", "tokens/s", True),
+        ("outside the kernels", "%", False),
+    ]
+    assert 0 < records[1]["value"] < 100
+
+
+@pytest.mark.slow
+def test_serve_is_printed_and_drawn(run_bench: Run, tmp_path: Path) -> None:
+    plot = tmp_path / "serve.svg"
+    load = ("--concurrency", "1,3", "--prompt-tokens", "30", "--new-tokens", "10")
+    records = run_bench("serve", *load, "--label", "here", "--plot", str(plot))
+    assert describe(records[:5]) == [
+        ("new tokens per second", "tokens/s", True),
+        ("first token, p50", "ms", False),
+        ("first token, p95", "ms", False),
+        ("between tokens, p50", "ms", False),
+        ("between tokens, p99", "ms", False),
+    ]
+    assert [record["params"]["concurrency"] for record in records] == [1] * 5 + [3] * 5
+    assert ">here</text>" in plot.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_prefix_seen_before_and_not(run_bench: Run) -> None:
+    assert describe(run_bench("prefix", "--prompt-tokens", "400")) == [
+        ("first token, prefix seen the first time", "ms", False),
+        ("first token, prefix seen the second time", "ms", False),
+    ]
+
+
+@pytest.mark.slow
+def test_tools_under_a_schema_and_free(run_bench: Run) -> None:
+    assert describe(run_bench("tools", "--new-tokens", "40")) == [
+        ("token of free text", "ms", False),
+        ("token under a schema", "ms", False),
+        ("schema over free", "ratio", True),
+        ("answers that satisfy the schema", "%", True),
+    ]
+
+
+@pytest.mark.slow
+def test_startup_of_the_server_and_its_memory(run_bench: Run) -> None:
+    records = run_bench("startup")
+    assert describe(records) == [
+        ("first MCP answer", "s", True),
+        ("tools/list answered", "s", True),
+        ("first token", "s", False),
+        ("end after end of input", "s", True),
+        ("peak memory", "MiB", False),
+        ("resident memory", "MiB", True),
+    ]
+    assert records[-1]["params"] == {
+        "measure": "resident memory",
+        "sequences": 4,
+        "tokens": CONTEXT,
+    }

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from runtime.engine.runner import TorchRunner
+from runtime.engine.torch_runner import TorchRunner
 from runtime.tokenizer import load_tokenizer
 from runtime.weights import open_checkpoint
 from tests.end_to_end.test_real_model import RealModel, check

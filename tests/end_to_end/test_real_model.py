@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from runtime.engine.engine import Engine, EngineLimits
-from runtime.engine.runner import TorchRunner
+from runtime.engine.torch_runner import TorchRunner
 from runtime.request import GenerateRequest, SamplingParams
 from runtime.tokenizer import Tokenizer, load_tokenizer
 from runtime.weights import open_checkpoint

@@ -17,7 +17,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 
 import mcp_servers
-from mcp_servers.cli.bench_startup import ServerProcess
+from mcp_servers.cli.bench_server import ServerProcess
 from tests.helpers.tiny_gguf import write_tiny_llama
 
 ROOT = Path(mcp_servers.__file__).parent.parent

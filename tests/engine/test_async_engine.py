@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from runtime.engine.async_engine import ThreadedEngine
-from runtime.engine.engine import Engine
+from runtime.engine.engine import DrawnTokens, Engine
 from runtime.errors import CapacityError, PromptTooLongError
-from tests.engine.test_engine import expected, make_engine, request
+from runtime.kernels import ForwardBatch, SamplingBatch
+from tests.engine.test_engine import PAGE_SIZE, expected, make_engine, request
+from tests.helpers.page_runner import PageRunner
 
 pytestmark = pytest.mark.anyio
+
+
+class GatedRunner(PageRunner):
+    """Waits in each step until it is let go, as a long forward pass would."""
+
+    def __init__(self) -> None:
+        super().__init__(64, PAGE_SIZE)
+        self.started = threading.Event()
+        self.go = threading.Event()
+
+    def run(self, batch: ForwardBatch, sampling: SamplingBatch) -> DrawnTokens:
+        self.started.set()
+        assert self.go.wait(5)
+        return super().run(batch, sampling)
+
+    async def wait_started(self) -> None:
+        assert await anyio.to_thread.run_sync(self.started.wait, 5)
 
 
 @asynccontextmanager
@@ -104,3 +126,61 @@ async def test_engine_that_breaks_ends_open_requests_with_an_error() -> None:
     async with running(engine) as threaded:
         with pytest.raises(CapacityError, match="closed while the request ran"):
             await collect(threaded, [1, 2], 5)
+
+
+async def test_requests_and_aborts_during_a_step_reach_the_engine_before_the_next() -> None:
+    runner = GatedRunner()
+    engine = make_engine(runner=runner)
+    results: list[int] = []
+
+    async def second() -> None:
+        results.extend(await collect(threaded, [4, 5], 3))
+
+    async with running(engine) as threaded, anyio.create_task_group() as tasks:
+        async with anyio.create_task_group() as first:
+            first.start_soon(collect, threaded, [1, 2, 3], 50)
+            await runner.wait_started()
+            tasks.start_soon(second)
+            first.cancel_scope.cancel()
+        assert runner.num_tokens_run == []  # the loop went on while the step ran
+        runner.go.set()
+    assert results == expected([4, 5], 3)
+    assert runner.num_tokens_run == [3, 2, 1, 1]
+    assert engine.pool.num_free == engine.pool.num_pages
+
+
+async def test_request_that_a_closing_engine_never_took_ends_with_an_error() -> None:
+    runner = GatedRunner()
+    engine = make_engine(runner=runner)
+    errors: list[str] = []
+
+    async def refused(prompt: list[int]) -> None:
+        with pytest.raises(CapacityError) as caught:
+            await collect(threaded, prompt, 5)
+        errors.append(str(caught.value))
+
+    async with running(engine) as threaded, anyio.create_task_group() as tasks:
+        tasks.start_soon(refused, [1, 2])
+        await runner.wait_started()
+        tasks.start_soon(refused, [3, 4])
+        await anyio.lowlevel.checkpoint()
+        tasks.start_soon(threaded.aclose)
+        await anyio.lowlevel.checkpoint()
+        runner.go.set()
+    assert errors == ["the engine was closed while the request ran"] * 2
+    assert engine.pool.num_free == engine.pool.num_pages
+
+
+async def test_cancelling_the_owner_ends_the_thread_and_the_open_requests() -> None:
+    engine = make_engine(10_000)
+    threaded = ThreadedEngine(engine)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(threaded.run)
+            async with aclosing(threaded.generate(request(1, 2, max_tokens=5000))) as chunks:
+                await anext(chunks)
+                tasks.cancel_scope.cancel()
+        await threaded.aclose()
+    with pytest.raises(CapacityError, match="the engine is closed"):
+        await collect(threaded, [1], 1)
+    assert engine.pool.num_free == engine.pool.num_pages

@@ -10,7 +10,7 @@ import pytest
 from runtime.config import Config
 from runtime.engine.async_engine import ThreadedEngine
 from runtime.engine.engine import Engine
-from runtime.hub import load_runner
+from runtime.engine.loading import load_runner
 from runtime.tokenizer import load_tokenizer
 from runtime.weights import open_checkpoint
 from tests.helpers.engine_contract import CHECKS, Check

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from runtime.engine.runner import TorchRunner
+from runtime.engine.torch_runner import TorchRunner
 from runtime.kernels import ForwardBatch
 
 

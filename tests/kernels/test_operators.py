@@ -261,6 +261,65 @@ def test_masked_draw_never_leaves_the_mask() -> None:
         assert all(token in (row, row + 20) for row, token in enumerate(token_ids.tolist()))
 
 
+def penalties(rows: list[dict[int, int]], **strengths: list[float]) -> dict[str, torch.Tensor]:
+    """The penalty fields of rows whose tokens occurred so often in the generated text."""
+    neutral = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+    return {
+        "penalty_start": torch.tensor([0, *map(len, rows)]).cumsum(0),
+        "penalty_tokens": torch.tensor([token for row in rows for token in row], dtype=torch.int64),
+        "penalty_counts": torch.tensor(
+            [count for row in rows for count in row.values()], dtype=torch.int32
+        ),
+        **{
+            name: torch.tensor(strengths.get(name, [value] * len(rows)))
+            for name, value in neutral.items()
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("logits", "occurred", "strengths", "wanted"),
+    [
+        ([2.0, 1.5, 0.0], {0: 0}, {"repetition_penalty": [2.0]}, 1),
+        ([2.0, 1.5, 0.0], {0: 0}, {"repetition_penalty": [1.25]}, 0),
+        ([-1.0, -1.5, -9.0], {0: 1}, {"repetition_penalty": [2.0]}, 1),
+        ([-1.0, -1.5, -9.0], {0: 0}, {"presence_penalty": [2.0], "frequency_penalty": [2.0]}, 0),
+        ([2.0, 1.5, 0.0], {0: 1}, {"presence_penalty": [0.75]}, 1),
+        ([2.0, 1.5, 0.0], {0: 9}, {"presence_penalty": [0.25]}, 0),
+        ([2.0, 1.5, 0.0], {0: 1}, {"frequency_penalty": [0.25]}, 0),
+        ([2.0, 1.5, 0.0], {0: 3}, {"frequency_penalty": [0.25]}, 1),
+        ([2.0, 1.5, 0.0], {2: 1}, {"presence_penalty": [-2.0], "frequency_penalty": [-0.5]}, 2),
+        ([2.0, 1.5, 0.0], {0: 1, 1: 1}, {"presence_penalty": [2.0]}, 0),
+        ([4.0, 1.5, 0.0], {0: 1}, {"repetition_penalty": [2.0], "presence_penalty": [0.75]}, 1),
+        ([2.0, 1.5, 0.0], {}, {"repetition_penalty": [2.0], "presence_penalty": [2.0]}, 0),
+    ],
+)
+def test_penalties_change_the_logits_of_tokens_that_occurred(
+    logits: list[float], occurred: dict[int, int], strengths: dict[str, list[float]], wanted: int
+) -> None:
+    fields = penalties([occurred], **strengths)
+    token_ids, _ = kernels.sample_tokens(torch.tensor([logits]), sampling(1, **fields))
+    assert token_ids.tolist() == [wanted]
+
+
+def test_penalties_are_their_rows_own_and_apply_before_mask_and_temperature() -> None:
+    logits = torch.tensor([[3.0, 2.0, 1.0]]).repeat(4, 1)
+    fields = penalties(
+        [{0: 1}, {}, {0: 1}, {0: 1}],
+        repetition_penalty=[1.0, 1.0, 4.0, 1.0],
+        presence_penalty=[1.5, 2.0, 0.0, 2.0],
+    )
+    mask = bitmask([[0, 1, 2], [0, 1, 2], [0, 2], [0, 1, 2]], 3)
+    fields |= {"temperature": torch.tensor([0.01, 0, 0, 0]), "token_bitmask": mask}
+    targets = torch.tensor([-1, -1, -1, 0])
+    token_ids, logprobs = kernels.sample_tokens(logits, sampling(4, targets=targets, **fields))
+    assert token_ids.tolist() == [1, 0, 2, 0]
+    scored = logits[3].log_softmax(-1)[0].item()
+    assert logprobs.tolist() == pytest.approx([0, 0, 0, scored])
+
+
 def test_values_of_a_stranger_are_refused_by_name() -> None:
-    with pytest.raises(TypeError, match=r"add: no operators for values of 'numpy', only of torch"):
+    with pytest.raises(
+        TypeError, match=r"add: no operators for values of 'numpy', only of runtime, torch"
+    ):
         kernels.add(np.zeros((1, 2)), np.zeros((1, 2)))

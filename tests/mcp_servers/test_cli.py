@@ -57,6 +57,18 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
         (["nope"], "zonda: No such command 'nope'."),
         (["mcp", "--nope"], "zonda: No such option: --nope"),
         (["bench", "startu"], "zonda: no area is named 'startu'; did you mean 'startup'?"),
+        (
+            ["bench", "decode", "--url", "http://127.0.0.1:1"],
+            "zonda: --url is for serve and prefix, decode measures our engine",
+        ),
+        (
+            ["bench", "decode", "--plot", "a.svg"],
+            "zonda: --plot FILE.svg, and --with what to draw too, are for serve",
+        ),
+        (
+            ["bench", "serve", "--concurrency", "1,none"],
+            "zonda: --concurrency takes numbers like 1,4,16, not '1,none'",
+        ),
         (["mcp", "--device", "gpu"], "zonda: device must be auto, cpu or cuda, not 'gpu'"),
         (
             ["mcp", "--mcp-config", "/nowhere.json"],
@@ -134,7 +146,8 @@ def test_percentile(values: list[float], share: float, expected: float) -> None:
 
 
 def test_record_of_a_measurement() -> None:
-    taken = Measurement("startup", {"measure": "first token"}, [2.0, 1.0, 3.0], "s", limit=4.0)
+    params = {"measure": "first token"}
+    taken = Measurement("startup", params, [2.0, 1.0, 3.0], "s", limit=4.0, bandwidth_gb_s=33.333)
     record = make_record(taken, Place("tiny", "cpu", "abc"))
     assert json.loads(record.to_json()) == {
         "bench": "startup",
@@ -147,7 +160,7 @@ def test_record_of_a_measurement() -> None:
         "unit": "s",
         "limit": 4.0,
         "fraction": 0.5,
-        "bandwidth_gb_s": None,
+        "bandwidth_gb_s": 33.33,
         "device": "cpu",
         "commit": "abc",
     }

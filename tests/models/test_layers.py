@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from runtime.engine.runner import TorchWeights
+from runtime.engine.torch_runner import TorchWeights
 from runtime.errors import ModelFileError
 from runtime.models.config import RotaryConfig
 from runtime.models.layers import rotary_table

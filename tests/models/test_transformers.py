@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from runtime.engine.runner import TorchRunner
+from runtime.engine.torch_runner import TorchRunner
 from runtime.weights import open_checkpoint
 from tests.helpers.logits import forward
 from tests.helpers.tiny_transformers import make_model, write_gguf

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from runtime.engine.engine import Engine, EngineLimits
-from runtime.engine.runner import TorchRunner, TorchWeights
+from runtime.engine.torch_runner import TorchRunner, TorchWeights
 from runtime.errors import ModelFileError
 from runtime.request import GenerateRequest, SamplingParams
 from runtime.weights import open_checkpoint
@@ -83,6 +83,27 @@ def test_seeded_draws_are_equal_alone_and_in_a_batch(tiny: Path) -> None:
     together = [result.token_ids for result in generate(make_engine(tiny), *requests)]
     assert together == alone
     assert len({tuple(token_ids) for token_ids in alone}) == 8
+
+
+def test_penalised_tokens_are_fewer_and_equal_alone_and_in_a_batch(tiny: Path) -> None:
+    def texts(engine: Engine, *requests: GenerateRequest) -> list[list[int]]:
+        return [result.token_ids for result in generate(engine, *requests)]
+
+    plain = SamplingParams(max_tokens=40)
+    penalised = SamplingParams(
+        max_tokens=40, repetition_penalty=1.3, presence_penalty=1.0, frequency_penalty=0.5
+    )
+    requests = [
+        GenerateRequest(prompt, penalised if n % 2 else plain)
+        for n, prompt in enumerate(prompts(8))
+    ]
+    alone = [texts(make_engine(tiny), one)[0] for one in requests]
+    assert texts(make_engine(tiny), *requests) == alone
+    preempting = make_engine(tiny, num_pages=12)
+    assert texts(preempting, *requests) == alone
+    assert preempting.scheduler.num_preemptions > 0
+    num_distinct = [len(set(token_ids)) for token_ids in alone]
+    assert sum(num_distinct[1::2]) > sum(num_distinct[::2])
 
 
 def test_scores_are_the_log_probabilities_of_a_dense_forward_pass(tiny: Path) -> None:

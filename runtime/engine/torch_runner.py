@@ -12,11 +12,11 @@ import torch
 
 from runtime import kernels
 from runtime.engine.engine import DrawnTokens
-from runtime.errors import ModelFileError
 from runtime.kernels import ForwardBatch, SamplingBatch
 from runtime.models.config import ModelConfig
 from runtime.models.decoder import Decoder
 from runtime.weights.checkpoint import Checkpoint
+from runtime.weights.fused import read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -43,36 +43,19 @@ class TorchWeights:
         return name in self._names
 
     def load(self, *names: str, shape: tuple[int, ...]) -> torch.Tensor:
-        fused = self._read(names, shape)
+        fused = read_tensors(self._checkpoint, names, shape)
         return torch.from_numpy(fused).to(self._device, self._dtype)
 
     def read(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-        return self._read((name,), shape)
-
-    def _read(self, names: tuple[str, ...], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-        for name in names:
-            if name not in self._names:
-                raise ModelFileError(f"the model file has no tensor {name!r}")
-        found = [self._checkpoint.info(name).shape for name in names]
-        num_rows = sum(part[0] for part in found)
-        if any((num_rows, *part[1:]) != shape for part in found):
-            raise ModelFileError(
-                f"tensors {', '.join(names)}: wanted the shape {shape} in all, found {found}"
-            )
-        fused = np.empty(shape, np.float32)
-        row = 0
-        for name, part in zip(names, found, strict=True):
-            self._checkpoint.read(name).dequantize(out=fused[row : row + part[0]])
-            row += part[0]
-        return fused
+        return read_tensors(self._checkpoint, (name,), shape)
 
     def constant(self, values: npt.NDArray[np.float32]) -> torch.Tensor:
         return torch.from_numpy(values).to(self._device)
 
 
-def free_gpu_memory(device: str) -> int | None:
-    """Free bytes of the GPU that the setting `device` means; None where it means the CPU."""
-    if device == "cpu" or not torch.cuda.is_available():
+def free_cuda_memory() -> int | None:
+    """Free bytes of the first GPU; None where there is none."""
+    if not torch.cuda.is_available():
         return None
     free_bytes: int = torch.cuda.mem_get_info()[0]
     return free_bytes

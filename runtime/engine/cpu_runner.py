@@ -1,0 +1,146 @@
+"""Runs a model on the CPU: recorded once over planned buffers, replayed in C++ every step."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from runtime import kernels
+from runtime.engine.cpu_weights import CpuWeights
+from runtime.engine.engine import DrawnTokens
+from runtime.kernels import ForwardBatch, SamplingBatch
+from runtime.kernels.cpu.lazy_memory import reserve_memory
+from runtime.kernels.cpu.native import Pool, Program, load_library, supported_variants
+from runtime.kernels.cpu.recorder import Limits, Recorder
+from runtime.kernels.cpu.structs import Batch, KvType, make_batch
+from runtime.kernels.cpu.values import KvPages
+from runtime.models.config import ModelConfig
+from runtime.models.decoder import Decoder
+from runtime.weights.checkpoint import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+PAGE_SIZE = 16
+"""Tokens of a KV page: as many as the kernels' vectors have lanes."""
+
+
+def kv_bytes_per_token(config: ModelConfig, kv_type: KvType) -> int:
+    """Bytes of keys and values that a token takes in all layers."""
+    page_bytes: int = load_library().zonda_kv_page_bytes(
+        kv_type, config.num_kv_heads, config.head_dim
+    )
+    return page_bytes * config.num_layers // PAGE_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A step's arrays and where C++ finds them; the next step of the same arrays needs no other.
+
+    The engine reads `drawn` before it runs the next step.
+    """
+
+    batch: ForwardBatch
+    sampling: SamplingBatch
+    drawn: DrawnTokens
+    arrays: Batch
+
+
+class CpuRunner:
+    """One model, its program and its KV pages.
+
+    A token's numbers are the same to the last bit whatever else is in its step.
+
+    Attributes:
+        step_ns: nanoseconds inside C++ of all steps so far.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        limits: Limits,
+        kv_cache_bytes: int,
+        kv_type: KvType = KvType.INT8,
+        threads: int = 0,
+        packed_folder: Path | None = None,
+        stamp: str = "",
+        variant: str | None = None,
+    ) -> None:
+        """Pack or map the weights and record the model.
+
+        Args:
+            checkpoint: is not needed any more afterwards.
+            limits: most tokens and sequences of a step, and positions.
+            kv_cache_bytes: memory for KV pages; one page at least.
+            kv_type: number format of keys and values.
+            threads: CPU threads; 0 takes one per core.
+            packed_folder: where packed weights are kept for the next start; None keeps none.
+            stamp: changes when the checkpoint's file does.
+            variant: instruction set; the best that this machine has where None.
+
+        Raises:
+            ModelFileError: the checkpoint is damaged or of a kind we don't run.
+            BackendError: the library or the threads could not be had.
+        """
+        config = ModelConfig.from_checkpoint(checkpoint)
+        self._pool = Pool(threads or len(os.sched_getaffinity(0)))
+        self._limits = limits
+        self.vocab_size = config.vocab_size
+        self.page_size = PAGE_SIZE
+        self.num_pages = max(1, kv_cache_bytes // (PAGE_SIZE * kv_bytes_per_token(config, kv_type)))
+        self.identity = f"{config} {kv_type.name}"
+        self.step_ns = 0
+        self._last: _Step | None = None
+        weights = CpuWeights(checkpoint, self._pool.num_threads)
+        model = Decoder(config, weights, limits.context_length)
+        self._weights = weights.pack(packed_folder, stamp)
+        self._kv_pages = self._make_pages(config, kv_type)
+        recorder = Recorder(limits)
+        logits = model(recorder.forward_batch(), self._kv_pages)
+        kernels.sample_tokens(logits, recorder.sampling_batch())
+        self._recording = recorder.finish()
+        self._model = model  # its constants are what the program points at
+        self._program = Program(
+            self._recording.ops,
+            first_row_op=self._recording.first_row_op,
+            row_block=limits.row_block,
+            variant=variant,
+        )
+        logger.info(
+            "%s on the CPU (%s, %d threads), %d MiB of packed weights, %d KV pages in %s",
+            config.architecture,
+            variant or supported_variants()[0],
+            self._pool.num_threads,
+            len(self._weights) >> 20,
+            self.num_pages,
+            kv_type.name.lower(),
+        )
+
+    def run(self, batch: ForwardBatch, sampling: SamplingBatch) -> DrawnTokens:
+        """Run one step and wait for its tokens."""
+        step = self._last
+        if step is None or step.batch is not batch or step.sampling is not sampling:
+            step = self._last = self._prepare(batch, sampling)
+        self.step_ns += self._program.run(self._pool, step.arrays)
+        return step.drawn
+
+    def _prepare(self, batch: ForwardBatch, sampling: SamplingBatch) -> _Step:
+        num_rows = len(batch.logits_rows)
+        drawn = DrawnTokens(np.empty(num_rows, np.int64), np.empty(num_rows, np.float32))
+        assert len(batch.token_ids) <= self._limits.max_tokens
+        assert len(batch.seq_lens) <= self._limits.max_sequences
+        arrays = make_batch(batch, sampling, drawn.token_ids, drawn.logprobs)
+        return _Step(batch, sampling, drawn, arrays)
+
+    def _make_pages(self, config: ModelConfig, kv_type: KvType) -> list[KvPages]:
+        shape = (2, self.num_pages, PAGE_SIZE, config.num_kv_heads, config.head_dim)
+        page_bytes: int = load_library().zonda_kv_page_bytes(
+            kv_type, config.num_kv_heads, config.head_dim
+        )
+        memory = reserve_memory(config.num_layers * self.num_pages * page_bytes)
+        memory = memory.reshape(config.num_layers, -1)
+        return [KvPages(shape, kv_type, layer) for layer in memory]

@@ -1,0 +1,57 @@
+"""How much of a prompt a step takes when others wait for its end; knows counts and times only."""
+
+from __future__ import annotations
+
+MIN_PROMPT_TOKENS = 16
+"""A step takes so many prompt tokens however slow it was before, so that prompts get on."""
+
+AIMED_AT = 0.9
+"""Part of the limit that steps are cut to: the estimate follows what happens."""
+
+SHORTEST_TOKEN_S = 1e-6
+"""A cost from which the estimate can rise again."""
+
+
+class Pace:
+    """Learns what prompt tokens cost, and says how many fit in a step beside the decodes.
+
+    The model: a step takes as long as its decodes alone, plus the same time for each prompt
+    token. Where the decodes became slower than they were alone, that counts as the prompt
+    tokens' cost, so the next steps take fewer of them and the limit holds again.
+    """
+
+    def __init__(self, max_step_s: float) -> None:
+        self._wanted_s = AIMED_AT * max_step_s
+        self._token_s: float | None = None
+        self._decode_s = 0.0  # of the last step that only decoded
+        self._num_decoding = 1  # sequences in that step
+
+    def num_prompt_tokens(self, num_decoding: int, most: int) -> int:
+        """Prompt tokens of a step in which `num_decoding` sequences decode; at most `most`."""
+        if num_decoding == 0:
+            return most
+        if self._token_s is None:
+            return min(most, MIN_PROMPT_TOKENS)
+        left_s = self._wanted_s - self._decodes_s(num_decoding)
+        if left_s >= most * self._token_s:
+            return most
+        return min(most, max(MIN_PROMPT_TOKENS, int(left_s / self._token_s)))
+
+    def observe(self, num_decoding: int, num_prompt_tokens: int, seconds: float) -> None:
+        """Learn from a step; too few prompt tokens say nothing about the cost of one."""
+        if num_prompt_tokens == 0 or seconds < self._decodes_s(num_decoding):
+            self._decode_s, self._num_decoding = seconds, num_decoding
+        if num_prompt_tokens >= MIN_PROMPT_TOKENS:
+            token_s = (seconds - self._decodes_s(num_decoding)) / num_prompt_tokens
+            if self._token_s is not None:
+                token_s = _follow(self._token_s, token_s)
+            self._token_s = max(token_s, SHORTEST_TOKEN_S)
+
+    def _decodes_s(self, num_decoding: int) -> float:
+        return self._decode_s * min(1.0, num_decoding / self._num_decoding)
+
+
+def _follow(estimate: float, measured: float) -> float:
+    """Rise fast and fall slowly; a step that something held up counts as twice as slow."""
+    change = min(measured, 2 * estimate) - estimate
+    return estimate + change / (2 if change > 0 else 4)

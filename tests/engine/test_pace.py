@@ -1,0 +1,63 @@
+"""Tests of how many prompt tokens fit beside the decodes."""
+
+from __future__ import annotations
+
+import pytest
+
+from runtime.engine.pace import MIN_PROMPT_TOKENS, Pace
+
+MOST = 512
+
+
+def learned(*steps: tuple[int, int, float]) -> Pace:
+    """A pace of 50 ms that saw (num_decoding, num_prompt_tokens, seconds)."""
+    pace = Pace(0.05)
+    for step in steps:
+        pace.observe(*step)
+    return pace
+
+
+def test_all_tokens_are_taken_while_nothing_decodes() -> None:
+    assert learned().num_prompt_tokens(0, MOST) == MOST
+    assert learned((0, 100, 9.0)).num_prompt_tokens(0, MOST) == MOST
+
+
+def test_few_tokens_are_taken_until_their_cost_is_known() -> None:
+    assert learned().num_prompt_tokens(1, MOST) == MIN_PROMPT_TOKENS
+    assert learned().num_prompt_tokens(1, 7) == 7
+    too_short_to_tell = (0, MIN_PROMPT_TOKENS - 1, 0.001)
+    assert learned(too_short_to_tell).num_prompt_tokens(1, MOST) == MIN_PROMPT_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("steps", "num_decoding", "wanted"),
+    [
+        ([(0, 400, 0.2)], 1, 90),  # 0.5 ms a token in 45 ms
+        ([(0, 400, 0.02)], 1, MOST),
+        ([(0, 400, 0.2), (8, 0, 0.015)], 8, 60),  # 15 ms are the decodes'
+        ([(0, 400, 0.2), (8, 0, 0.015)], 4, 75),  # half of them are left
+        ([(0, 400, 0.2), (8, 0, 0.015)], 16, 60),  # what more of them cost is not known yet
+        ([(0, 400, 0.2), (8, 0, 0.015), (16, 60, 0.055)], 16, 51),  # now it is: 10 ms more
+        ([(0, 400, 0.2), (8, 0, 0.060)], 8, MIN_PROMPT_TOKENS),
+        ([(0, 400, 0.2), (8, 0, 0.060), (8, 20, 0.025)], 8, 53),  # the decodes were held up
+        ([(0, 400, 0.2), (1, 90, 9.0)], 1, 60),  # held up: as if twice as slow
+        ([(0, 400, 0.2), (1, 90, 0.0225)], 1, 102),  # faster: followed slowly
+    ],
+)
+def test_tokens_fit_into_what_the_decodes_leave(
+    steps: list[tuple[int, int, float]], num_decoding: int, wanted: int
+) -> None:
+    assert learned(*steps).num_prompt_tokens(num_decoding, MOST) == pytest.approx(wanted, abs=1)
+
+
+def test_clock_that_stands_still_limits_nothing() -> None:
+    assert learned((0, 100, 0.0), (1, 0, 0.0)).num_prompt_tokens(1, MOST) == MOST
+
+
+def test_estimate_recovers_from_any_past() -> None:
+    for token_s in (0.0, 1e-9, 0.1, 10.0):
+        pace = learned((0, 100, 100 * token_s), (3, 0, token_s))
+        for _ in range(60):
+            num_tokens = pace.num_prompt_tokens(3, MOST)
+            pace.observe(3, num_tokens, 0.005 + 0.0005 * num_tokens)
+        assert pace.num_prompt_tokens(3, MOST) == pytest.approx(80, abs=10)
