@@ -12,7 +12,7 @@ PEERS := node@22 $(MCP)/inspector@2.12.0 $(MCP)/server-everything@2026.8.31 \
 
 KERNELS := $(wildcard runtime/kernels/cpu/*.cpp runtime/kernels/cpu/*.h runtime/kernels/cpu/build*.py)
 
-.PHONY: demo test check fuzz clean
+.PHONY: demo test check fuzz test-arm clean
 
 ## Show the default model calling tools of a real MCP server.
 demo: .venv/installed
@@ -29,6 +29,10 @@ check: .venv/installed-dev
 ## A million damaged model files against the reader: about ten minutes.
 fuzz: .venv/installed-dev
 	$(BIN)/python -m tests.fuzz gguf --executions 1000000
+
+## The kernels of ARM under an emulator (g++-aarch64-linux-gnu, qemu-user): about four minutes.
+test-arm: .venv/installed-dev
+	$(BIN)/python -m tests.arm
 
 clean:
 	rm -rf .venv node_modules build dist *.egg-info

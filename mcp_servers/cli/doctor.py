@@ -18,6 +18,7 @@ import typer
 from mcp_servers.cli.hosts import ENTRY, HOSTS, Host, host_file
 from mcp_servers.cli.options import ConfigFile
 from runtime.config import Config, load_settings, process_environment
+from runtime.errors import BackendError
 from runtime.telemetry import configure_logging
 from tools.errors import ConfigurationError, ZondaError
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from tools.mcp_client.config import ServerConfig
     from tools.mcp_client.server import ServerState
 
-_CPU_INFO = Path("/proc/cpuinfo")
-_INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 _GIB = 1 << 30
 
 
@@ -91,13 +90,17 @@ def _checks(
 
 
 def _machine() -> Check:
-    text = _CPU_INFO.read_text(encoding="utf-8") if _CPU_INFO.exists() else ""
-    flags = set(text.split())
-    sets = ", ".join(name for name in _INSTRUCTION_SETS if name in flags) or "not told"
+    from runtime.kernels.cpu.native import supported_variants
+
     where = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    found = f"{where}, {os.cpu_count()} cores, instruction sets: {sets}"
-    if platform.machine() in {"x86_64", "AMD64"} and flags and "avx2" not in flags:
-        return Check("machine", "warning", found, "without AVX2 models run slowly")
+    found = f"{where}, {os.cpu_count()} cores"
+    try:
+        variants = supported_variants()
+    except BackendError as exc:
+        return Check("machine", "failed", f"{found}; {exc}", "install Zonda again")
+    found += f", kernels for {', '.join(variants)}"
+    if variants == ["scalar"]:
+        return Check("machine", "warning", found, "without vector instructions models run slowly")
     return Check("machine", "ok", found)
 
 

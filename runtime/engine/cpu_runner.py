@@ -36,6 +36,13 @@ def kv_bytes_per_token(config: ModelConfig, kv_type: KvType) -> int:
     return page_bytes * config.num_layers // PAGE_SIZE
 
 
+def _num_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @dataclass(frozen=True, slots=True)
 class _Step:
     """A step's arrays and where C++ finds them; the next step of the same arrays needs no other.
@@ -87,7 +94,7 @@ class CpuRunner:
             BackendError: the library or the threads could not be had.
         """
         config = ModelConfig.from_checkpoint(checkpoint)
-        self._pool = Pool(threads or len(os.sched_getaffinity(0)))
+        self._pool = Pool(threads or _num_cores())
         self._limits = limits
         self.vocab_size = config.vocab_size
         self.page_size = PAGE_SIZE

@@ -21,11 +21,8 @@ COMPILER = "aarch64-linux-gnu-g++"
 EMULATOR = "qemu-aarch64"
 PACKAGES = {COMPILER: "g++-aarch64-linux-gnu", EMULATOR: "qemu-user"}
 BUILD = Path("build/arm")
-KERNEL_TESTS = "tests/kernels/cpu"
-TESTS = [
-    *(f"{KERNEL_TESTS}/test_{name}.py" for name in ("rows", "matmul", "packing", "attention")),
-    *(f"{KERNEL_TESTS}/test_{name}.py" for name in ("sampling", "recorded_model")),
-]
+NAMES = ("rows", "matmul", "packing", "attention", "sampling", "recorded_model")
+TESTS = [f"tests/kernels/cpu/test_{name}.py" for name in NAMES]
 
 
 def main() -> int | str:

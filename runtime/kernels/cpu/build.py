@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
@@ -74,18 +75,17 @@ def compile_library(
         folder = objects or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
 
-        def compile_one(index: int, source: Path, own_flags: Sequence[str]) -> str:
-            built = folder / f"{index}-{source.stem}.o"
-            is_new = built.exists() and built.stat().st_mtime > max(
-                newest_header, source.stat().st_mtime
-            )
-            if not is_new:
-                command = [*compiler, *_FLAGS, *flags, *own_flags, "-c", str(source), "-o"]
-                _run([*command, str(built)])
+        def compile_one(source: Path, own_flags: Sequence[str]) -> str:
+            command = [*compiler, *_FLAGS, *flags, *own_flags, "-c", str(source)]
+            digest = hashlib.blake2b(" ".join(command).encode(), digest_size=8).hexdigest()
+            built = folder / f"{source.stem}-{digest}.o"
+            newest = max(newest_header, source.stat().st_mtime)
+            if not built.exists() or built.stat().st_mtime <= newest:
+                _run([*command, "-o", str(built)])
             return str(built)
 
         jobs = list(_jobs(variants, sources))
-        built = list(workers.map(compile_one, range(len(jobs)), *zip(*jobs, strict=True)))
+        built = list(workers.map(compile_one, *zip(*jobs, strict=True)))
         # Whoever runs has the old file mapped: a new one takes its place.
         fresh = target.with_name(f"{target.name}.{os.getpid()}")
         _run([*compiler, *built, "-pthread", *link_flags, *flags, "-o", str(fresh)])
