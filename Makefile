@@ -12,7 +12,7 @@ PEERS := node@22 $(MCP)/inspector@2.12.0 $(MCP)/server-everything@2026.8.31 \
 
 KERNELS := $(wildcard runtime/kernels/cpu/*.cpp runtime/kernels/cpu/*.h runtime/kernels/cpu/build*.py)
 
-.PHONY: demo test check fuzz test-arm clean
+.PHONY: demo test check fuzz test-arm test-gpu clean
 
 ## Show the default model calling tools of a real MCP server.
 demo: .venv/installed
@@ -33,6 +33,11 @@ fuzz: .venv/installed-dev
 ## The kernels of ARM under an emulator (g++-aarch64-linux-gnu, qemu-user): about four minutes.
 test-arm: .venv/installed-dev
 	$(BIN)/python -m tests.arm
+
+## Equality and speed on this machine's CUDA device, with the torch (2.11 or later) of PYTHON.
+test-gpu:
+	$(PYTHON) -c "import torch; assert torch.cuda.is_available(), 'torch finds no CUDA device'"
+	$(PYTHON) -m pytest -m gpu tests/gpu
 
 clean:
 	rm -rf .venv node_modules build dist *.egg-info

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from runtime import kernels
+from runtime.engine.decode_graphs import DecodeGraphs, capture_cuda, is_decode
 from runtime.engine.engine import DrawnTokens
 from runtime.kernels import ForwardBatch, SamplingBatch
 from runtime.models.config import ModelConfig
@@ -96,8 +97,14 @@ class TorchRunner:
         weights = TorchWeights(checkpoint, self._device, dtype)
         with torch.inference_mode():
             self._model = Decoder(config, weights, context_length)
-            shape = (2, self.num_pages, PAGE_SIZE, config.num_kv_heads, config.head_dim)
+            # One page more than the engine knows of, for the padding of captured steps.
+            shape = (2, self.num_pages + 1, PAGE_SIZE, config.num_kv_heads, config.head_dim)
             self._kv_pages = [self._zeros(shape, dtype) for _ in range(config.num_layers)]
+        self._graphs: DecodeGraphs | None = None
+        if self._device.type == "cuda":
+            self._graphs = DecodeGraphs(
+                self._forward, capture_cuda, page_size=PAGE_SIZE, spare_page=self.num_pages
+            )
         logger.info(
             "%s on %s in %s, %d KV pages of %d tokens",
             config.architecture,
@@ -111,9 +118,22 @@ class TorchRunner:
         """Run one step and wait for its tokens."""
         torch.set_num_threads(self._threads if len(batch.token_ids) > SMALL_STEP else 1)
         with torch.inference_mode():
-            logits = self._model(self._to_device(batch), self._kv_pages)
+            logits = self._run_model(self._to_device(batch))
             token_ids, logprobs = kernels.sample_tokens(logits, self._to_device(sampling))
             return DrawnTokens(token_ids.cpu().numpy(), logprobs.cpu().numpy())
+
+    def _forward(self, batch: ForwardBatch) -> torch.Tensor:
+        logits: torch.Tensor = self._model(batch, self._kv_pages)
+        return logits
+
+    def _run_model(self, batch: ForwardBatch) -> torch.Tensor:
+        if self._graphs is not None and is_decode(batch):
+            try:
+                return self._graphs.run(batch)
+            except RuntimeError:
+                logger.exception("decode steps cannot be captured; they are launched one by one")
+                self._graphs = None
+        return self._forward(batch)
 
     def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         if self._device.type == "cpu":  # calloc: pages cost memory only once they are used

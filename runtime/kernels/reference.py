@@ -92,13 +92,17 @@ def paged_attention(
     soft_cap: float,
 ) -> Tensor:
     scoring = _Scoring(scale, window, soft_cap)
+    if len(q) == len(batch.seq_lens):  # nothing here waits for the device: it can be captured
+        attended = _attend_decodes(q, kv_pages, batch.seq_lens, batch.page_tables, scoring)
+        return attended.flatten(1)
     bounds = batch.cu_seqlens_q.tolist()
     seq_lens = batch.seq_lens.tolist()
     output = torch.empty_like(q)
     decodes = [i for i in range(len(seq_lens)) if bounds[i + 1] - bounds[i] == 1]
     if decodes:
         tokens = [bounds[i] for i in decodes]
-        output[tokens] = _attend_decodes(q[tokens], kv_pages, batch, decodes, scoring)
+        seq_lens_of, pages_of = batch.seq_lens[decodes], batch.page_tables[decodes]
+        output[tokens] = _attend_decodes(q[tokens], kv_pages, seq_lens_of, pages_of, scoring)
     for i in range(len(seq_lens)):
         start, end = bounds[i], bounds[i + 1]
         if end - start > 1:
@@ -119,17 +123,13 @@ class _Scoring(NamedTuple):
 
 
 def _attend_decodes(
-    q: Tensor, kv_pages: Tensor, batch: ForwardBatch, rows: list[int], scoring: _Scoring
+    q: Tensor, kv_pages: Tensor, seq_lens: Tensor, page_tables: Tensor, scoring: _Scoring
 ) -> Tensor:
-    """One query per sequence `[N, H, D]`, all sequences padded to the longest."""
-    seq_lens = batch.seq_lens[rows]
-    longest = int(seq_lens.max())
-    num_pages = -(-longest // kv_pages.shape[2])
-    page_tables = batch.page_tables[rows, :num_pages]
-    keys, values = kv_pages[:, page_tables].flatten(2, 3)[:, :, :longest]  # [N, L, G, D] each
+    """One query per sequence `[N, H, D]`, all sequences padded to the width of the tables."""
+    keys, values = kv_pages[:, page_tables].flatten(2, 3)  # [N, L, G, D] each
     grouped = q.reshape(len(q), keys.shape[2], -1, q.shape[2])  # [N, G, H / G, D]
     scores = grouped @ keys.to(q.dtype).permute(0, 2, 3, 1) * scoring.scale  # [N, G, H / G, L]
-    positions = torch.arange(longest, device=q.device)
+    positions = torch.arange(keys.shape[1], device=q.device)
     hidden = positions >= seq_lens[:, None]
     if scoring.window:
         hidden |= positions < seq_lens[:, None] - scoring.window

@@ -17,6 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+OBJECTS = FOLDER.parents[2] / "build" / "kernels"
+"""Where what was compiled in place is kept, so that only changes are compiled again."""
+
 LIBRARY_NAME = "_native" + str(sysconfig.get_config_var("EXT_SUFFIX"))
 
 _SOURCES = ("pool", "program", "variants", "pack", "layout", "plan", "checksum", "limits")
@@ -110,4 +113,4 @@ def _run(command: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    compile_library(FOLDER / LIBRARY_NAME, objects=FOLDER.parents[2] / "build" / "kernels")
+    compile_library(FOLDER / LIBRARY_NAME, objects=OBJECTS)

@@ -14,9 +14,7 @@ class BuildKernels(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         # The package cannot be imported yet: what it needs is not installed.
-        compile_library = runpy.run_path(str(Path(__file__).with_name("build.py")))[
-            "compile_library"
-        ]
+        build = runpy.run_path(str(Path(__file__).with_name("build.py")))
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        compile_library(target, compiler=self.compiler.compiler_cxx)
+        build["compile_library"](target, objects=build["OBJECTS"])

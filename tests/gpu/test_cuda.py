@@ -1,0 +1,85 @@
+"""The torch runner on a CUDA device: equal tokens however the work is cut, and how fast.
+
+`make test-gpu` runs this where there is a GPU, and fails where there is none.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from runtime.engine.engine import Engine, EngineLimits
+from runtime.engine.torch_runner import TorchRunner
+from runtime.request import GenerateRequest, SamplingParams
+from runtime.weights import open_checkpoint
+from tests.engine.test_engine import generate
+from tests.engine.test_torch_runner import prompts
+from tests.helpers.page_runner import LetterDecoder
+from tests.helpers.tiny_gguf import write_tiny_llama
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here"),
+]
+
+
+def make_engine(path: Path, **limits: int) -> Engine:
+    runner = TorchRunner(
+        open_checkpoint(path), context_length=2048, kv_cache_bytes=1 << 28, device="cuda"
+    )
+    return Engine(
+        runner,
+        EngineLimits(context_length=2048, **limits),
+        decoder=LetterDecoder,
+        stop_ids=frozenset(),
+    )
+
+
+def test_captured_steps_give_the_tokens_of_launched_ones(tmp_path: Path) -> None:
+    path = write_tiny_llama(tmp_path / "tiny.gguf", context_length=2048)
+    requests = [GenerateRequest(prompt, SamplingParams(max_tokens=24)) for prompt in prompts(16)]
+    captured = make_engine(path)
+    launched = make_engine(path)
+    runner = launched._runner
+    assert isinstance(runner, TorchRunner)
+    runner._graphs = None
+    found = [result.token_ids for result in generate(captured, *requests)]
+    wanted = [result.token_ids for result in generate(launched, *requests)]
+    same = sum(a == b for a, b in zip(found, wanted, strict=True))
+    assert same >= 15  # bfloat16 sums depend on the padding: a tie may fall the other way
+
+
+@pytest.mark.real
+def test_decode_and_prefill_beside_the_bandwidth(
+    smollm2: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = make_engine(smollm2)
+    prompt = tuple(range(1000, 1512))
+    figures = {"bandwidth": f"{_bandwidth() / 1e9:.0f} GB/s"}
+    for name, length, new in (("warm-up", 512, 8), ("prefill", 512, 1), ("decode", 16, 128)):
+        request = GenerateRequest(prompt[:length][::-1], SamplingParams(max_tokens=new))
+        began = time.perf_counter()
+        (result,) = generate(engine, request)
+        took = time.perf_counter() - began
+        assert len(result.token_ids) == new
+        figures[name] = f"{(length if new == 1 else new) / took:.0f} tokens/s"
+    with capsys.disabled():
+        sys.stdout.write(f"\n{torch.cuda.get_device_name()}: {figures}\n")
+
+
+def _bandwidth() -> float:
+    """Bytes per second that a copy within the device's memory reads and writes."""
+    source = torch.empty(1 << 28, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    target.copy_(source)
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(10):
+        target.copy_(source)
+    torch.cuda.synchronize()
+    return 10 * 2 * source.numel() / (time.perf_counter() - began)
