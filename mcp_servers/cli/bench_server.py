@@ -6,7 +6,6 @@ JSON-RPC over the real process's pipes, so that the client costs nothing.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -116,24 +115,21 @@ class ServerProcess:
             results[message["id"]] = message["result"]
         return [results[one] for one in wanted]
 
-    def end(self) -> tuple[float, float]:
+    def end(self) -> float:
         """End the input and `wait`."""
         self._stdin.close()
         return self.wait()
 
-    def wait(self) -> tuple[float, float]:
-        """Wait for the process; return the seconds that took and its peak memory in MiB.
+    def wait(self) -> float:
+        """Wait for the process; return the seconds that took.
 
         Raises:
             UnavailableError: the process did not end well.
         """
         began = time.perf_counter()
-        _, status, usage = os.wait4(self.pid, 0)
-        self._process.returncode = os.waitstatus_to_exitcode(status)
-        if self._process.returncode != 0:
-            raise UnavailableError(f"the server ended with status {self._process.returncode}")
-        unit_bytes = 1 if sys.platform == "darwin" else 1024
-        return time.perf_counter() - began, usage.ru_maxrss * unit_bytes / 2**20
+        if status := self._process.wait():
+            raise UnavailableError(f"the server ended with status {status}")
+        return time.perf_counter() - began
 
     def _send(self, message: Mapping[str, Any]) -> None:
         self._stdin.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")

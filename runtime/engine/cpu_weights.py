@@ -50,19 +50,11 @@ class CpuWeights:
     def pack(self, folder: Path | None, stamp: str) -> npt.NDArray[np.uint8]:
         """Give all matrices their memory; see `load_packed`."""
         return load_packed(
-            self._parts, self._checkpoint.read, self._pack_part, folder=folder, stamp=stamp
+            self._parts, self._checkpoint.read, self._pack_rows, folder=folder, stamp=stamp
         )
 
-    def _pack_part(
-        self, part: PackedPart, tensors: Sequence[QuantTensor], out: npt.NDArray[np.uint8]
-    ) -> None:
-        start = 0
-        for tensor in tensors:
-            num_bytes = packed_bytes(part.packed_format, *tensor.shape)
-            pack_tensor(
-                part.packed_format, tensor, out[start : start + num_bytes], self._num_threads
-            )
-            start += num_bytes
+    def _pack_rows(self, packed_format: int, rows: QuantTensor, out: npt.NDArray[np.uint8]) -> None:
+        pack_tensor(packed_format, rows, out, self._num_threads)
 
 
 _Named = tuple[str, TensorInfo]

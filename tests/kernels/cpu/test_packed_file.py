@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +31,9 @@ class Model:
             raise ModelFileError(f"no tensor {name}")
         return QuantTensor(self.values[name], GGML_FORMATS[0], (3, 32))
 
-    def pack(
-        self, part: PackedPart, tensors: Sequence[QuantTensor], out: npt.NDArray[np.uint8]
-    ) -> None:
+    def pack(self, packed_format: int, tensor: QuantTensor, out: npt.NDArray[np.uint8]) -> None:
         self.num_packed += 1
-        out[:] = ~np.concatenate([tensor.data for tensor in tensors])
+        out[:] = ~tensor.data
 
     def load(self, folder: Path | None, *, stamp: str = "1", names: str = "ab") -> list[bytes]:
         parts = [PackedPart((name,), 0, False, (3, 32), 384) for name in names]
@@ -102,3 +99,22 @@ def test_failure_while_packing_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="no tensor c"):
         Model().load(tmp_path, names="abc")
     assert os.listdir(tmp_path) == []  # noqa: PTH208 - the names alone
+
+
+def test_what_another_version_packed_or_nobody_used_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Model().load(tmp_path)
+    (first,) = tmp_path.iterdir()
+    other = tmp_path / "0123456789abcdef-0123.packed"
+    unused = tmp_path / "fedcba9876543210-0123.packed"
+    for file in (other, unused):
+        file.write_bytes(b"of another model")
+    os.utime(unused, (0, 0))
+    digest = "runtime.kernels.cpu.packed_file._library_digest"
+    monkeypatch.setattr(digest, lambda: b"another version")
+    Model().load(tmp_path)
+    assert not first.exists()
+    assert not unused.exists()
+    assert other.exists()
+    assert len(list(tmp_path.iterdir())) == 2
