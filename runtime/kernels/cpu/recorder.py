@@ -189,8 +189,14 @@ class Recorder:
         return Recording(ops, next(rows, len(ops)), arena)
 
     def _is_of_rows(self, node: _Node) -> bool:
-        buffers = [*node.outputs, *(item for item in node.operands if isinstance(item, Buffer))]
-        return any(buffer.row_bytes and buffer.domain is Domain.ROWS for buffer in buffers)
+        return any(
+            isinstance(item, Buffer) and self._has_rows(item)
+            for item in (*node.outputs, *node.operands)
+        )
+
+    def _has_rows(self, buffer: Buffer) -> bool:
+        """Whether it holds a row per logits row."""
+        return bool(buffer.row_bytes) and buffer.domain is Domain.ROWS
 
     def _plan(self) -> npt.NDArray[np.uint8]:
         """Lay the buffers out; those that are never needed in the same region may overlap."""
@@ -214,13 +220,17 @@ class Recorder:
     def _lifetimes(self) -> dict[Buffer, tuple[int, int]]:
         """First and last region of each buffer, in order of the first."""
         lives: dict[Buffer, tuple[int, int]] = {}
+        end = self._nodes[-1].region
         for node in self._nodes:
+            is_of_rows = self._is_of_rows(node)
             for buffer in (*node.outputs, *node.operands):
                 if isinstance(buffer, Buffer):
-                    first, _ = lives.get(buffer, (node.region, 0))
-                    lives[buffer] = first, node.region
+                    first, last = lives.get(buffer, (node.region, 0))
+                    # Operators of logits rows run once a block: the next one reads tokens again.
+                    is_read_again = is_of_rows and not self._has_rows(buffer)
+                    lives[buffer] = first, max(last, end if is_read_again else node.region)
         for buffer in self._kept.values():
-            lives[buffer] = 0, self._nodes[-1].region
+            lives[buffer] = 0, end
         return lives
 
     def _size(self, buffer: Buffer) -> int:

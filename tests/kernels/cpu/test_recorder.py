@@ -67,3 +67,18 @@ def test_kept_buffer_is_one_for_all_who_ask_and_lives_to_the_end() -> None:
     for other in (first, last):
         span = range(other.address, other.address + 10 * other.row_bytes)
         assert kept.address not in span
+
+
+def test_tokens_that_a_block_of_rows_reads_are_there_for_the_next_block() -> None:
+    recorder = Recorder(LIMITS)
+    tokens = _append(recorder, _append(recorder, None, Domain.TASKS, width=200), Domain.TASKS)
+    source = tokens
+    for domain in (Domain.ROWS, Domain.ROWS):
+        out = recorder.rows(Domain.ROWS, 8)
+        recorder.record(OpKind.SCALE, domain, (source,), (out,), n=(8,), f=(1.0,))
+        source = out
+    logits = recorder.rows(Domain.ROWS, 900)
+    recorder.record(OpKind.LINEAR, Domain.TASKS, (source,), (logits,))
+    recorder.finish()
+    span = range(tokens.address, tokens.address + 10 * tokens.row_bytes)
+    assert not set(span) & set(range(logits.address, logits.address + 3 * logits.row_bytes))
