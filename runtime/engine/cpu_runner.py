@@ -107,8 +107,9 @@ class CpuRunner:
         self._weights = weights.pack(packed_folder, stamp)
         self._kv_pages = self._make_pages(config, kv_type)
         recorder = Recorder(limits)
-        logits = model(recorder.forward_batch(), self._kv_pages)
-        kernels.sample_tokens(logits, recorder.sampling_batch())
+        sampling = recorder.sampling_batch()
+        logits = model(recorder.forward_batch(), self._kv_pages, sampling)
+        kernels.sample_tokens(logits, sampling)
         self._recording = recorder.finish()
         self._model = model  # its constants are what the program points at
         self._program = Program(

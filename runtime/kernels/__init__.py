@@ -21,6 +21,7 @@ __all__ = [
     "gelu_and_multiply",
     "linear",
     "norm_heads",
+    "output_logits",
     "paged_attention",
     "rms_norm",
     "rotate_heads",
@@ -42,6 +43,18 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """Return `x @ weight.T + bias`: `[T, in]`, `[out, in]`, `[out]` to `[T, out]`, float."""
     assert weight.shape[1:] == x.shape[1:], (x.shape, weight.shape)
     return implementation("linear", x)(x, weight, bias)
+
+
+def output_logits(
+    x: Array, weight: Array, bias: Array | None = None, sampling: SamplingBatch | None = None
+) -> Array:
+    """Return `linear(x, weight, bias)`, `[R, V]`, where `sample_tokens` will look at it.
+
+    Only logits that a row's mask allows, and all of a row that is scored, are defined; all are
+    where there is no mask or no `sampling`.
+    """
+    assert weight.shape[1:] == x.shape[1:], (x.shape, weight.shape)
+    return implementation("output_logits", x)(x, weight, bias, sampling)
 
 
 def add(x: Array, y: Array) -> Array:
@@ -192,7 +205,7 @@ def sample_tokens(logits: Array, sampling: SamplingBatch) -> tuple[Array, Array]
         logit = logit - presence_penalty if count > 0 else logit
 
     Args:
-        logits: `[R, V]`.
+        logits: `[R, V]`; those that `output_logits` leaves undefined are never looked at.
         sampling: parameters, draws, targets and masks.
 
     Returns:

@@ -22,6 +22,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return functional.linear(x, weight, bias)
 
 
+def output_logits(
+    x: Tensor, weight: Tensor, bias: Tensor | None, sampling: SamplingBatch | None
+) -> Tensor:
+    return linear(x, weight, bias)
+
+
 def add(x: Tensor, y: Tensor) -> Tensor:
     return x + y
 

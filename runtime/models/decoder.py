@@ -9,7 +9,7 @@ Source: Llama, Touvron et al., arXiv 2302.13971; Gemma 3 report, arXiv 2503.1978
 from __future__ import annotations
 
 from runtime import kernels
-from runtime.kernels import Array, ForwardBatch
+from runtime.kernels import Array, ForwardBatch, SamplingBatch
 from runtime.models.attention import Attention
 from runtime.models.config import ModelConfig, RotaryConfig
 from runtime.models.layers import (
@@ -69,8 +69,17 @@ class Decoder:
             for rotary in dict.fromkeys(layer.rotary for layer in config.layers)
         }
 
-    def __call__(self, batch: ForwardBatch, kv_pages: list[Array]) -> Array:
-        """Return logits `[R, vocab]` of `batch.logits_rows`; `kv_pages` has one entry a layer."""
+    def __call__(
+        self, batch: ForwardBatch, kv_pages: list[Array], sampling: SamplingBatch | None = None
+    ) -> Array:
+        """Return logits `[R, vocab]` of `batch.logits_rows`.
+
+        Args:
+            batch: the step.
+            kv_pages: one entry a layer.
+            sampling: who will look at the logits: the others may stay undefined (see
+                `kernels.output_logits`).
+        """
         cos_sin = {
             rotary: kernels.gather_rows(table, batch.positions)
             for rotary, table in self._rotary.items()
@@ -78,11 +87,11 @@ class Decoder:
         x = scaled(self._embedding(batch.token_ids), self._config.embedding_scale)
         for layer, shape, pages in zip(self._layers, self._config.layers, kv_pages, strict=True):
             x = layer(x, cos_sin[shape.rotary], pages, batch)
-        return self._to_logits(kernels.gather_rows(x, batch.logits_rows))
+        return self._to_logits(kernels.gather_rows(x, batch.logits_rows), sampling)
 
-    def _to_logits(self, x: Array) -> Array:
-        x = self._norm(x)
-        logits = self._embedding.as_logits(x) if self._head is None else self._head(x)
+    def _to_logits(self, x: Array, sampling: SamplingBatch | None) -> Array:
+        head = self._embedding if self._head is None else self._head
+        logits = head.as_logits(self._norm(x), sampling)
         logits = scaled(logits, self._config.logit_scale)
         cap = self._config.logit_soft_cap
         return kernels.soft_cap(logits, cap) if cap else logits

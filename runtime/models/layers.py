@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime import kernels
-from runtime.kernels import Array
+from runtime.kernels import Array, SamplingBatch
 from runtime.models.config import Activation, ModelConfig, RotaryConfig
 
 
@@ -50,6 +50,10 @@ class Linear:
     def __call__(self, x: Array) -> Array:
         return kernels.linear(x, self._weight, self._bias)
 
+    def as_logits(self, x: Array, sampling: SamplingBatch | None) -> Array:
+        """The same for the head of a model: what `sampling` will look at."""
+        return kernels.output_logits(x, self._weight, self._bias, sampling)
+
 
 class RMSNorm:
     """Root-mean-square normalisation over the hidden axis."""
@@ -77,8 +81,8 @@ class Embedding:
     def __call__(self, token_ids: Array) -> Array:
         return kernels.gather_rows(self._weight, token_ids)
 
-    def as_logits(self, x: Array) -> Array:
-        return kernels.linear(x, self._weight)
+    def as_logits(self, x: Array, sampling: SamplingBatch | None) -> Array:
+        return kernels.output_logits(x, self._weight, None, sampling)
 
 
 class MLP:

@@ -89,6 +89,9 @@ enum OpKind : int32_t {
     OP_MERGE_ATTENTION = 15,
     // p {logits}, n {V}
     OP_SAMPLE = 16,
+    // as OP_LINEAR of logits rows, p and n too; N is V. Tiles that no row of the block needs are left
+    // out: a row needs those where its mask has a bit, all if it is scored
+    OP_OUTPUT_LOGITS = 17,
     NUM_OPS
 };
 

@@ -4,6 +4,8 @@
 // Every output is computed alone, in one order whatever the number of rows: per group of 32, in
 // ascending K, s = exact integer dot product of codes, acc = fma(activation scale, D * s, acc), and
 // with offsets acc = fma(offset, sum, acc); the bias comes last.
+#include <algorithm>
+
 #include "kernels.h"
 #include "quantised.h"
 #include "unpack.h"
@@ -270,6 +272,9 @@ struct Shares {
           tiles(num_tiles(op.n[1])),
           tiles_each(num_rows > FEW_ROWS || is_dense(FORMATS[op.n[2]]) ? MAX_TILES : 1),
           per_block((tiles + tiles_each - 1) / tiles_each) {}
+
+    // Of a block of rows, of which there is one more that ends the last.
+    int64_t first_row(int64_t block) const { return num_rows * block / row_blocks; }
 };
 
 int64_t linear_units(const Op& op, const Batch& batch) {
@@ -277,20 +282,81 @@ int64_t linear_units(const Op& op, const Batch& batch) {
     return shares.row_blocks * shares.per_block;
 }
 
+Linear linear_of(const Op& op) {
+    return {static_cast<const uint8_t*>(op.p[0]), static_cast<const uint8_t*>(op.p[1]),
+            static_cast<const float*>(op.p[2]),   static_cast<float*>(op.p[3]),
+            op.n[0],                              op.n[1],
+            op.n[4]};
+}
+
+// One share of rows first_row..end_row-1.
+void run_share(const Op& op, const Shares& shares, const Linear& linear, int64_t share, int64_t first_row,
+               int64_t end_row) {
+    const FormatKernels& kernels = KERNELS[op.n[2]];
+    const int64_t tile = share * shares.tiles_each;
+    const bool is_pair = shares.tiles_each == 2 && tile + 1 < shares.tiles;
+    (is_pair ? kernels.run_two : kernels.run_one)(linear, tile, first_row, end_row - first_row);
+}
+
 void run_linear(const Op& op, const Batch& batch, int64_t begin, int64_t end, uint8_t*) {
     const Shares shares(op, batch);
-    const FormatKernels& kernels = KERNELS[op.n[2]];
-    const Linear linear = {static_cast<const uint8_t*>(op.p[0]), static_cast<const uint8_t*>(op.p[1]),
-                           static_cast<const float*>(op.p[2]),   static_cast<float*>(op.p[3]),
-                           op.n[0],                              op.n[1],
-                           op.n[4]};
+    const Linear linear = linear_of(op);
     for (int64_t unit = begin; unit < end; unit++) {
         const int64_t block = unit / shares.per_block;
-        const int64_t first_row = shares.num_rows * block / shares.row_blocks;
-        const int64_t last_row = shares.num_rows * (block + 1) / shares.row_blocks;
-        const int64_t tile = unit % shares.per_block * shares.tiles_each;
-        const bool is_pair = shares.tiles_each == 2 && tile + 1 < shares.tiles;
-        (is_pair ? kernels.run_two : kernels.run_one)(linear, tile, first_row, last_row - first_row);
+        run_share(op, shares, linear, unit % shares.per_block, shares.first_row(block), shares.first_row(block + 1));
+    }
+}
+
+// Which of the rows first_row..end_row-1 need each of `count` shares: a bit a row. `row_bits` reads the
+// mask of a row, from its first word on, at a share.
+template <class F>
+ZONDA_INLINE void find_needs(const Batch& batch, int64_t num_words, int64_t first_row, int64_t end_row, int64_t count,
+                             uint64_t* needs, F row_bits) {
+    for (int64_t i = 0; i < count; i++) needs[i] = 0;
+    for (int64_t row = first_row; row < end_row; row++) {
+        const int64_t at = batch.first_row + row;
+        const uint32_t all = batch.targets[at] >= 0 ? ~0u : 0;
+        const int32_t* mask = batch.token_bitmask + at * num_words;
+        for (int64_t i = 0; i < count; i++) needs[i] |= uint64_t((row_bits(mask, i) | all) != 0) << (row - first_row);
+    }
+}
+
+// A share of the rows from `first_row` on whose bit is set.
+void run_needed(const Op& op, const Shares& shares, const Linear& linear, int64_t share, int64_t first_row,
+                uint64_t rows) {
+    // A row between two that need the share costs less than reading the weights once more.
+    rows |= rows << 1 & rows >> 1;
+    for (int64_t row = first_row; rows;) {
+        const int skipped = __builtin_ctzll(rows);
+        rows >>= skipped;
+        const int taken = ~rows ? __builtin_ctzll(~rows) : 64;
+        rows = taken < 64 ? rows >> taken : 0;
+        run_share(op, shares, linear, share, row + skipped, row + skipped + taken);
+        row += skipped + taken;
+    }
+}
+
+void run_output_logits(const Op& op, const Batch& batch, int64_t begin, int64_t end, uint8_t* scratch) {
+    if (!batch.token_bitmask) return run_linear(op, batch, begin, end, scratch);
+    static_assert(TILE == 16 && MAX_TILES <= 2 && MAX_ROWS <= 64, "a word of a mask is a pair of tiles");
+    constexpr int64_t SHARES_AT_ONCE = 512;
+    const Shares shares(op, batch);
+    const Linear linear = linear_of(op);
+    const int64_t num_words = (op.n[1] + 31) / 32;
+    uint64_t needs[SHARES_AT_ONCE];
+    for (int64_t unit = begin; unit < end;) {
+        const int64_t block = unit / shares.per_block, share = unit % shares.per_block;
+        const int64_t first_row = shares.first_row(block), end_row = shares.first_row(block + 1);
+        const int64_t count = std::min({end - unit, shares.per_block - share, SHARES_AT_ONCE});
+        if (shares.tiles_each == 2)
+            find_needs(batch, num_words, first_row, end_row, count, needs,
+                       [=](const int32_t* mask, int64_t i) { return uint32_t(mask[share + i]); });
+        else
+            find_needs(batch, num_words, first_row, end_row, count, needs, [=](const int32_t* mask, int64_t i) {
+                return uint32_t(mask[(share + i) / 2]) >> (share + i) % 2 * 16 & 0xFFFF;
+            });
+        for (int64_t i = 0; i < count; i++) run_needed(op, shares, linear, share + i, first_row, needs[i]);
+        unit += count;
     }
 }
 
@@ -351,6 +417,7 @@ void add_matmul_kernels(Kernel* table) {
     table[OP_QUANTIZE] = {nullptr, run_quantize, nullptr};
     table[OP_EMBED] = {nullptr, run_embed, nullptr};
     table[OP_LINEAR] = {linear_units, run_linear, nullptr};
+    table[OP_OUTPUT_LOGITS] = {linear_units, run_output_logits, nullptr};
 }
 
 }  // namespace zonda::ZONDA_VARIANT

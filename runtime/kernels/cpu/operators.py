@@ -30,6 +30,19 @@ def gather_rows(table: PackedWeight | Constant | Buffer, rows: StepArray) -> Buf
 
 
 def linear(x: Buffer, weight: PackedWeight, bias: Constant | None) -> Buffer:
+    return _multiply(OpKind.LINEAR, x, weight, bias)
+
+
+def output_logits(
+    x: Buffer, weight: PackedWeight, bias: Constant | None, sampling: SamplingBatch | None
+) -> Buffer:
+    if sampling is None:
+        return linear(x, weight, bias)
+    assert len(weight.parts) == 1
+    return _multiply(OpKind.OUTPUT_LOGITS, x, weight, bias)
+
+
+def _multiply(kind: OpKind, x: Buffer, weight: PackedWeight, bias: Constant | None) -> Buffer:
     recorder = x.recorder
     num_outputs, num_inputs = weight.shape
     out = recorder.rows(x.domain, num_outputs)
@@ -38,7 +51,7 @@ def linear(x: Buffer, weight: PackedWeight, bias: Constant | None) -> Buffer:
         part_bias = None if bias is None else Constant(bias.values[row : row + part.shape[0]])
         n = (num_inputs, part.shape[0], part.packed_format, x.domain, num_outputs)
         operands = (_quantize(x) if part.is_quantized else x, part, part_bias)
-        recorder.record(OpKind.LINEAR, Domain.TASKS, operands, (out,), n=n, offset=4 * row)
+        recorder.record(kind, Domain.TASKS, operands, (out,), n=n, offset=4 * row)
         row += part.shape[0]
     return out
 

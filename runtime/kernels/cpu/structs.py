@@ -48,6 +48,7 @@ class OpKind(IntEnum):
     ATTENTION = 14
     MERGE_ATTENTION = 15
     SAMPLE = 16
+    OUTPUT_LOGITS = 17
 
 
 class Op(ctypes.Structure):

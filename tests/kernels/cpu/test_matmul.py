@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from runtime.kernels import SamplingBatch
 from runtime.kernels.cpu.native import load_library
 from runtime.kernels.cpu.packing import find_format
 from runtime.kernels.cpu.structs import Domain, OpKind
@@ -20,6 +21,7 @@ from tests.helpers.cpu_ops import (
     supported_variants,
 )
 from tests.helpers.packed_weights import DENSE, QUANTIZED, aligned_bytes, pack, random_tensor
+from tests.kernels.cpu.test_sampling import mask_of, sampling_of
 
 EVERY = DENSE + QUANTIZED
 BEST = supported_variants()[0]
@@ -65,16 +67,18 @@ def multiply(
     num_threads: int = 1,
     stride: int = 0,
     domain: Domain = Domain.TOKENS,
+    looked_at_by: SamplingBatch | None = None,
 ) -> Floats:
     """The product of prepared rows and a matrix that is packed first."""
     rows, columns = tensor.shape
     stride = stride or rows
     packed, out = pack(tensor), nans(len(x), stride)
     n = (columns, rows, find_format(tensor.format.name), domain, stride)
-    linear = op(OpKind.LINEAR, x, packed, bias, out, domain=Domain.TASKS, n=n)
+    kind = OpKind.LINEAR if looked_at_by is None else OpKind.OUTPUT_LOGITS
+    linear = op(kind, x, packed, bias, out, domain=Domain.TASKS, n=n)
     num_tokens = len(x) if domain == Domain.TOKENS else 1
     batch = batch_of_tokens(num_tokens, logits_rows=[0] * len(x))
-    run_ops([linear], batch, variant=variant, num_threads=num_threads)
+    run_ops([linear], batch, looked_at_by, variant=variant, num_threads=num_threads)
     return out
 
 
@@ -145,6 +149,35 @@ def test_bias_comes_on_top_and_other_columns_stay(name: str, num_rows: int) -> N
         out = multiply(prepare(x, name), tensor, bias, stride=20, domain=domain)
         assert np.array_equal(out[:, :17], plain + bias)
         assert np.isnan(out[:, 17:]).all()
+
+
+@pytest.mark.parametrize("variant", supported_variants())
+@pytest.mark.parametrize("name", ["F16", "Q8_0", "Q4_1", "Q6_K"])
+@pytest.mark.parametrize("num_rows", [1, 3, 6, 64, 130])
+def test_logits_are_those_of_the_whole_product_where_a_row_looks_at_them(
+    name: str, variant: str, num_rows: int
+) -> None:
+    vocab_size, rng = 1090, np.random.default_rng(num_rows)
+    x, tensor = prepare(randn(num_rows, 256), name), random_tensor(name, vocab_size, 256)
+    wanted = multiply(x, tensor, variant=variant)
+    targets = np.where(rng.random(num_rows) < 0.03, 4, -1)
+    for shares in ([0.0], [0.002], [0, 0.002, 0.05, 1]):
+        legal = rng.random(wanted.shape) < rng.choice(shares, (num_rows, 1))
+        sampling = sampling_of(num_rows, token_bitmask=mask_of(legal), targets=targets)
+        found = multiply(
+            x, tensor, variant=variant, num_threads=2, domain=Domain.ROWS, looked_at_by=sampling
+        )
+        is_looked_at = legal | (targets >= 0)[:, None]
+        assert np.array_equal(found[is_looked_at], wanted[is_looked_at])
+        is_needed = np.logical_or.reduceat(is_looked_at.any(0), range(0, vocab_size, 32))
+        assert np.isnan(found[:, ~is_needed.repeat(32)[:vocab_size]]).all()
+
+
+@pytest.mark.parametrize("num_rows", [1, 6])
+def test_all_logits_are_computed_where_there_is_no_mask(num_rows: int) -> None:
+    x, tensor = quantize(randn(num_rows, 64)), random_tensor("Q8_0", 70, 64)
+    found = multiply(x, tensor, domain=Domain.ROWS, looked_at_by=sampling_of(num_rows))
+    assert np.array_equal(found, multiply(x, tensor))
 
 
 def test_quantised_rows_are_scales_times_codes_with_their_sums() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +16,14 @@ from runtime.engine.cpu_weights import CpuWeights
 from runtime.kernels import ForwardBatch, SamplingBatch
 from runtime.kernels.cpu.native import load_library
 from runtime.kernels.cpu.recorder import Buffer, Limits, Recorder, Recording
-from runtime.kernels.cpu.structs import KvType, make_batch
+from runtime.kernels.cpu.structs import KvType, OpKind, make_batch
 from runtime.kernels.cpu.values import Constant, KvPages
 from runtime.models.config import ModelConfig
 from runtime.models.decoder import Decoder
 from runtime.weights import open_checkpoint
 from tests.helpers.cpu_ops import Ints, Results, arrays_of, nans, run_program, supported_variants
 from tests.helpers.tiny_gguf import write_tiny_llama
+from tests.kernels.cpu.test_sampling import mask_of
 
 PAGE_SIZE, NUM_PAGES = 16, 40
 LIMITS = Limits(max_tokens=320, max_sequences=4, context_length=320, row_block=2)
@@ -51,7 +53,7 @@ class Model(NamedTuple):
     memory: Sequence[npt.NDArray[Any]]
 
 
-def record_model(path: Path, kv_type: KvType) -> Model:
+def record_model(path: Path, kv_type: KvType, *, has_whole_head: bool = False) -> Model:
     checkpoint = open_checkpoint(path)
     config = ModelConfig.from_checkpoint(checkpoint)
     weights = CpuWeights(checkpoint, 1)
@@ -63,8 +65,10 @@ def record_model(path: Path, kv_type: KvType) -> Model:
     shape = (2, NUM_PAGES, PAGE_SIZE, *heads)
     recorder = ConstantsRecorder()
     pages = [KvPages(shape, kv_type, layer) for layer in kv_memory]
-    logits: Buffer = decoder(recorder.forward_batch(), pages)
-    kernels.sample_tokens(logits, recorder.sampling_batch())
+    sampling = recorder.sampling_batch()
+    looked_at_by = None if has_whole_head else sampling
+    logits: Buffer = decoder(recorder.forward_batch(), pages, looked_at_by)
+    kernels.sample_tokens(logits, sampling)
     recording = recorder.finish()
     memory = [recording.arena, packed, kv_memory, *recorder.constants]
     return Model(recording, kv_memory, memory)
@@ -100,9 +104,20 @@ def sampling_of(num_rows: int) -> SamplingBatch:
     )
 
 
-def run_step(model: Model, parts: Sequence[Part], variant: str, num_threads: int) -> Results:
+def run_step(
+    model: Model,
+    parts: Sequence[Part],
+    variant: str,
+    num_threads: int,
+    *,
+    legal_share: float | None = None,
+) -> Results:
+    """Run a step; `legal_share` of the tokens are legal, all where None."""
     batch = batch_of(parts)
     sampling = sampling_of(len(batch.logits_rows))
+    if legal_share is not None:
+        legal = np.random.default_rng(2).random((len(batch.logits_rows), 501)) < legal_share
+        sampling = replace(sampling, token_bitmask=mask_of(legal))
     drawn, logprobs = np.full(len(batch.logits_rows), -1), nans(len(batch.logits_rows))
     run_program(
         model.recording.ops,
@@ -138,3 +153,22 @@ def test_tokens_logprobs_and_pages_are_the_same_bits_from_all(
         for num_threads in (1, 2):
             found = run_all(variant, num_threads)
             assert all(map(np.array_equal, found, wanted))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_masked_steps_are_the_same_bits_from_the_reduced_and_the_whole_head(
+    tmp_path: Path, tied: bool
+) -> None:
+    path = write_tiny_llama(tmp_path / "tiny.gguf", tied=tied)
+    reduced = record_model(path, KvType.INT8)
+    whole = record_model(path, KvType.INT8, has_whole_head=True)
+    assert reduced.recording.ops[-2].kind == OpKind.OUTPUT_LOGITS
+    assert whole.recording.ops[-2].kind == OpKind.LINEAR
+    parts = [(0, 0, 90), (1, 0, 37)]
+    for variant in supported_variants():
+        for legal_share in (0.005, 0.3, 1.0):
+            reduced.recording.arena[:] = 0xFF  # NaN wherever nothing is written
+            found = run_step(reduced, parts, variant, 2, legal_share=legal_share)
+            wanted = run_step(whole, parts, variant, 2, legal_share=legal_share)
+            assert np.array_equal(found[0], wanted[0])
+            assert np.array_equal(found[1], wanted[1])

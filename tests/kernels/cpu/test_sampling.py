@@ -173,6 +173,23 @@ def test_penalties_are_those_of_the_reference(temperature: float) -> None:
 
 
 @each_variant
+@pytest.mark.parametrize("vocab_size", [33, 5000])
+def test_logits_that_no_mask_allows_may_be_anything(variant: str, vocab_size: int) -> None:
+    num_rows = 60
+    logits = randn(num_rows, vocab_size)
+    rng = np.random.default_rng(6)
+    legal = rng.random(logits.shape) < rng.choice([0.002, 0.5], (num_rows, 1))
+    legal[:, 20] = True
+    sampling = mixed_sampling(
+        num_rows, vocab_size, token_bitmask=mask_of(legal), **some_penalties(num_rows, vocab_size)
+    )
+    sampling.temperature[::4] = 0
+    anything = rng.choice(np.array([np.nan, np.inf, -np.inf, 3e38], np.float32), logits.shape)
+    drawn, _ = sample(np.where(legal, logits, anything), sampling, variant=variant)
+    assert np.array_equal(drawn, sample(logits, sampling, variant=variant)[0])
+
+
+@each_variant
 def test_targets_are_scored_by_the_plain_distribution(variant: str) -> None:
     num_rows, vocab_size = 7, 9001
     logits = 5 * randn(num_rows, vocab_size)
