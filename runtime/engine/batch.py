@@ -132,35 +132,43 @@ class BatchBuilder:
 
 
 class SamplingBuilder:
-    """Collects how each row is drawn; what the rows' sequences fix is kept while they stay."""
+    """Collects how each row is drawn; the arrays are kept while the rows' sequences stay.
+
+    What changes from step to step is written in place, but for penalties: their arrays grow.
+    """
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
         self._sequences: list[Sequence] = []
-        self._fixed = _fixed_part([])
-        self._is_all = True
+        self._batch = _make_batch([], vocab_size)
+        self._is_fixed = True
 
     def build(self, rows: list[LogitsRow]) -> SamplingBatch:
-        """Collect the rows' parameters, draws, masks and penalties."""
+        """Collect the rows' parameters, draws, masks and penalties.
+
+        What it returns is valid until it is called again.
+        """
         sequences = [row.sequence for row in rows]
         if sequences != self._sequences:
             self._sequences = sequences
-            self._fixed = _fixed_part(sequences)
-            self._is_all = not any(map(_changes_by_step, sequences))
-        if self._is_all:
-            return self._fixed
-        return replace(
-            self._fixed,
-            targets=np.array([row.target for row in rows], np.int64),
-            uniform=np.array([_draw(sequence) for sequence in sequences], np.float32),
-            token_bitmask=_fill_bitmask(rows, self._vocab_size),
-            **_penalties(rows),
-        )
+            self._batch = _make_batch(sequences, self._vocab_size)
+            self._is_fixed = not any(map(_changes_by_step, sequences))
+        batch = self._batch
+        if self._is_fixed:
+            return batch
+        batch.targets[:] = [row.target for row in rows]
+        batch.uniform[:] = [_draw(sequence) for sequence in sequences]
+        if batch.token_bitmask is not None:
+            _fill_bitmask(rows, batch.token_bitmask)
+        penalties = _penalties(rows)
+        return replace(batch, **penalties) if penalties else batch
 
 
-def _fixed_part(sequences: list[Sequence]) -> SamplingBatch:
+def _make_batch(sequences: list[Sequence], vocab_size: int) -> SamplingBatch:
     """What is drawn by which parameters, before anything that changes from step to step."""
     params = [sequence.request.sampling for sequence in sequences]
+    is_masked = any(sequence.constraint is not None for sequence in sequences)
+    mask_shape = len(sequences), -(-vocab_size // 32)
     return SamplingBatch(
         targets=np.full(len(params), SCORE_NOTHING, np.int64),
         temperature=np.array([p.temperature for p in params], np.float32),
@@ -168,7 +176,7 @@ def _fixed_part(sequences: list[Sequence]) -> SamplingBatch:
         top_p=np.array([p.top_p for p in params], np.float32),
         min_p=np.array([p.min_p for p in params], np.float32),
         uniform=np.zeros(len(params), np.float32),
-        token_bitmask=None,
+        token_bitmask=np.full(mask_shape, -1, np.int32) if is_masked else None,
     )
 
 
@@ -195,18 +203,10 @@ def _draw(sequence: Sequence) -> float:
     return (mixed >> 40) / 2**24  # as many bits as a float32 holds
 
 
-def _fill_bitmask(rows: list[LogitsRow], vocab_size: int) -> npt.NDArray[np.int32] | None:
-    constrained = [
-        (index, row.sequence.constraint)
-        for index, row in enumerate(rows)
-        if row.is_drawn and row.sequence.constraint is not None
-    ]
-    if not constrained:
-        return None
-    token_bitmask = np.full((len(rows), -(-vocab_size // 32)), -1, np.int32)
-    for index, constraint in constrained:
-        constraint.fill(token_bitmask, index)
-    return token_bitmask
+def _fill_bitmask(rows: list[LogitsRow], token_bitmask: npt.NDArray[np.int32]) -> None:
+    for index, (sequence, target) in enumerate(rows):
+        if target == SCORE_NOTHING and sequence.constraint is not None:
+            sequence.constraint.fill(token_bitmask, index)
 
 
 def _penalties(rows: list[LogitsRow]) -> dict[str, npt.NDArray[Any]]:

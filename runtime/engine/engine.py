@@ -227,28 +227,45 @@ class Engine:
         return chunks
 
     def _accept(self, sequence: Sequence, token_id: int) -> None:
-        """Take a drawn token and whatever the grammar dictates after it."""
+        """Take a drawn token and whatever the grammar dictates after it.
+
+        A constraint that has to end in time refuses the token and dictates others, or none where
+        the output may end.
+        """
         constraint = sequence.constraint
         if constraint is None:
             self._append(sequence, [token_id])
-        elif constraint.state == "failed" or constraint.advance([token_id]) == 0:
-            sequence.finish_reason, sequence.error = "error", "the grammar allows no token here"
-        else:
+        elif constraint.state != "failed" and constraint.advance([token_id]):
             self._append(sequence, [token_id])
             self._force(sequence)
+        elif constraint.state != "failed" and constraint.forced():
+            self._force(sequence)
+        elif constraint.state == "accepting":
+            sequence.finish_reason = "length"
+        else:
+            sequence.finish_reason, sequence.error = "error", "the grammar allows no token here"
 
     def _force(self, sequence: Sequence) -> None:
-        """Append the tokens that must come next; they are computed with the next step."""
+        """Append the tokens that must come next; they are computed with the next step.
+
+        An output that is whole when its tokens run out was not cut: it stops.
+        """
         constraint = sequence.constraint
-        if constraint is None or sequence.finish_reason is not None:
+        if constraint is None or sequence.finish_reason == "stop":
             return
         room = sequence.max_tokens - sequence.num_generated
         if forced := constraint.forced()[:room]:
             constraint.advance(forced)
             self._append(sequence, forced)
             sequence.num_forced += len(forced)
-        if constraint.state == "done":
+        is_at_limit = sequence.finish_reason == "length"
+        if constraint.state == "done" or (is_at_limit and self._must_end(constraint)):
             sequence.finish_reason = "stop"
+
+    def _must_end(self, constraint: Constraint) -> bool:
+        """Whether no token but the end of the turn is legal."""
+        forced = constraint.forced()
+        return bool(forced) and forced[0] in self._stop_ids
 
     def _append(self, sequence: Sequence, token_ids: list[int]) -> None:
         ends = [at for at, token_id in enumerate(token_ids) if token_id in self._stop_ids]

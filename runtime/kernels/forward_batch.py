@@ -39,8 +39,9 @@ class ForwardBatch:
 class SamplingBatch:
     """How to draw one token per logits row.
 
-    Arrays are C-contiguous. The last six are None together where no row has a penalty; P is
-    the number of (row, token) pairs that one applies to.
+    Valid until the next step's, as a `ForwardBatch` is. Arrays are C-contiguous. The last six are
+    None together where no row has a penalty; P is the number of (row, token) pairs that one
+    applies to.
 
     Attributes:
         targets: [R] int64, the token to score instead of drawing, or -1.

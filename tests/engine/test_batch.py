@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from runtime.engine.batch import BatchBuilder, LogitsRow, SamplingBuilder, build_batch
 from runtime.engine.scheduler import ScheduledSequence, ScheduledStep
 from runtime.engine.sequence import Sequence
+from runtime.grammar.constraint import ConstraintState
 from runtime.kernels import ForwardBatch, SamplingBatch
 from runtime.request import GenerateRequest, SamplingParams
 from tests.helpers.page_runner import VOCAB_SIZE, LetterDecoder
@@ -162,6 +164,52 @@ def test_what_changes_from_step_to_step_is_built_every_time() -> None:
     assert [targets for targets, _ in seen] == [[-1, 2], [-1, 3], [-1, -1]]
     assert len(set(draws)) == 3
     assert all(0 < draw < 1 for draw in draws)
+
+
+@dataclass
+class OneToken:
+    """Allows the tokens `next_ids`, one after the other."""
+
+    next_ids: list[int]
+    state: ConstraintState = "open"
+
+    def fill(self, token_bitmask: npt.NDArray[np.int32], row: int) -> None:
+        token_bitmask[row] = 0
+        token_id = self.next_ids.pop(0)
+        token_bitmask[row, token_id // 32] = 1 << token_id % 32
+
+    def advance(self, token_ids: Any) -> int:
+        return len(token_ids)
+
+    def forced(self) -> list[int]:
+        return []
+
+    def rollback(self, num_tokens: int) -> None:
+        raise AssertionError("nothing is taken back")
+
+    def fork(self) -> OneToken:
+        return replace(self)
+
+
+def test_masks_are_written_in_place_while_the_same_sequences_are_drawn() -> None:
+    builder = SamplingBuilder(70)
+    constrained, free = sequence_of(1), sequence_of(1, 2, num_scored_tokens=1)
+    constrained.constraint = OneToken([3, 40, 66])
+    free.constraint = OneToken([5])
+    first = builder.build([LogitsRow(constrained, -1), LogitsRow(free, 2)])
+    wanted = PLAIN | {
+        "targets": [-1, 2],
+        **{name: 2 * PLAIN[name] for name in ("temperature", "top_k", "top_p", "min_p", "uniform")},
+        "token_bitmask": [[8, 0, 0], [-1, -1, -1]],
+    }
+    assert values(first) == wanted
+    second = builder.build([LogitsRow(constrained, -1), LogitsRow(free, -1)])
+    assert second is first
+    masks = [[0, 256, 0], [32, 0, 0]]
+    assert values(second) == wanted | {"targets": [-1, -1], "token_bitmask": masks}
+    alone = builder.build([LogitsRow(constrained, -1)])
+    assert values(alone) == PLAIN | {"token_bitmask": [[0, 0, 4]]}
+    assert values(builder.build([LogitsRow(sequence_of(1), -1)])) == PLAIN
 
 
 def test_draws_are_spread_evenly_whatever_the_seeds() -> None:

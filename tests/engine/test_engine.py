@@ -14,7 +14,7 @@ from runtime.engine.engine import Engine, EngineLimits
 from runtime.engine.sequence import Sequence as EngineSequence
 from runtime.engine.sequence import StopStringFilter
 from runtime.errors import CapacityError, PromptTooLongError
-from runtime.grammar.constraint import ConstraintState
+from runtime.grammar.constraint import Constraint, ConstraintState
 from runtime.request import GenerateRequest, SamplingParams, TokenChunk, Usage
 from tests.helpers.page_runner import END, VOCAB_SIZE, LetterDecoder, PageRunner, next_token
 from tools.errors import InvalidRequestError
@@ -261,7 +261,7 @@ class FixedConstraint:
         return replace(self)
 
 
-def run_constrained(engine: Engine, constraint: FixedConstraint, max_tokens: int) -> Collected:
+def run_constrained(engine: Engine, constraint: Constraint, max_tokens: int) -> Collected:
     sequence_id = engine.add(request(1, 2, 3, max_tokens=max_tokens), constraint)
     results: dict[int, Collected] = {}
     drain(engine, results)
@@ -300,6 +300,97 @@ def test_forced_tokens_respect_the_token_limit(max_tokens: int) -> None:
     assert len(result.token_ids) == max_tokens
     assert result.last is not None
     assert result.last.finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ([{5, 6}, {7, 8}, {END}], "stop"),
+        ([{5, 6}, {7, 8}, {END, 9}], "length"),
+        ([{5}, {7}, {END}], "stop"),
+        ([{5}, {7}], "stop"),
+        ([{5}, {7, 8}, {9}], "length"),
+    ],
+)
+def test_output_that_is_whole_when_its_tokens_run_out_was_not_cut(
+    script: list[set[int]], reason: str
+) -> None:
+    result = run_constrained(make_engine(), FixedConstraint(script), 2)
+    assert len(result.token_ids) == 2
+    assert result.last is not None
+    assert result.last.finish_reason == reason
+
+
+@dataclass
+class ClosingConstraint:
+    """Allows any token `num_free` times; then refuses the next and dictates `closing`."""
+
+    num_free: int
+    closing: list[int]
+    state_at_the_end: ConstraintState = "open"
+    taken: list[int] = field(default_factory=list)
+    is_closing: bool = False
+
+    @property
+    def state(self) -> ConstraintState:
+        if self.closing and len(self.taken) == self.num_free + len(self.closing):
+            return "done"
+        return self.state_at_the_end if self.is_closing else "open"
+
+    def fill(self, token_bitmask: np.ndarray, row: int) -> None:
+        token_bitmask[row] = -1
+
+    def advance(self, token_ids: Sequence[int]) -> int:
+        if not self.is_closing and len(self.taken) == self.num_free:
+            self.is_closing = True
+            return 0
+        assert self.is_closing == (len(self.taken) >= self.num_free)
+        self.taken += token_ids
+        return len(token_ids)
+
+    def forced(self) -> list[int]:
+        return self.closing[len(self.taken) - self.num_free :] if self.is_closing else []
+
+    def rollback(self, num_tokens: int) -> None:
+        del self.taken[len(self.taken) - num_tokens :]
+
+    def fork(self) -> ClosingConstraint:
+        return replace(self, taken=list(self.taken))
+
+
+@pytest.mark.parametrize("closing", [[7, 8, END], [7, 8]])
+def test_refused_token_gives_way_to_those_that_close_the_output(closing: list[int]) -> None:
+    result = run_constrained(make_engine(), ClosingConstraint(3, closing), 50)
+    assert result.token_ids == [*expected([1, 2, 3], 3), *closing]
+    assert result.last is not None
+    assert (result.last.finish_reason, result.last.error) == ("stop", None)
+    assert usage_of(result).forced_tokens == len(closing)
+    assert usage_of(result).forward_passes == 4
+
+
+def test_closing_tokens_end_with_the_token_limit() -> None:
+    result = run_constrained(make_engine(), ClosingConstraint(3, [7, 8, 9]), 5)
+    assert result.token_ids == [*expected([1, 2, 3], 3), 7, 8]
+    assert result.last is not None
+    assert result.last.finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "error"),
+    [
+        ("accepting", "length", None),
+        ("open", "error", "the grammar allows no token here"),
+        ("failed", "error", "the grammar allows no token here"),
+    ],
+)
+def test_refused_token_ends_an_output_that_may_end(
+    state: ConstraintState, reason: str, error: str | None
+) -> None:
+    constraint = ClosingConstraint(3, [], state_at_the_end=state)
+    result = run_constrained(make_engine(), constraint, 50)
+    assert result.token_ids == expected([1, 2, 3], 3)
+    assert result.last is not None
+    assert (result.last.finish_reason, result.last.error) == (reason, error)
 
 
 def test_failed_matcher_ends_its_own_sequence_only() -> None:

@@ -65,6 +65,16 @@ async def max_tokens_ends_with_length(engine: AsyncEngine, tokenizer: Tokenizer)
     assert "".join(chunk.text for chunk in chunks) == "abc"
 
 
+async def output_that_is_whole_at_the_limit_was_not_cut(
+    engine: AsyncEngine, tokenizer: Tokenizer
+) -> None:
+    for lark, reason in (('start: "abc"', "stop"), ('start: "abc" "d"?', "length")):
+        constraint = constraint_of(tokenizer, lark)
+        chunks = await collect(engine, request_of(tokenizer, max_tokens=3), constraint)
+        assert "".join(chunk.text for chunk in chunks) == "abc"
+        assert chunks[-1].finish_reason == reason
+
+
 async def constraint_shapes_the_output_and_forces_tokens(
     engine: AsyncEngine, tokenizer: Tokenizer
 ) -> None:
@@ -136,6 +146,7 @@ CHECKS: tuple[Check, ...] = (
     only_the_last_chunk_has_reason_and_usage,
     texts_join_to_the_decoded_tokens,
     max_tokens_ends_with_length,
+    output_that_is_whole_at_the_limit_was_not_cut,
     constraint_shapes_the_output_and_forces_tokens,
     stop_string_is_cut_off,
     scored_prompt_tokens_get_one_logprob_each,

@@ -107,7 +107,9 @@ class _Sequence:
 
     def _take_next(self) -> None:
         if self.finish_reason is None and len(self._taken) >= self._request.sampling.max_tokens:
-            self.finish_reason = "length"
+            forced = [] if self._constraint is None else self._constraint.forced()
+            is_whole = forced[:1] in ([stop_id] for stop_id in self._tokenizer.stop_ids)
+            self.finish_reason = "stop" if is_whole else "length"
         if self.finish_reason is not None:
             return
         token_id = self._left.pop(0) if self._left else self._tokenizer.eos_id
