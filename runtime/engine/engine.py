@@ -253,11 +253,11 @@ class Engine:
         constraint = sequence.constraint
         if constraint is None or sequence.finish_reason == "stop":
             return
-        room = sequence.max_tokens - sequence.num_generated
-        if forced := constraint.forced()[:room]:
-            constraint.advance(forced)
-            self._append(sequence, forced)
-            sequence.num_forced += len(forced)
+        while sequence.finish_reason is None and (forced := constraint.forced()):
+            taken = forced[: sequence.max_tokens - sequence.num_generated]
+            constraint.advance(taken)
+            self._append(sequence, taken)
+            sequence.num_forced += len(taken)
         is_at_limit = sequence.finish_reason == "length"
         if constraint.state == "done" or (is_at_limit and self._must_end(constraint)):
             sequence.finish_reason = "stop"

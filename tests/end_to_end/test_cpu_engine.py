@@ -24,6 +24,7 @@ from runtime.request import GenerateRequest, SamplingParams
 from runtime.tokenizer import load_tokenizer
 from runtime.weights import open_checkpoint
 from tests.engine.test_engine import generate
+from tests.helpers.constrained_tokens import check_greedy_tokens
 from tests.helpers.page_runner import LetterDecoder
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
@@ -97,6 +98,12 @@ def test_tokens_and_logprobs_are_bit_equal_however_the_work_is_cut(
     few = make_engine(open_runner(model_path, kv_type, num_mib=num_mib))
     unscored = [replace(request, num_scored_tokens=0) for request in requests]
     assert [ids for ids, _ in run(few, unscored)] == [ids for ids, _ in alone]
+
+
+def test_greedy_tool_calls_are_the_same_whatever_is_computed_or_forced(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_greedy_tokens(model_path, tmp_path, monkeypatch)
 
 
 def score(runner: Runner, pieces: list[tuple[int, ...]]) -> npt.NDArray[np.float64]:

@@ -20,6 +20,7 @@ from runtime.weights import open_checkpoint
 from tests.engine.test_engine import generate
 from tests.engine.test_torch_runner import make_engine as make_torch_engine
 from tests.engine.test_torch_runner import prompts
+from tests.helpers.constrained_tokens import check_greedy_tokens
 from tests.helpers.page_runner import LetterDecoder
 from tests.helpers.tiny_gguf import write_tiny_llama
 
@@ -129,6 +130,12 @@ def test_more_rows_than_a_block_are_scored(tiny: Path) -> None:
     assert whole == pieces
     assert isinstance(whole, tuple)
     assert len(whole) == len(prompt) - 1
+
+
+def test_greedy_tool_calls_are_the_same_whatever_is_computed_or_forced(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_greedy_tokens(tiny, tmp_path, monkeypatch)
 
 
 def test_generating_does_not_import_torch(tiny: Path) -> None:

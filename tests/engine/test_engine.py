@@ -227,6 +227,7 @@ class FixedConstraint:
     script: list[set[int]]
     at: int = 0
     fails_at: int | None = None
+    max_forced: int = 99
 
     @property
     def state(self) -> ConstraintState:
@@ -249,7 +250,7 @@ class FixedConstraint:
     def forced(self) -> list[int]:
         run: list[int] = []
         for allowed in self.script[self.at :]:
-            if len(allowed) > 1:
+            if len(allowed) > 1 or len(run) == self.max_forced:
                 break
             run += allowed
         return run
@@ -268,10 +269,12 @@ def run_constrained(engine: Engine, constraint: Constraint, max_tokens: int) -> 
     return results[sequence_id]
 
 
-def test_forced_tokens_ride_along_and_cost_no_forward_pass() -> None:
+@pytest.mark.parametrize("max_forced", [1, 2, 99])
+def test_forced_tokens_ride_along_and_cost_no_forward_pass(max_forced: int) -> None:
     runner = PageRunner(64, PAGE_SIZE)
     script = [{5}, {6}, {7, 8}, {9}, {10}, {11}, {12, 13}, {END}]
-    result = run_constrained(make_engine(runner=runner), FixedConstraint(script), 50)
+    constraint = FixedConstraint(script, max_forced=max_forced)
+    result = run_constrained(make_engine(runner=runner), constraint, 50)
     assert result.last is not None
     assert result.last.finish_reason == "stop"
     assert usage_of(result).forced_tokens == 6
