@@ -55,7 +55,7 @@ class GrammarSource:
     parts: tuple[tuple[str, GrammarSource], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class CompiledGrammar:
     """A grammar bound to a vocabulary, ready to be copied per sequence."""
 

