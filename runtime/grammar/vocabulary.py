@@ -28,6 +28,30 @@ class TokenTexts:
     def get(self, token_id: int) -> bytes:
         return self.text[self.ends[token_id] : self.ends[token_id + 1]]
 
+    def bytes_at(self, offset: int) -> npt.NDArray[np.int16]:
+        """The byte that each token has at `offset`, -1 where it is shorter."""
+        places = self.ends[:-1] + offset
+        is_there = places < self.ends[1:]
+        found = np.full(places.size, -1, dtype=np.int16)
+        found[is_there] = np.frombuffer(self.text, dtype=np.uint8)[places[is_there]]
+        return found
+
+    def split_by_prefix(self, text: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The tokens that are a proper prefix of `text`, and those that start with it."""
+        letters = np.frombuffer(self.text, dtype=np.uint8)
+        starts, lengths = self.ends[:-1], np.diff(self.ends)
+        alike = np.flatnonzero(lengths > 0)
+        within: list[npt.NDArray[np.int64]] = []
+        for offset, byte in enumerate(text):
+            alike = alike[letters[starts[alike] + offset] == byte]
+            if offset + 1 < len(text):
+                ends_here = lengths[alike] == offset + 1
+                within.append(alike[ends_here])
+                alike = alike[~ends_here]
+            if not alike.size:
+                break
+        return np.concatenate([*within, alike[:0]]), alike
+
 
 class Vocabulary:
     """Wraps llguidance's tokenizer: every token's bytes, and a canonical tokenization.

@@ -64,6 +64,18 @@ def test_forced_tokens_are_canonical_and_reach_the_end_of_turn() -> None:
         assert constraint.advance(run) == len(run) > 0
 
 
+def test_counting_legal_tokens_takes_none() -> None:
+    constraint = constraint_of('start: "ab" ("c" "d")?')
+    for said in ("", "a", "ab", "abc", "abcd"):
+        for text in ("abcdx", "bc", "cd", "d", ""):
+            for end in ([], [TOKENIZER.eos_id], [ENDOFTEXT_ID], [ENDOFTEXT_ID, TOKENIZER.eos_id]):
+                token_ids = [*TOKENIZER.encode(text), *end]
+                copy = constraint.fork()
+                copy.advance(TOKENIZER.encode(said))
+                count = copy.count_legal(token_ids)
+                assert count == copy.count_legal(token_ids) == copy.advance(token_ids)
+
+
 def test_rollback_undoes_tokens_and_the_end() -> None:
     constraint = constraint_of('start: "a" ("bc" | "d")')
     before = allowed_ids(constraint, VOCABULARY.vocab_size)
