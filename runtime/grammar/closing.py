@@ -126,7 +126,7 @@ class BudgetedConstraint:
             end = known[skipped:]
             if end and len(end) <= room and self._finder.completes(self._inner, end):
                 return end
-        return self._finder.find(self._inner, room)
+        return self._finder.find(self._inner, room, known)
 
     def _closing_run(self) -> list[int]:
         """The first token of the end and what the grammar dictates after it."""

@@ -80,9 +80,14 @@ class EndFinder:
             self._ends[compiled] = end
         return end
 
-    def find(self, constraint: Closable, limit: int) -> tuple[int, ...] | None:
-        """Return some end of at most `limit` tokens: the first that a greedy walk comes to."""
-        return _Search(self._tables, MAX_STEPS).walk(constraint.fork(), limit)
+    def find(
+        self, constraint: Closable, limit: int, known: Sequence[int] = ()
+    ) -> tuple[int, ...] | None:
+        """Return some end of at most `limit` tokens: the first that a greedy walk comes to.
+
+        `known` is an end of a state nearby: the walk ends with the rest of it where that fits.
+        """
+        return _Search(self._tables, MAX_STEPS, known).walk(constraint.fork(), limit)
 
     def find_shortest(
         self, constraint: Closable, limit: int = MAX_END_TOKENS
@@ -127,11 +132,12 @@ class _Tables:
         self.lengths = np.diff(texts.ends)
         self.lengths[foreign] = np.minimum(self.lengths[foreign], 1)
         self.quotes = [at for _, at in closers if texts.get(at).startswith(b'"')]
-        self.brackets = [at for _, at in closers if not texts.get(at).startswith(b'"')]
+        self.braces = [at for _, at in closers if texts.get(at).startswith(b"}")]
+        self.lists = [at for _, at in closers if texts.get(at).startswith(b"]")]
         self.longest = _ids(at for _, at in sorted(plain)[:_NUM_LONGEST])
         self.values = known(_VALUES)
         self.after_value = [*known(_AFTER_VALUE), vocabulary.eos_id]
-        self.ends = _ids([*self.quotes, *self.brackets, *self.values])
+        self.ends = _ids([*self.quotes, *self.braces, *self.lists, *self.values])
         self.single = _ids(known(bytes([value]) for value in range(0x20, 0x7F)))
         self.sign_of_text = known((b"~",))
         self.specials = _ids(
@@ -152,9 +158,10 @@ def _ids(token_ids: Iterable[int]) -> npt.NDArray[np.int64]:
 class _Search:
     """One search and the steps it may still take."""
 
-    def __init__(self, tables: _Tables, num_steps: int) -> None:
+    def __init__(self, tables: _Tables, num_steps: int, known: Sequence[int] = ()) -> None:
         self._tables = tables
         self._num_steps = num_steps
+        self._known = tuple(known)
         self._mask = np.zeros((1, tables.vocabulary.num_mask_words), dtype=np.int32)
 
     def walk(self, at: Closable, limit: int) -> tuple[int, ...] | None:
@@ -166,13 +173,28 @@ class _Search:
         seen: Counter[int] = Counter()
         while at.state != "accepting":
             self._num_steps -= 1
-            run = at.forced() or self._pick(at, seen)
+            forced = at.forced()
+            run = forced or self._pick(at, seen)
             if not run or len(path) + len(run) > limit or self._num_steps < 0:
                 return None
             if at.advance(run) != len(run):
                 return None
             path += run
+            # Where something is dictated, a part of the output has just been finished.
+            if forced and (rest := self._rest_of_known(at, limit - len(path))):
+                path += rest
+                break
         return tuple(path)
+
+    def _rest_of_known(self, at: Closable, room: int) -> tuple[int, ...]:
+        """The shortest rest of the known end that ends the output from here; empty if none."""
+        known, eos_id = self._known, self._tables.vocabulary.eos_id
+        legal = {token_id for token_id in set(known) if at.count_legal((token_id,))}
+        for start in reversed(range(max(0, len(known) - room), len(known))):
+            rest = known[start:]
+            if known[start] in legal and at.count_legal((*rest, eos_id)) == len(rest) + 1:
+                return rest
+        return ()
 
     def improve(self, constraint: Closable, limit: int) -> tuple[int, ...] | None:
         """Walk once, then again from every other choice along the best way known."""
@@ -203,16 +225,15 @@ class _Search:
         tables = self._tables
         is_text = at.count_legal(tables.sign_of_text) == 1
         if not is_text:
-            for token_id in tables.brackets:
-                if at.count_legal([token_id]):
-                    return [token_id]
+            for closers in (tables.braces, tables.lists):
+                if found := self._first_closing(at, closers):
+                    return found
             for token_id in tables.values:
                 if self._ends_value(at, token_id):
                     return [token_id]
-        for token_id in tables.quotes:
-            # A quote after which any text may stand opened a string, or was text itself.
-            if at.count_legal([token_id, *tables.sign_of_text]) == 1:
-                return [token_id]
+        # A quote after which any text may stand opened a string, or was text itself.
+        if found := self._first_closing(at, tables.quotes, tables.sign_of_text):
+            return found
         if not is_text and at.count_legal(tables.quotes[-1:]):
             return tables.quotes[-1:]
         self._fill(at)
@@ -231,6 +252,17 @@ class _Search:
         if last := [letter for letter in legal if at.count_legal([letter, *closing]) == 2]:
             return last
         return [letter for letter in legal if at.count_legal([letter, letter]) == 1]
+
+    def _first_closing(
+        self, at: Closable, closers: list[int], illegal_after: Sequence[int] = ()
+    ) -> list[int]:
+        """The longest legal one of tokens that all start as the last of them does."""
+        if not at.count_legal(closers[-1:]):
+            return []
+        for token_id in closers:
+            if at.count_legal((token_id, *illegal_after)) == 1:
+                return [token_id]
+        return []
 
     def _ends_value(self, at: Closable, token_id: int) -> bool:
         return at.count_legal([token_id]) == 1 and any(
