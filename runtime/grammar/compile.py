@@ -8,36 +8,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, get_args
 
 import llguidance
 import numpy as np
 
 from runtime.errors import UnsupportedSchemaError
+from runtime.grammar.bounded_cache import BoundedCache
 from runtime.grammar.diagnosis import find_fault
+from runtime.grammar.ladder import (
+    SchemaLevel,
+    SchemaSupport,
+    name_warnings,
+    options_of,
+    with_options,
+)
+from runtime.grammar.limits import LIMITS
 from runtime.grammar.matcher import MatcherConstraint
+from runtime.grammar.normal import normalise
 from runtime.grammar.schema import check_bounds, dump_json
 from runtime.grammar.vocabulary import Vocabulary
 from tools.spec import JsonObject
 
 GrammarKind = Literal["lark", "json_schema", "regex"]
 
+MAX_GRADE_BYTES = 4 * 1024 * 1024
 MAX_GRAMMAR_BYTES = 4 * 1024 * 1024
 NUM_PROBED_STEPS = 8
-
-# What hostile schemas may cost: an honest one stays far below each of these.
-_LIMITS = llguidance.LLParserLimits(
-    max_items_in_row=2_000,
-    step_lexer_fuel=200_000,
-    step_max_items=50_000,
-    max_lexer_states=50_000,
-    max_grammar_size=100_000,
-    verbose_errors=False,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +67,15 @@ class CompiledGrammar:
 
 
 class GrammarCache:
-    """Compiled grammars of one vocabulary by content, bounded by the bytes of their sources.
+    """Compiled grammars and grades of one vocabulary by content, bounded by their bytes.
 
     Safe to call from several threads; the least recently used grammars go first.
     """
 
     def __init__(self, vocabulary: Vocabulary, max_bytes: int = 64 * 1024 * 1024) -> None:
         self.vocabulary = vocabulary
-        self._max_bytes = max_bytes
-        self._num_bytes = 0
-        self._entries: OrderedDict[bytes, tuple[CompiledGrammar, int]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._compiled: BoundedCache[CompiledGrammar] = BoundedCache(max_bytes)
+        self._grades: BoundedCache[SchemaSupport | str] = BoundedCache(MAX_GRADE_BYTES)
 
     def get_or_compile(self, source: GrammarSource) -> CompiledGrammar:
         """Return the compiled `source`.
@@ -87,70 +84,69 @@ class GrammarCache:
             UnsupportedSchemaError: as `compile_grammar`.
         """
         serialized = _serialize(source)
-        key = hashlib.blake2b(serialized.encode(), digest_size=16).digest()
-        with self._lock:
-            if key in self._entries:
-                self._entries.move_to_end(key)
-                return self._entries[key][0]
-        compiled = compile_grammar(source, self.vocabulary)
-        with self._lock:
-            if key not in self._entries:
-                self._entries[key] = (compiled, len(serialized))
-                self._num_bytes += len(serialized)
-            while self._num_bytes > self._max_bytes and len(self._entries) > 1:
-                _, (_, num_bytes) = self._entries.popitem(last=False)
-                self._num_bytes -= num_bytes
+        key = _digest(serialized)
+        compiled = self._compiled.get(key)
+        if compiled is None:
+            compiled = compile_grammar(source, self.vocabulary)
+            self._compiled.put(key, compiled, len(serialized))
         return compiled
 
+    def grade(self, schema: JsonObject) -> SchemaSupport:
+        """Return how much of `schema` a grammar enforces; refusals are remembered, too.
 
-def from_json_schema(schema: JsonObject, whitespace_pattern: str | None = None) -> GrammarSource:
-    """Language of the JSON texts that satisfy `schema`.
+        Raises:
+            UnsupportedSchemaError: as `grade_schema`.
+        """
+        check_bounds(schema)
+        key = _digest(dump_json(schema))
+        grade = self._grades.get(key)
+        if grade is None:
+            try:
+                grade = grade_schema(schema, self.vocabulary)
+            except UnsupportedSchemaError as exc:
+                grade = str(exc)
+            self._grades.put(key, grade, len(key) + len(str(grade)))
+        if isinstance(grade, str):
+            raise UnsupportedSchemaError(grade)
+        return grade
+
+
+def from_json_schema(
+    schema: JsonObject, whitespace_pattern: str | None = None, *, level: SchemaLevel = "strict"
+) -> GrammarSource:
+    """Language of the JSON texts that satisfy `schema`, as far as `level` enforces it.
 
     Without a `whitespace_pattern` they are compact: free white space lets a model write
     blanks until its budget is spent.
 
     Raises:
-        UnsupportedSchemaError: the schema is too large or not JSON.
+        UnsupportedSchemaError: the schema is too large, not JSON, or beyond `level`.
     """
     check_bounds(schema)
-    return GrammarSource("json_schema", dump_json(with_whitespace(schema, whitespace_pattern)))
+    options = with_options(schema, level=level, whitespace_pattern=whitespace_pattern)
+    return GrammarSource("json_schema", dump_json(options))
 
 
-def from_output_type(output_type: Any) -> GrammarSource:
-    """Language of an `outlines` output type.
-
-    Takes whatever outlines takes: a pydantic model, a dataclass, `Literal`, an `Enum`, a
-    function, `Regex`, `CFG`, `JsonSchema`; also a JSON Schema as a dictionary.
+def grade_schema(schema: JsonObject, vocabulary: Vocabulary) -> SchemaSupport:
+    """Find the strictest level at which `schema` can be compiled.
 
     Raises:
-        UnsupportedSchemaError: outlines knows no such type, or the schema is too large.
+        UnsupportedSchemaError: not even leniently, nothing satisfies it, or it is too large;
+            the message names the keyword and its path.
     """
-    if isinstance(output_type, GrammarSource):
-        return output_type
-    if isinstance(output_type, dict):
-        return from_json_schema(output_type)
-    from outlines.types import CFG, JsonSchema
-    from outlines.types.dsl import python_types_to_terms, to_regex
-
-    try:
-        term = python_types_to_terms(output_type)
-        if isinstance(term, CFG):
-            return GrammarSource("lark", llguidance.grammar_from("grammar", term.definition))
-        if not isinstance(term, JsonSchema):
-            return GrammarSource("regex", to_regex(term))
-        schema = json.loads(term.schema)
-    except (TypeError, ValueError, NotImplementedError) as exc:
-        raise UnsupportedSchemaError(f"{output_type!r} is no output type: {exc}") from exc
-    return from_json_schema(schema, term.whitespace_pattern)
-
-
-def with_whitespace(schema: JsonObject, pattern: str | None = None) -> JsonObject:
-    """Return `schema` with the compiler's options set: white space as `pattern`, or none.
-
-    Options that came with the schema are dropped; they could make the grammar loose.
-    """
-    options = {"whitespace_flexible": False} if pattern is None else {"whitespace_pattern": pattern}
-    return {**schema, "x-guidance": options}
+    check_bounds(schema)
+    normal = normalise(schema)
+    levels: tuple[SchemaLevel, ...] = ("lenient",) if normal.drops else get_args(SchemaLevel)
+    problem: str | None = None
+    for level in levels:
+        source = GrammarSource("json_schema", dump_json(options_of(normal, level)))
+        compiled = CompiledGrammar(_build_matcher(_serialize(source), vocabulary), vocabulary)
+        problem = _probe(compiled)
+        if problem is None:
+            dropped = dict.fromkeys(map(str, normal.drops))
+            warnings = compiled.matcher.get_grammar_warnings()
+            return SchemaSupport(level, (*dropped, *name_warnings(normal, warnings)))
+    raise UnsupportedSchemaError(f"the schema at $ is not supported: {problem}")
 
 
 def compile_grammar(source: GrammarSource, vocabulary: Vocabulary) -> CompiledGrammar:
@@ -187,7 +183,7 @@ def _explain(schema: JsonObject, problem: str, fails: Callable[[JsonObject], boo
 
 
 def _build_matcher(serialized: str, vocabulary: Vocabulary) -> llguidance.LLMatcher:
-    return llguidance.LLMatcher(vocabulary.tokenizer, serialized, log_level=0, limits=_LIMITS)
+    return llguidance.LLMatcher(vocabulary.tokenizer, serialized, log_level=0, limits=LIMITS)
 
 
 def _probe(compiled: CompiledGrammar) -> str | None:
@@ -209,6 +205,10 @@ def _probe(compiled: CompiledGrammar) -> str | None:
             break
         constraint.advance(constraint.forced() or [int(going_on[0])])
     return None
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def _serialize(source: GrammarSource) -> str:

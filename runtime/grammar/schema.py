@@ -9,6 +9,9 @@ from typing import Any
 from runtime.errors import UnsupportedSchemaError
 from tools.spec import JsonObject
 
+Schema = JsonObject | bool
+"""A JSON Schema, or a part of one."""
+
 MAX_SCHEMA_BYTES = 256 * 1024
 MAX_DEPTH = 64
 MAX_ENUM = 50_000

@@ -13,7 +13,8 @@ from dataclasses import replace
 from runtime.chat.messages import ToolChoice
 from runtime.chat.wire_formats.format import CALL_ID, CALL_ID_CHARS, WireFormat
 from runtime.errors import UnsupportedSchemaError
-from runtime.grammar.compile import GrammarSource, with_whitespace
+from runtime.grammar.compile import GrammarSource
+from runtime.grammar.ladder import with_options
 from runtime.grammar.schema import check_bounds, close_objects, dump_json
 from tools.errors import InvalidRequestError, UnknownToolError
 from tools.spec import JsonObject, ToolSpec
@@ -108,7 +109,7 @@ def _call_rules(
     head, tail = wire_format.before_name, wire_format.before_arguments
     rules = [
         f"call_{index}: {literal(head + tool.name + tail)}"
-        f" %json {dump_json(with_whitespace(arguments_schema(tool)))}"
+        f" %json {dump_json(with_options(arguments_schema(tool)))}"
         f" {literal(wire_format.after_arguments)}"
         for index, tool in enumerate(tools)
     ]

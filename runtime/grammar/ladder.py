@@ -1,0 +1,139 @@
+"""How much of a schema the grammar enforces: strictly, all but `oneOf`, or what it can.
+
+Whatever the level, every finished value is to be checked with `tools.validation.first_problem`
+against the schema as it came: it decides what the grammar leaves open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import llguidance
+
+from runtime.errors import UnsupportedSchemaError
+from runtime.grammar.limits import LIMITS
+from runtime.grammar.normal import Normal, normalise
+from runtime.grammar.schema import dump_json
+from tools.spec import JsonObject
+
+SchemaLevel = Literal["strict", "coerced", "lenient"]
+"""strict: the grammar enforces the schema; coerced: it takes a value that satisfies several
+alternatives of a `oneOf`; lenient: keywords that no grammar expresses are left out, too."""
+
+MAX_JUDGED_ONE_OFS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaSupport:
+    """How much of a schema the grammar enforces.
+
+    Attributes:
+        level: the strictest that can be compiled.
+        dropped: what only the check at the end enforces: "oneOf at $.properties.x", "not at $".
+            An unknown `format` is among them although nothing enforces it.
+    """
+
+    level: SchemaLevel
+    dropped: tuple[str, ...] = ()
+
+
+def with_options(
+    schema: JsonObject,
+    *,
+    level: SchemaLevel = "strict",
+    spaced: bool = False,
+    whitespace_pattern: str | None = None,
+) -> JsonObject:
+    """Return what the compiler gets for `schema`, its options included.
+
+    Options that came with the schema are dropped; they could make the grammar loose.
+
+    Args:
+        schema: bounded by `check_bounds`.
+        level: what may be left to the final check; see `grade_schema`.
+        spaced: write `", "` and `": "` between items, keys and values; otherwise nothing.
+        whitespace_pattern: regular expression of what may stand there instead.
+
+    Raises:
+        UnsupportedSchemaError: the schema is malformed, or `level` is not lenient and a keyword
+            cannot be expressed; the message names it and its path.
+    """
+    return options_of(
+        normalise(schema), level, spaced=spaced, whitespace_pattern=whitespace_pattern
+    )
+
+
+def options_of(
+    normal: Normal,
+    level: SchemaLevel,
+    *,
+    spaced: bool = False,
+    whitespace_pattern: str | None = None,
+) -> JsonObject:
+    """As `with_options`, for a schema already rewritten."""
+    if normal.drops and level != "lenient":
+        drop = normal.drops[0]
+        raise UnsupportedSchemaError(
+            f"keyword {drop.keyword!r} at {drop.path} is not supported: {drop.reason}"
+        )
+    options: JsonObject = {"whitespace_flexible": False}
+    if whitespace_pattern is not None:
+        options = {"whitespace_pattern": whitespace_pattern}
+    if spaced:
+        options |= {"item_separator": ", ", "key_separator": ": "}
+    if level != "strict":
+        options["coerce_one_of"] = True
+    if level == "lenient":
+        options["lenient"] = True
+    return {**normal.schema, "x-guidance": options}
+
+
+def loose_one_ofs(normal: Normal) -> list[str]:
+    """Paths of the `oneOf`s whose alternatives the compiler cannot tell apart.
+
+    Judges each by itself, the first `MAX_JUDGED_ONE_OFS`; further ones count as loose.
+    """
+    parts = [part for _, part in normal.one_ofs]
+    judged = normal.one_ofs[:MAX_JUDGED_ONE_OFS]
+    loose = []
+    for path, part in judged:
+        others = [other for other in parts if other is not part]
+        if not is_compilable(_coerce(normal.schema, {id(other) for other in others})):
+            loose.append(path)
+    return loose + [path for path, _ in normal.one_ofs[MAX_JUDGED_ONE_OFS:]]
+
+
+def name_warnings(normal: Normal, warnings: Sequence[str]) -> list[str]:
+    """Turn the compiler's warnings, which name no place, into "keyword at path"."""
+    named: dict[str, None] = {}
+    for warning in warnings:
+        if warning.startswith("oneOf "):
+            named |= dict.fromkeys(f"oneOf at {path}" for path in loose_one_ofs(normal))
+        elif warning.startswith("min/maxProperties "):
+            named |= dict.fromkeys(normal.property_counts)
+        else:
+            named[f"{warning} at $"] = None
+    return list(named)
+
+
+def is_compilable(schema: JsonObject) -> bool:
+    """Whether the compiler takes `schema` as it is, no options set."""
+    grammar = dump_json({"grammars": [{"json_schema": schema}]})
+    has_failed, _ = llguidance.LLMatcher.validate_grammar_with_warnings(grammar, limits=LIMITS)
+    return not has_failed
+
+
+def _coerce(value: Any, targets: set[int]) -> Any:
+    """Copy `value` with `oneOf` as `anyOf` in the objects whose ids are `targets`."""
+    if isinstance(value, list):
+        return [_coerce(item, targets) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if id(value) not in targets:
+        return {name: _coerce(item, targets) for name, item in value.items()}
+    # An `anyOf` next to it stays what it is.
+    rest = {name: _coerce(item, targets) for name, item in value.items() if name != "oneOf"}
+    coerced = {"anyOf": _coerce(value["oneOf"], targets)}
+    return {**rest, "allOf": [*rest.get("allOf", ()), coerced]}

@@ -1,0 +1,124 @@
+"""What a `$ref` in a schema means, and which draft is spoken where. Fetches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urldefrag
+
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import (
+    DRAFT4,
+    DRAFT6,
+    DRAFT7,
+    DRAFT201909,
+    DRAFT202012,
+    SchemaRegistry,
+)
+
+from runtime.errors import UnsupportedSchemaError
+from tools.spec import JsonObject
+
+if TYPE_CHECKING:
+    from referencing._core import Resolver
+
+_DRAFTS = {
+    "http://json-schema.org/draft-04/schema": (4, DRAFT4),
+    "http://json-schema.org/draft-06/schema": (6, DRAFT6),
+    "http://json-schema.org/draft-07/schema": (7, DRAFT7),
+    "https://json-schema.org/draft/2019-09/schema": (2019, DRAFT201909),
+    "https://json-schema.org/draft/2020-12/schema": (2020, DRAFT202012),
+}
+_ROOT_URI = "urn:zonda:schema"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a schema stands: its path for messages, its draft, and how its references resolve."""
+
+    path: str
+    draft: int
+    resolver: Resolver[Any]
+
+    def below(self, suffix: str) -> Place:
+        """The place of a sub-schema in the same resource."""
+        return replace(self, path=self.path + suffix)
+
+    def entering(self, schema: JsonObject) -> Place:
+        """This place once `schema`'s own `$schema` and `$id` are taken into account."""
+        draft = _DRAFTS.get(_bare(schema.get("$schema")), (self.draft, None))[0]
+        specification = _specification(draft)
+        resolver = self.resolver
+        if isinstance(schema.get("$id", schema.get("id")), str):
+            resolver = resolver.in_subresource(specification.create_resource(schema))
+        return replace(self, draft=draft, resolver=resolver)
+
+
+class Document:
+    """A whole schema whose references can be followed."""
+
+    def __init__(self, schema: JsonObject) -> None:
+        draft, specification = _DRAFTS.get(_bare(schema.get("$schema")), (2020, DRAFT202012))
+        resource = specification.create_resource(schema)
+        uri = resource.id() or _ROOT_URI
+        registry: SchemaRegistry = Registry().with_resource(uri, resource)
+        self._paths = {id(part): path for path, part in _objects(schema)}
+        self._dynamic_anchors = [
+            part["$dynamicAnchor"] for _, part in _objects(schema) if "$dynamicAnchor" in part
+        ]
+        self.has_recursive_anchor = any(
+            part.get("$recursiveAnchor") is True for _, part in _objects(schema)
+        )
+        self.root = Place("$", draft, registry.resolver(uri))
+
+    def follow(self, reference: Any, place: Place) -> tuple[JsonObject | bool, Place]:
+        """Return the schema that `reference` names, and where it stands.
+
+        Raises:
+            UnsupportedSchemaError: it names nothing in this document.
+        """
+        if not isinstance(reference, str):
+            raise UnsupportedSchemaError(
+                f"keyword '$ref' at {place.path} must be a string, not {reference!r}"
+            )
+        try:
+            found = place.resolver.lookup(reference)
+        except (Unresolvable, ValueError) as exc:
+            raise UnsupportedSchemaError(
+                f"keyword '$ref' at {place.path} is not supported: {reference[:200]!r} is not part"
+                " of the schema, and nothing is fetched; put it under '$defs'"
+            ) from exc
+        target = found.contents
+        stated = target.get("$schema") if isinstance(target, dict) else None
+        draft = _DRAFTS.get(_bare(stated), (place.draft, None))[0]
+        return target, Place(self._paths.get(id(target), reference), draft, found.resolver)
+
+    def is_static(self, reference: str, place: Place) -> bool:
+        """Whether a `$dynamicRef` names the same schema from wherever it is reached."""
+        target, _ = self.follow(reference, place)
+        name = urldefrag(reference).fragment
+        if not isinstance(target, dict) or target.get("$dynamicAnchor") != name:
+            return True
+        return self._dynamic_anchors.count(name) == 1
+
+
+def _specification(draft: int) -> Any:
+    return next(specification for number, specification in _DRAFTS.values() if number == draft)
+
+
+def _bare(uri: Any) -> str:
+    return uri.rstrip("#") if isinstance(uri, str) else ""
+
+
+def _objects(schema: JsonObject) -> Iterator[tuple[str, JsonObject]]:
+    """Every object of the document with its path, whether or not it is a schema."""
+    pending: list[tuple[str, Any]] = [("$", schema)]
+    while pending:
+        path, value = pending.pop()
+        if isinstance(value, dict):
+            yield path, value
+            pending += [(f"{path}.{name}", item) for name, item in value.items()]
+        elif isinstance(value, list):
+            pending += [(f"{path}[{index}]", item) for index, item in enumerate(value)]
