@@ -10,6 +10,9 @@ MCP := @modelcontextprotocol
 PEERS := node@22 $(MCP)/inspector@2.12.0 $(MCP)/server-everything@2026.8.31 \
 	$(MCP)/server-filesystem@2026.8.31 $(MCP)/server-memory@2026.8.31
 
+# The official tests of JSON Schema come with the source of the validator that we use.
+SUITE := .venv/json-schema-test-suite
+
 KERNELS := $(wildcard runtime/kernels/cpu/*.cpp runtime/kernels/cpu/*.h runtime/kernels/cpu/build*.py)
 
 .PHONY: demo test check fuzz test-arm test-gpu clean
@@ -19,11 +22,11 @@ demo: .venv/installed
 	@$(BIN)/zonda demo
 
 ## Lint, types, import contracts and the whole suite.
-test: .venv/installed-dev
+test: .venv/installed-dev $(SUITE)/tests
 	$(BIN)/python -m tests.check --all
 
 ## What should pass before each commit: about a minute.
-check: .venv/installed-dev
+check: .venv/installed-dev $(SUITE)/tests
 	$(BIN)/python -m tests.check
 
 ## A million damaged model files against the reader: about ten minutes.
@@ -57,4 +60,10 @@ clean:
 	@$(PIP) install --quiet torch==2.13.0
 	@$(PIP) install $(QUIET) --group dev
 	@npm install --silent --no-audit --no-fund --no-save --prefix .venv/node $(PEERS)
+	@touch $@
+
+$(SUITE)/tests: .venv/installed-dev
+	@$(PIP) download --quiet --no-deps --no-binary jsonschema --dest $(SUITE) jsonschema==4.26.0
+	@tar -xzf $(SUITE)/jsonschema-4.26.0.tar.gz -C $(SUITE) --strip-components=2 \
+		jsonschema-4.26.0/json/tests
 	@touch $@

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import llguidance
 import numpy as np
@@ -21,6 +21,7 @@ from runtime.grammar.diagnosis import find_fault
 from runtime.grammar.ladder import (
     SchemaLevel,
     SchemaSupport,
+    loosen,
     name_warnings,
     options_of,
     with_options,
@@ -28,7 +29,7 @@ from runtime.grammar.ladder import (
 from runtime.grammar.limits import LIMITS
 from runtime.grammar.matcher import MatcherConstraint
 from runtime.grammar.normal import normalise
-from runtime.grammar.schema import check_bounds, dump_json
+from runtime.grammar.schema import Schema, check_bounds, dump_json
 from runtime.grammar.vocabulary import Vocabulary
 from tools.spec import JsonObject
 
@@ -91,7 +92,7 @@ class GrammarCache:
             self._compiled.put(key, compiled, len(serialized))
         return compiled
 
-    def grade(self, schema: JsonObject) -> SchemaSupport:
+    def grade(self, schema: Schema) -> SchemaSupport:
         """Return how much of `schema` a grammar enforces; refusals are remembered, too.
 
         Raises:
@@ -112,7 +113,7 @@ class GrammarCache:
 
 
 def from_json_schema(
-    schema: JsonObject, whitespace_pattern: str | None = None, *, level: SchemaLevel = "strict"
+    schema: Schema, whitespace_pattern: str | None = None, *, level: SchemaLevel = "strict"
 ) -> GrammarSource:
     """Language of the JSON texts that satisfy `schema`, as far as `level` enforces it.
 
@@ -127,7 +128,35 @@ def from_json_schema(
     return GrammarSource("json_schema", dump_json(options))
 
 
-def grade_schema(schema: JsonObject, vocabulary: Vocabulary) -> SchemaSupport:
+def from_output_type(output_type: Any) -> GrammarSource:
+    """Language of an `outlines` output type.
+
+    Takes whatever outlines takes: a pydantic model, a dataclass, `Literal`, an `Enum`, a
+    function, `Regex`, `CFG`, `JsonSchema`; also a JSON Schema as a dictionary.
+
+    Raises:
+        UnsupportedSchemaError: outlines knows no such type, or the schema is too large.
+    """
+    if isinstance(output_type, GrammarSource):
+        return output_type
+    if isinstance(output_type, dict):
+        return from_json_schema(output_type)
+    from outlines.types import CFG, JsonSchema
+    from outlines.types.dsl import python_types_to_terms, to_regex
+
+    try:
+        term = python_types_to_terms(output_type)
+        if isinstance(term, CFG):
+            return GrammarSource("lark", llguidance.grammar_from("grammar", term.definition))
+        if not isinstance(term, JsonSchema):
+            return GrammarSource("regex", to_regex(term))
+        schema = json.loads(term.schema)
+    except (TypeError, ValueError, NotImplementedError) as exc:
+        raise UnsupportedSchemaError(f"{output_type!r} is no output type: {exc}") from exc
+    return from_json_schema(schema, term.whitespace_pattern)
+
+
+def grade_schema(schema: Schema, vocabulary: Vocabulary) -> SchemaSupport:
     """Find the strictest level at which `schema` can be compiled.
 
     Raises:
@@ -139,6 +168,8 @@ def grade_schema(schema: JsonObject, vocabulary: Vocabulary) -> SchemaSupport:
     levels: tuple[SchemaLevel, ...] = ("lenient",) if normal.drops else get_args(SchemaLevel)
     problem: str | None = None
     for level in levels:
+        if level == "lenient":
+            normal = loosen(schema, normal)
         source = GrammarSource("json_schema", dump_json(options_of(normal, level)))
         compiled = CompiledGrammar(_build_matcher(_serialize(source), vocabulary), vocabulary)
         problem = _probe(compiled)

@@ -9,6 +9,9 @@ from typing import Any
 from runtime.grammar.references import Document, Place
 from tools.spec import JsonObject
 
+# Stands for a schema that is known only where it is reached.
+_ANYTHING: JsonObject = {"additionalProperties": True, "items": True}
+
 
 @dataclass(slots=True)
 class Evaluated:
@@ -82,8 +85,12 @@ def _parts_in_place(
         if "$ref" in part:
             pending.append((*document.follow(part["$ref"], at), is_sure))
         if "$dynamicRef" in part:
-            is_static = document.is_static(part["$dynamicRef"], at)
-            pending.append((*document.follow(part["$dynamicRef"], at), is_sure and is_static))
+            if document.is_static(part["$dynamicRef"], at):
+                pending.append((*document.follow(part["$dynamicRef"], at), is_sure))
+            else:
+                yield _ANYTHING, False, False
+        if "$recursiveRef" in part:
+            yield _ANYTHING, False, False
 
 
 def _schemas(value: Any) -> list[JsonObject]:

@@ -15,13 +15,17 @@ import llguidance
 from runtime.errors import UnsupportedSchemaError
 from runtime.grammar.limits import LIMITS
 from runtime.grammar.normal import Normal, normalise
-from runtime.grammar.schema import dump_json
+from runtime.grammar.schema import Schema, dump_json
 from tools.spec import JsonObject
 
 SchemaLevel = Literal["strict", "coerced", "lenient"]
 """strict: the grammar enforces the schema; coerced: it takes a value that satisfies several
 alternatives of a `oneOf`; lenient: keywords that no grammar expresses are left out, too."""
 
+_UNMERGEABLE = {
+    "patternProperty regexes": frozenset({"patternProperties"}),
+    "min/maxProperties": frozenset({"minProperties", "maxProperties"}),
+}
 MAX_JUDGED_ONE_OFS = 32
 
 
@@ -40,7 +44,7 @@ class SchemaSupport:
 
 
 def with_options(
-    schema: JsonObject,
+    schema: Schema,
     *,
     level: SchemaLevel = "strict",
     spaced: bool = False,
@@ -60,9 +64,21 @@ def with_options(
         UnsupportedSchemaError: the schema is malformed, or `level` is not lenient and a keyword
             cannot be expressed; the message names it and its path.
     """
-    return options_of(
-        normalise(schema), level, spaced=spaced, whitespace_pattern=whitespace_pattern
-    )
+    normal = normalise(schema)
+    if level == "lenient":
+        normal = loosen(schema, normal)
+    return options_of(normal, level, spaced=spaced, whitespace_pattern=whitespace_pattern)
+
+
+def loosen(schema: Schema, normal: Normal) -> Normal:
+    """Return `normal` without what the compiler cannot merge or would get wrong if lenient."""
+    without: frozenset[str] = frozenset()
+    for message, keywords in _UNMERGEABLE.items():
+        messages = compiler_messages({**normal.schema, "x-guidance": {"lenient": True}})
+        if any(message in text for text in messages):
+            without |= keywords
+            normal = normalise(schema, without)
+    return normal
 
 
 def options_of(
@@ -83,6 +99,9 @@ def options_of(
         options = {"whitespace_pattern": whitespace_pattern}
     if spaced:
         options |= {"item_separator": ", ", "key_separator": ": "}
+    if normal.has_open_objects:
+        # A name spelled with escapes would pass for one that is not listed.
+        options["json_allowed_escapes"] = 'nrbtf\\"'
     if level != "strict":
         options["coerce_one_of"] = True
     if level == "lenient":
@@ -100,29 +119,26 @@ def loose_one_ofs(normal: Normal) -> list[str]:
     loose = []
     for path, part in judged:
         others = [other for other in parts if other is not part]
-        if not is_compilable(_coerce(normal.schema, {id(other) for other in others})):
+        if compiler_messages(_coerce(normal.schema, {id(other) for other in others})):
             loose.append(path)
     return loose + [path for path, _ in normal.one_ofs[MAX_JUDGED_ONE_OFS:]]
 
 
 def name_warnings(normal: Normal, warnings: Sequence[str]) -> list[str]:
     """Turn the compiler's warnings, which name no place, into "keyword at path"."""
-    named: dict[str, None] = {}
-    for warning in warnings:
+    named: list[str] = []
+    for warning in dict.fromkeys(warnings):
         if warning.startswith("oneOf "):
-            named |= dict.fromkeys(f"oneOf at {path}" for path in loose_one_ofs(normal))
-        elif warning.startswith("min/maxProperties "):
-            named |= dict.fromkeys(normal.property_counts)
+            named += [f"oneOf at {path}" for path in loose_one_ofs(normal)]
         else:
-            named[f"{warning} at $"] = None
-    return list(named)
+            named.append(f"{warning} at $")
+    return named
 
 
-def is_compilable(schema: JsonObject) -> bool:
-    """Whether the compiler takes `schema` as it is, no options set."""
+def compiler_messages(schema: JsonObject) -> list[str]:
+    """What the compiler says of `schema`, with the options it comes with: errors or warnings."""
     grammar = dump_json({"grammars": [{"json_schema": schema}]})
-    has_failed, _ = llguidance.LLMatcher.validate_grammar_with_warnings(grammar, limits=LIMITS)
-    return not has_failed
+    return llguidance.LLMatcher.validate_grammar_with_warnings(grammar, limits=LIMITS)[1]
 
 
 def _coerce(value: Any, targets: set[int]) -> Any:

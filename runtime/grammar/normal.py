@@ -11,16 +11,16 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 import llguidance
 
 from runtime.errors import UnsupportedSchemaError
 from runtime.grammar.evaluated import evaluated_items, evaluated_properties
+from runtime.grammar.exact_numbers import MAX_EXACT_NUMBER, exact_divisor, is_number, plain_numbers
 from runtime.grammar.limits import LIMITS
 from runtime.grammar.patterns import portable_pattern
-from runtime.grammar.references import Document, Place
+from runtime.grammar.references import Document, Place, check_progress
 from runtime.grammar.schema import Schema, dump_json
 from tools.spec import JsonObject
 
@@ -39,7 +39,6 @@ FORMATS = frozenset(
         "uuid",
     ]
 )
-MAX_EXACT_NUMBER = 2**53
 # The compiler's automaton has a state per remainder and hangs on millions of them.
 MAX_DIVISOR = 10_000
 
@@ -69,49 +68,58 @@ class Normal:
         schema: what the compiler gets; its references are `#` or `#/$defs/NAME`.
         drops: what it does not enforce.
         one_ofs: (path, object of `schema`) of every `oneOf`, for the compiler to judge.
-        property_counts: every `minProperties` and `maxProperties` in it, as "keyword at path".
+        has_open_objects: some object lists properties and takes others.
     """
 
     schema: JsonObject
     drops: tuple[Drop, ...]
     one_ofs: tuple[tuple[str, JsonObject], ...]
-    property_counts: tuple[str, ...]
+    has_open_objects: bool
 
 
-def normalise(schema: Schema) -> Normal:
-    """Rewrite `schema`.
+def normalise(schema: Schema, without: frozenset[str] = frozenset()) -> Normal:
+    """Rewrite `schema`, dropping the keywords `without`.
 
     Raises:
         UnsupportedSchemaError: it is malformed, refers to what is not part of it or to itself
             without end, or nothing satisfies it.
     """
-    return _Normaliser(schema).run()
+    return _Normaliser(schema, without).run()
 
 
 class _Normaliser:
     """One rewriting. `_definitions` holds, by name, what references lead to."""
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, without: frozenset[str]) -> None:
+        self._without = without
         self._source = schema if isinstance(schema, dict) else {"not": not schema}
         self._document = Document(self._source)
         self._definitions: dict[str, Schema] = {}
         self._names = {id(self._source): "#"}
         self._paths = {"#": "$"}
+        self._unfinished = {"#"}
         self._drops: list[Drop] = []
         self._one_ofs: list[tuple[str, JsonObject]] = []
-        self._property_counts: list[str] = []
+        self._has_open_objects = False
         self._divisor = 1
+        self._has_fractions = False
+        self._open_zeros: list[Drop] = []
 
     def run(self) -> Normal:
         root = self._node(self._source, self._document.root)
         if root is False:
             raise UnsupportedSchemaError("the schema at $ is not supported: no output satisfies it")
         schema = dict(root) if isinstance(root, dict) else {}
-        _check_progress({"#": root, **self._definitions}, self._paths)
+        if self._has_fractions:
+            self._drops += self._open_zeros
+        check_progress({"#": root, **self._definitions}, self._paths)
         if self._definitions:
             schema["$defs"] = self._definitions
         return Normal(
-            schema, tuple(self._drops), tuple(self._one_ofs), tuple(self._property_counts)
+            schema,
+            tuple(self._drops),
+            tuple(self._one_ofs),
+            self._has_open_objects,
         )
 
     def _drop(self, keyword: str, place: Place, reason: str = "no grammar expresses it") -> None:
@@ -133,15 +141,31 @@ class _Normaliser:
         for keyword in value:
             rewrite = _REWRITES.get(keyword)
             is_spoken = _SINCE.get(keyword, 0) <= place.draft <= _UNTIL.get(keyword, 2020)
-            if rewrite is not None and is_spoken:
+            if rewrite is None or not is_spoken:
+                continue
+            if keyword in self._without:
+                self._drop(keyword, place)
+            else:
                 rewrite(self, keyword, value, place, out)
         if out.pop("not", None) is True:
             return False
         if extra := out.pop(_AND, None):
             out["allOf"] = [*out.get("allOf", ()), *extra]
+        if "$ref" in out and len(out) > 1 and _target_of(out) in self._unfinished:
+            for keyword in value.keys() & _REWRITES.keys() - {"$ref", "$dynamicRef"}:
+                self._drop(keyword, place, "it stands next to a recursive reference")
+            out = {"$ref": out["$ref"]}
+        is_listed = "properties" in out or "patternProperties" in out
+        self._has_open_objects |= is_listed and out.get("additionalProperties") is not False
         if "oneOf" in out:
             self._one_ofs.append((place.path, out))
         return out
+
+    def _takes_patterns(self, patterns: Sequence[str | None]) -> bool:
+        """Whether one object may have all of these as patterns of names."""
+        if None in patterns or "patternProperties" in self._without:
+            return False
+        return len(patterns) < 2 or _are_disjoint(tuple(sorted(map(str, patterns))))
 
     # Keywords whose value is plain data.
 
@@ -162,17 +186,17 @@ class _Normaliser:
         if keyword == "enum" and not isinstance(value, list):
             raise _malformed("enum", place, "a list", value)
         try:
-            out[keyword] = _plain_numbers(value)
+            out[keyword] = plain_numbers(value)
         except OverflowError:
             self._drop(keyword, place, "its numbers are too large to be exact")
 
     def _count(self, keyword: str, schema: JsonObject, place: Place, out: JsonObject) -> None:
         value = schema[keyword]
-        if not _is_number(value) or value != value // 1 or value < 0:
+        if not is_number(value) or value != value // 1 or value < 0:
             raise _malformed(keyword, place, "a whole number, at least 0", value)
         out[keyword] = int(value)
-        if keyword.endswith("Properties"):
-            self._property_counts.append(f"{keyword} at {place.path}")
+        if keyword == "minProperties" and value > max(1, len(schema.get("required", ()))):
+            self._drop(keyword, place, "the names that are not listed may repeat")
 
     def _bound(self, keyword: str, schema: JsonObject, place: Place, out: JsonObject) -> None:
         value = schema[keyword]
@@ -181,18 +205,22 @@ class _Normaliser:
             value = schema.get(side) if value and side else None
             if value is None:
                 return
-        if not _is_number(value):
+        if not is_number(value):
             raise _malformed(keyword, place, "a number", value)
         if abs(value) > MAX_EXACT_NUMBER:
             self._drop(keyword, place, "the number is too large to be exact")
-        else:
-            out[keyword] = _plain_numbers(value)
+            return
+        out[keyword] = plain_numbers(value)
+        self._has_fractions |= 0 < abs(value) < 1
+        if value == 0 and keyword.startswith("exclusive") and "number" in _types(schema):
+            reason = "the compiler lets 0 pass where another bound is below 1"
+            self._open_zeros.append(Drop(keyword, place.path, reason))
 
     def _multiple_of(self, keyword: str, schema: JsonObject, place: Place, out: JsonObject) -> None:
         value = schema[keyword]
-        if not _is_number(value) or value <= 0:
+        if not is_number(value) or value <= 0:
             raise _malformed(keyword, place, "a number above 0", value)
-        coefficient = _divisor(value)
+        coefficient = exact_divisor(value)
         combined = math.lcm(self._divisor, coefficient or 0)
         if not 0 < combined <= MAX_DIVISOR:
             self._drop(
@@ -242,7 +270,7 @@ class _Normaliser:
             self._portable(name, keyword, place): item for name, item in out[keyword].items()
         }
         out[keyword] = portable
-        if None in portable or not _are_disjoint(list(portable)):
+        if not self._takes_patterns(list(portable)):
             del out[keyword]
             if None not in portable:
                 self._drop(keyword, place, "a name may match several of its patterns")
@@ -251,7 +279,7 @@ class _Normaliser:
         rest = self._child(schema[keyword], place.below(f".{keyword}"))
         given = schema.get("patternProperties", {})
         names = [portable_pattern(name) for name in given]
-        if not _are_disjoint(names):
+        if names and not self._takes_patterns(names):
             # Names that a dropped pattern covers would fall under it.
             self._drop(keyword, place, "it depends on patternProperties")
         else:
@@ -290,11 +318,16 @@ class _Normaliser:
             self._drop(keyword, place, "what it means depends on where it is reached from")
             return
         target, at = self._document.follow(reference, place)
+        if isinstance(target, bool):
+            _and(out, target)
+            return
         if id(target) not in self._names:
             name = f"d{len(self._names)}"
             self._names[id(target)] = name
             self._paths[name] = at.path
+            self._unfinished.add(name)
             self._definitions[name] = self._node(target, at)
+            self._unfinished.remove(name)
         name = self._names[id(target)]
         found = {"$ref": "#" if name == "#" else f"#/$defs/{name}"}
         if "$ref" in out:
@@ -348,20 +381,26 @@ class _Normaliser:
 
     def _names_of(self, keyword: str, schema: JsonObject, place: Place, out: JsonObject) -> None:
         names = schema[keyword]
+        rule: JsonObject | None = None
         if names is True or names == {}:
             return
+        keywords = names.keys() - {"type"} if isinstance(names, dict) else set()
         if names is False:
-            _and(out, {"maxProperties": 0})
-        elif isinstance(names, dict) and names.keys() <= {"enum", "type"} and "enum" in names:
-            allowed = [name for name in names["enum"] if isinstance(name, str)]
-            _and(out, {"properties": dict.fromkeys(allowed, True), "additionalProperties": False})
-        elif isinstance(names, dict) and names.keys() <= {"pattern", "type"}:
-            pattern = self._portable(names.get("pattern", ""), keyword, place)
-            if pattern is not None:
+            rule = {"maxProperties": 0}
+        elif keywords in ({"enum"}, {"const"}):
+            allowed = names["enum"] if "enum" in names else [names["const"]]
+            listed = {name: True for name in allowed if isinstance(name, str)}
+            rule = {"properties": listed, "additionalProperties": False}
+        elif keywords <= {"minLength", "maxLength"} or keywords == {"pattern"}:
+            least, most = int(names.get("minLength", 0)), names.get("maxLength")
+            any_name = f"^[\\s\\S]{{{least},{'' if most is None else int(most)}}}$"
+            pattern = portable_pattern(names.get("pattern", any_name))
+            if self._takes_patterns([pattern]):
                 rule = {"patternProperties": {pattern: True}, "additionalProperties": False}
-                _and(out, rule)
-        else:
+        if rule is None:
             self._drop(keyword, place)
+        else:
+            _and(out, rule)
 
     def _dependent(self, keyword: str, schema: JsonObject, place: Place, out: JsonObject) -> None:
         for name, wanted in schema[keyword].items():
@@ -379,7 +418,7 @@ class _Normaliser:
         if keyword == "unevaluatedProperties":
             found = evaluated_properties(schema, place, self._document)
             names = [portable_pattern(pattern) for pattern in found.patterns]
-            if not found.has_all and not _are_disjoint(names):
+            if not found.has_all and names and not self._takes_patterns(names):
                 self._drop(keyword, place, "it depends on patternProperties")
                 return
             rule: JsonObject = {
@@ -444,49 +483,16 @@ _SINCE = {
 _UNTIL = {"dependencies": 7, "$recursiveRef": 2019}
 
 
-def _check_progress(schemas: dict[str, Schema], paths: dict[str, str]) -> None:
-    """Refuse references that lead back to themselves without taking a step into the value."""
-    done: set[str] = set()
-
-    def visit(name: str, above: tuple[str, ...]) -> None:
-        if name in above:
-            raise UnsupportedSchemaError(
-                f"keyword '$ref' at {paths[name]} is not supported: it leads back to itself"
-                " without a step into the value"
-            )
-        if name not in done:
-            for target in _targets_in_place(schemas[name]):
-                visit(target, (*above, name))
-            done.add(name)
-
-    for name in schemas:
-        visit(name, ())
-
-
-def _targets_in_place(schema: Schema) -> set[str]:
-    """Names of what `schema` refers to for the very value that it describes."""
-    if isinstance(schema, bool):
-        return set()
-    targets = {schema["$ref"].removeprefix("#/$defs/")} if "$ref" in schema else set()
-    for keyword in ("allOf", "anyOf", "oneOf"):
-        for part in schema.get(keyword, ()):
-            targets |= _targets_in_place(part)
-    return targets
+def _target_of(out: JsonObject) -> str:
+    return str(out["$ref"]).removeprefix("#/$defs/")
 
 
 def _and(out: JsonObject, rule: Schema) -> None:
     out.setdefault(_AND, []).append(rule)
 
 
-def _are_disjoint(patterns: Sequence[str | None]) -> bool:
-    """Whether the compiler takes these as the patterns of one object."""
-    if None in patterns:
-        return False
-    return len(patterns) < 2 or _compiler_takes(tuple(sorted(map(str, patterns))))
-
-
 @functools.lru_cache(maxsize=256)
-def _compiler_takes(patterns: tuple[str, ...]) -> bool:
+def _are_disjoint(patterns: tuple[str, ...]) -> bool:
     schema = {"type": "object", "patternProperties": dict.fromkeys(patterns, True)}
     grammar = dump_json({"grammars": [{"json_schema": schema}]})
     has_failed, _ = llguidance.LLMatcher.validate_grammar_with_warnings(grammar, limits=LIMITS)
@@ -496,37 +502,6 @@ def _compiler_takes(patterns: tuple[str, ...]) -> bool:
 def _types(schema: JsonObject) -> tuple[str, ...]:
     names = schema.get("type", _TYPES)
     return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _divisor(value: float) -> int | None:
-    """The compiler's whole-number form of a divisor, or None where it would get it wrong."""
-    exact, scaled, exponent = Decimal(str(value)), float(value), 0
-    while scaled % 1 and exponent < 20:
-        scaled *= 10
-        exponent += 1
-    is_right = exact.scaleb(exponent) == Decimal(scaled)
-    return int(scaled) if is_right and scaled < 2**32 else None
-
-
-def _plain_numbers(value: Any) -> Any:
-    """Write whole numbers as integers, which is how the grammar spells them.
-
-    Raises:
-        OverflowError: a number that 64-bit floats do not hold exactly.
-    """
-    if isinstance(value, list):
-        return [_plain_numbers(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _plain_numbers(item) for name, item in value.items()}
-    if not _is_number(value):
-        return value
-    if abs(value) > MAX_EXACT_NUMBER:
-        raise OverflowError(value)
-    return int(value) if value == int(value) else value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _malformed(keyword: str, place: Place, wanted: str, found: Any) -> UnsupportedSchemaError:

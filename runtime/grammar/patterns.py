@@ -132,11 +132,8 @@ class _Reader:
         rest = self._pattern[self.at + 1 : self.at + 2]
         if rest in ("s", "S"):
             self.at += 2
-            if not in_class:
-                return f"[{'^' if rest == 'S' else ''}{_BLANKS}]"
-            if rest == "S":
-                raise _UnportableError
-            return _BLANKS
+            blanks = f"[^{_BLANKS}]" if rest == "S" else f"[{_BLANKS}]"
+            return _BLANKS if in_class and rest == "s" else blanks
         taken = self._take(_ESCAPE)
         if not taken:
             raise _UnportableError

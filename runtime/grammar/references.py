@@ -19,6 +19,7 @@ from referencing.jsonschema import (
 )
 
 from runtime.errors import UnsupportedSchemaError
+from runtime.grammar.schema import Schema
 from tools.spec import JsonObject
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Document:
         )
         self.root = Place("$", draft, registry.resolver(uri))
 
-    def follow(self, reference: Any, place: Place) -> tuple[JsonObject | bool, Place]:
+    def follow(self, reference: Any, place: Place) -> tuple[Schema, Place]:
         """Return the schema that `reference` names, and where it stands.
 
         Raises:
@@ -102,6 +103,36 @@ class Document:
         if not isinstance(target, dict) or target.get("$dynamicAnchor") != name:
             return True
         return self._dynamic_anchors.count(name) == 1
+
+
+def check_progress(schemas: dict[str, Schema], paths: dict[str, str]) -> None:
+    """Refuse references that lead back to themselves without taking a step into the value."""
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        if name in above:
+            raise UnsupportedSchemaError(
+                f"keyword '$ref' at {paths[name]} is not supported: it leads back to itself"
+                " without a step into the value"
+            )
+        if name not in done:
+            for target in _targets_in_place(schemas[name]):
+                visit(target, (*above, name))
+            done.add(name)
+
+    for name in schemas:
+        visit(name, ())
+
+
+def _targets_in_place(schema: Schema) -> set[str]:
+    """Names of what `schema` refers to for the very value that it describes."""
+    if isinstance(schema, bool):
+        return set()
+    targets = {schema["$ref"].removeprefix("#/$defs/")} if "$ref" in schema else set()
+    for keyword in ("allOf", "anyOf", "oneOf"):
+        for part in schema.get(keyword, ()):
+            targets |= _targets_in_place(part)
+    return targets
 
 
 def _specification(draft: int) -> Any:

@@ -70,14 +70,14 @@ def direct_subschemas(schema: JsonObject) -> Iterator[tuple[str, JsonObject]]:
                     yield f".{keyword}.{name}", item
 
 
-def check_bounds(schema: JsonObject) -> None:
+def check_bounds(schema: Schema) -> None:
     """Refuse a schema too large to be compiled safely.
 
     Raises:
         UnsupportedSchemaError: names the limit, the keyword and where it stands.
     """
     # Depth first: the walk is iterative, json.dumps is recursive.
-    pending: list[tuple[str, int, JsonObject]] = [("$", 0, schema)]
+    pending = [("$", 0, schema)] if isinstance(schema, dict) else []
     while pending:
         path, depth, item = pending.pop()
         if depth > MAX_DEPTH:
