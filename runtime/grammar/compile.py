@@ -29,7 +29,8 @@ from runtime.grammar.ladder import (
 from runtime.grammar.limits import LIMITS
 from runtime.grammar.matcher import MatcherConstraint
 from runtime.grammar.normal import normalise
-from runtime.grammar.schema import Schema, check_bounds, dump_json
+from runtime.grammar.notation import check_regex, to_lark
+from runtime.grammar.schema import Schema, check_bounds, close_objects, dump_json
 from runtime.grammar.vocabulary import Vocabulary
 from tools.spec import JsonObject
 
@@ -128,11 +129,31 @@ def from_json_schema(
     return GrammarSource("json_schema", dump_json(options))
 
 
+def from_regex(pattern: str) -> GrammarSource:
+    """Language of a regular expression, in the syntax of Rust's `regex`.
+
+    Raises:
+        UnsupportedSchemaError: says what is wrong with it and where.
+    """
+    check_regex(pattern)
+    return GrammarSource("regex", pattern)
+
+
+def from_grammar(text: str) -> GrammarSource:
+    """Language of a grammar in Lark or GBNF.
+
+    Raises:
+        UnsupportedSchemaError: says what is wrong with it and where.
+    """
+    return GrammarSource("lark", to_lark(text))
+
+
 def from_output_type(output_type: Any) -> GrammarSource:
     """Language of an `outlines` output type.
 
     Takes whatever outlines takes: a pydantic model, a dataclass, `Literal`, an `Enum`, a
-    function, `Regex`, `CFG`, `JsonSchema`; also a JSON Schema as a dictionary.
+    function, `Regex`, `CFG`, `JsonSchema`, unions and containers of these; also a JSON Schema
+    as a dictionary. Objects hold what they list. Dates exist in the calendar.
 
     Raises:
         UnsupportedSchemaError: outlines knows no such type, or the schema is too large.
@@ -140,20 +161,18 @@ def from_output_type(output_type: Any) -> GrammarSource:
     if isinstance(output_type, GrammarSource):
         return output_type
     if isinstance(output_type, dict):
-        return from_json_schema(output_type)
-    from outlines.types import CFG, JsonSchema
-    from outlines.types.dsl import python_types_to_terms, to_regex
+        return _from_closed_schema(output_type)
+    from runtime.grammar.outlines_terms import read_output_type
 
-    try:
-        term = python_types_to_terms(output_type)
-        if isinstance(term, CFG):
-            return GrammarSource("lark", llguidance.grammar_from("grammar", term.definition))
-        if not isinstance(term, JsonSchema):
-            return GrammarSource("regex", to_regex(term))
-        schema = json.loads(term.schema)
-    except (TypeError, ValueError, NotImplementedError) as exc:
-        raise UnsupportedSchemaError(f"{output_type!r} is no output type: {exc}") from exc
-    return from_json_schema(schema, term.whitespace_pattern)
+    def write_schema(schema: JsonObject, whitespace_pattern: str | None) -> str:
+        return _from_closed_schema(schema, whitespace_pattern).text
+
+    return GrammarSource(*read_output_type(output_type, write_schema))
+
+
+def _from_closed_schema(schema: JsonObject, whitespace_pattern: str | None = None) -> GrammarSource:
+    check_bounds(schema)
+    return from_json_schema(close_objects(schema), whitespace_pattern)
 
 
 def grade_schema(schema: Schema, vocabulary: Vocabulary) -> SchemaSupport:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from runtime.errors import UnsupportedSchemaError
@@ -17,6 +17,9 @@ MAX_DEPTH = 64
 MAX_ENUM = 50_000
 MAX_OPTIONAL_PROPERTIES = 400
 MAX_PATTERN_BYTES = 4 * 1024
+MAX_REFERENCE_LEVELS = 800
+"""The compiler recurses over references on the C stack, at most 6 kB a level: 1,650 levels
+overflow 8 MiB, which ends the process."""
 
 _ONE = (
     "items",
@@ -78,8 +81,10 @@ def check_bounds(schema: Schema) -> None:
     """
     # Depth first: the walk is iterative, json.dumps is recursive.
     pending = [("$", 0, schema)] if isinstance(schema, dict) else []
+    walked: list[tuple[str, JsonObject]] = []
     while pending:
         path, depth, item = pending.pop()
+        walked.append((path, item))
         if depth > MAX_DEPTH:
             raise UnsupportedSchemaError(
                 f"the schema nests deeper than {MAX_DEPTH} levels at {path[:200]}; flatten it"
@@ -91,6 +96,7 @@ def check_bounds(schema: Schema) -> None:
         raise UnsupportedSchemaError(
             f"the schema has {size} bytes; at most {MAX_SCHEMA_BYTES} can be compiled"
         )
+    _check_references(walked)
 
 
 def close_objects(schema: JsonObject) -> JsonObject:
@@ -122,6 +128,29 @@ def dump_json(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as exc:
         raise UnsupportedSchemaError(f"the schema is not plain JSON: {exc}") from exc
+
+
+def _check_references(walked: Sequence[tuple[str, JsonObject]]) -> None:
+    """Refuse references that may hang together in a chain too long for the compiler.
+
+    `walked` has the paths and sub-schemas, each after the one it stands in.
+    """
+    heights: dict[str, int] = {}
+    for path, item in reversed(walked):
+        below = [heights[path + step] for step, _ in direct_subschemas(item)]
+        heights[path] = 1 + max(below, default=0)
+    references = {item["$ref"] for _, item in walked if isinstance(item.get("$ref"), str)}
+    # A reference that is spelled in another way counts as one to the whole schema.
+    levels = sum(heights.get(_as_path(ref), heights["$"]) for ref in references)
+    if levels > MAX_REFERENCE_LEVELS:
+        raise UnsupportedSchemaError(
+            f"keyword '$ref': what {len(references)} references lead to nests up to {levels}"
+            f" levels together; at most {MAX_REFERENCE_LEVELS} can be compiled: use fewer"
+        )
+
+
+def _as_path(reference: str) -> str:
+    return "$" + reference.removeprefix("#").replace("/", ".")
 
 
 def _check_node(path: str, schema: JsonObject) -> None:

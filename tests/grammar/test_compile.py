@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import enum
 import json
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pydantic
 import pytest
-from outlines.types import CFG, JsonSchema, Regex
+from outlines.types import CFG, JsonSchema, Regex, between
 
 from runtime.errors import UnsupportedSchemaError
 from runtime.grammar.compile import (
@@ -36,6 +38,14 @@ class Place(pydantic.BaseModel):
     colour: Colour
 
 
+class Digit(pydantic.BaseModel):
+    n: int = pydantic.Field(ge=0, le=9)
+
+
+class Callback(pydantic.BaseModel):
+    call: Callable[[int], int]
+
+
 def add(a: int, b: int = 1) -> int:
     return a + b
 
@@ -46,6 +56,20 @@ OUTPUT_TYPES: list[tuple[Any, list[str], list[str]]] = [
     (Place, ['{"city":"Rome","colour":"red"}'], ['{"city": "Rome","colour":"red"}', "{}"]),
     (add, ['{"a":1}', '{"a":1,"b":2}'], ['{"b":2}']),
     (int, ["12", "-3"], ["1.5"]),
+    (dict, ["{}", '{"a":[1]}'], ["[]", "1"]),
+    # Inside of unions and containers a schema keeps its bounds.
+    (Digit | int, ['{"n":9}', "10"], ['{"n":10}', '{"n":1,"m":2}']),
+    (Digit | None, ['{"n":9}', "None"], ["null"]),
+    (list[Digit], ['[{"n":1}, {"n":2}]'], ["[]", '[{"n":10}]']),
+    (dict[str, Digit], ["{}", '{"a":{"n":1}, "b":{"n":2}}'], ['{"a":{"n":10}}', '{"a":1}']),
+    (between(1, 2, JsonSchema(Digit)), ['{"n":1}{"n":2}'], ["", '{"n":1}{"n":2}{"n":3}']),
+    (datetime.date, ["2024-02-29", "1999-12-31"], ["2023-02-29", "2024-04-31", "0000-01-01"]),
+    (
+        datetime.datetime | bool,
+        ["2000-02-29 23:59:59", "True"],
+        ["1900-02-29 00:00:00", "2000-01-01T00:00:00", "2000-01-01 24:00:00"],
+    ),
+    (Literal["a\nb", "c d/é."], ["a\nb", "c d/é."], ["anb", "c d/éx"]),
     ({"type": "array", "items": {"type": "boolean"}}, ["[]", "[true,false]"], ["[1]", "[ ]"]),
     (GrammarSource("regex", "[ab]{2}/\\d"), ["ab/1"], ["ab1"]),
 ]
@@ -120,6 +144,30 @@ def test_deep_schemas_are_refused_however_they_nest() -> None:
         from_json_schema({"default": value})
 
 
+def chain(num_links: int, link: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """A schema whose definitions refer to each other in a row."""
+    links = {str(i): link({"$ref": f"#/$defs/{i + 1}"}) for i in range(num_links)}
+    return {"$ref": "#/$defs/0", "$defs": {**links, str(num_links): {"type": "null"}}}
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        lambda ref: ref,
+        lambda ref: {"type": "array", "items": ref},
+        lambda ref: {"type": "object", "properties": {"a": ref}, "required": ["a"]},
+        lambda ref: {"anyOf": [{"type": "string"}, ref]},
+    ],
+    ids=["itself", "array", "object", "anyOf"],
+)
+def test_chains_of_references_that_would_overflow_the_stack_are_refused(
+    link: Callable[[dict[str, Any]], dict[str, Any]],
+) -> None:
+    with pytest.raises(UnsupportedSchemaError, match=r"keyword '\$ref': what 2001 references"):
+        from_json_schema(chain(2000, link))
+    compile_grammar(from_json_schema(chain(200, link)), VOCABULARY)
+
+
 BROKEN: list[tuple[GrammarKind, str]] = [
     ("lark", "start: ("),
     ("lark", "start: @nowhere"),
@@ -138,8 +186,12 @@ def test_broken_grammar_is_an_error_of_ours(kind: GrammarKind, text: str) -> Non
 
 
 def test_what_is_no_output_type_or_too_large_is_refused() -> None:
-    with pytest.raises(UnsupportedSchemaError, match="is no output type"):
-        from_output_type(object())
+    for no_type in (object(), Callback, print, None, Digit | CFG('start: "a"')):
+        with pytest.raises(UnsupportedSchemaError, match="is no output type"):
+            from_output_type(no_type)
+    with pytest.raises(UnsupportedSchemaError) as caught:
+        from_output_type([0] * 1000)
+    assert len(str(caught.value)) < 3300
     with pytest.raises(UnsupportedSchemaError, match="at most 4194304 are taken"):
         compile_grammar(GrammarSource("lark", "start: " + "a" * 5_000_000), VOCABULARY)
 
