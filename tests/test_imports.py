@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import runtime
+
 HEAVY = ("torch", "mcp", "starlette", "transformers", "outlines")
 
 
@@ -25,6 +27,7 @@ def modules_after(code: str, *, cwd: Path | None = None) -> set[str]:
     [
         "mcp_servers.__main__",
         "mcp_servers.cli",
+        "runtime",
         "runtime.config",
         "runtime.request",
         "runtime.sources",
@@ -40,6 +43,17 @@ def modules_after(code: str, *, cwd: Path | None = None) -> set[str]:
 )
 def test_module_loads_nothing_heavy(module: str) -> None:
     assert modules_after(f"import {module}").isdisjoint(HEAVY)
+
+
+def test_public_api_is_imported_name_by_name() -> None:
+    code = "import runtime; assert not {'numpy', 'anyio'} & set(__import__('sys').modules)"
+    assert "pydantic" not in modules_after(f"{code}; runtime.Message")
+    for name in runtime.__all__:
+        assert getattr(runtime, name).__module__.partition(".")[0] in {"runtime", "tools", "types"}
+    assert set(runtime.__all__) <= set(dir(runtime))
+    assert runtime.__all__ == sorted(set(runtime.__all__))
+    with pytest.raises(AttributeError, match="module 'runtime' has no attribute 'Nothing'"):
+        getattr(runtime, "Nothing")  # noqa: B009  mypy knows that it is not there
 
 
 def test_model_server_answers_before_the_engine_is_imported() -> None:

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
@@ -33,7 +33,6 @@ from runtime.chat.messages import (
     AUTO,
     ChatEvent,
     Message,
-    OutputSchema,
     TextDelta,
     ToolCall,
     ToolChoice,
@@ -44,6 +43,9 @@ from runtime.request import SamplingParams, Usage
 from tools.errors import ZondaError
 from tools.spec import ToolSpec
 from tools.toolset import Toolset
+
+if TYPE_CHECKING:  # a server answers before what compiles grammars is imported
+    from runtime.chat.model import Output
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ class AgentModel(Protocol):
         *,
         tools: Sequence[ToolSpec] = (),
         tool_choice: ToolChoice = AUTO,
-        output: OutputSchema | None = None,
+        output: Output | None = None,
         sampling: SamplingParams = GREEDY,
         conversation: str | None = None,
     ) -> AsyncIterator[ChatEvent]:
@@ -111,7 +113,7 @@ class Agent:
         messages: Sequence[Message],
         *,
         tool_choice: ToolChoice = AUTO,
-        output: OutputSchema | None = None,
+        output: Output | None = None,
         sampling: SamplingParams = GREEDY,
         conversation: str | None = None,
     ) -> AsyncGenerator[AgentEvent, None]:
@@ -148,7 +150,7 @@ class Agent:
 class _Turn:
     """What stays the same in every turn of a run."""
 
-    output: OutputSchema | None
+    output: Output | None
     sampling: SamplingParams
     conversation: str
 

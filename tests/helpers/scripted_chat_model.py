@@ -13,13 +13,13 @@ from runtime.chat.messages import (
     AUTO,
     ChatEvent,
     Message,
-    OutputSchema,
     TextDelta,
     ToolCall,
     ToolCallDelta,
     ToolChoice,
     TurnEnd,
 )
+from runtime.chat.model import Output
 from runtime.request import FinishReason, SamplingParams, Usage
 from tools.spec import ToolSpec
 
@@ -47,7 +47,7 @@ class AskedTurn:
     messages: tuple[Message, ...]
     tools: tuple[str, ...]
     tool_choice: ToolChoice
-    output: OutputSchema | None
+    output: Output | None
     max_tokens: int
     conversation: str | None
 
@@ -88,7 +88,7 @@ class ScriptedChatModel:
         *,
         tools: Sequence[ToolSpec] = (),
         tool_choice: ToolChoice = AUTO,
-        output: OutputSchema | None = None,
+        output: Output | None = None,
         sampling: SamplingParams = GREEDY,
         conversation: str | None = None,
     ) -> AsyncIterator[ChatEvent]:

@@ -11,7 +11,7 @@ import pytest
 from mcp import Client, MCPError
 
 from mcp_servers.model_server.service import open_service
-from runtime.chat.messages import Message, ToolCall
+from runtime.chat.messages import Message, OutputSchema, ToolCall
 from runtime.errors import ModelFileError, UnsupportedSchemaError
 from tests.helpers.model_service import ERAS, ScriptedModels, agent_over, connect, scripted_models
 from tests.helpers.scripted_chat_model import AskedTurn, ScriptedTurn, play
@@ -117,8 +117,7 @@ async def test_extract_returns_a_value_of_the_schema(era: str) -> None:
         "usage": USAGE,
     }
     asked = models.model.asked[0]
-    assert asked.output is not None
-    assert asked.output.schema == NUMBER
+    assert asked.output == OutputSchema(NUMBER)
     assert asked.messages[-1] == Message("user", "how many?\n\nText:\nthree")
 
 
