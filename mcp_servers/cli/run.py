@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mcp_servers.cli.options import ConfigFile
+from mcp_servers.cli.output import Choose, Grammar, Regex, Schema
 from runtime.config import Config, load_config
 from runtime.telemetry import configure_logging
 
 if TYPE_CHECKING:
+    from mcp_servers.cli.output import Form
     from runtime.chat.messages import Message
     from runtime.request import SamplingParams
 
 
-def run(
+def run(  # noqa: PLR0913  one parameter an option
     prompt: Annotated[str, typer.Argument(help='What to ask; "-" reads standard input.')],
     *,
     model: Annotated[
@@ -27,6 +29,10 @@ def run(
         Path | None, typer.Option(help="File of MCP servers (`mcpServers`) to use tools of.")
     ] = None,
     config_file: ConfigFile = None,
+    schema: Schema = None,
+    regex: Regex = None,
+    grammar: Grammar = None,
+    choose: Choose = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens per turn.")] = 512,
     temperature: Annotated[
@@ -40,21 +46,32 @@ def run(
     import anyio
 
     from mcp_servers.cli.console import ensure_model, open_console
+    from mcp_servers.cli.output import read_form
     from runtime.chat.messages import Message
     from runtime.request import SamplingParams
 
     messages = [Message("user", sys.stdin.read() if prompt == "-" else prompt)]
     if system is not None:
         messages.insert(0, Message("system", system))
+    form = read_form(schema, regex, grammar, tuple(choose or ()))
+    if form is not None:
+        messages = form.tell(messages)
     ensure_model(config.model, config.cache_dir, open_console(stderr=True))
     sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    anyio.run(_run, config, mcp_config, messages, sampling)
+    anyio.run(_run, config, mcp_config, messages, sampling, form)
 
 
 async def _run(
-    config: Config, mcp_config: Path | None, messages: list[Message], sampling: SamplingParams
+    config: Config,
+    mcp_config: Path | None,
+    messages: list[Message],
+    sampling: SamplingParams,
+    form: Form | None,
 ) -> None:
-    """Without tools the answer is printed as it comes, with tools at the end."""
+    """Without tools the answer is printed as it comes, with tools at the end.
+
+    An answer without the form that was asked for is a failure.
+    """
     from mcp_servers.cli.console import (
         AgentPrinter,
         conclude,
@@ -71,7 +88,10 @@ async def _run(
         printer = AgentPrinter(err if specs else out, specs, stream_text=not specs)
         approver = terminal_approver(err)
         agent = Agent(session.model, session.toolset, session.policy, approver=approver)
-        end = await watch(agent.run(messages, sampling=sampling), printer.show)
+        output = None if form is None else form.output
+        end = await watch(agent.run(messages, output=output, sampling=sampling), printer.show)
         if specs and end.error is None:
             out.print(plain(end.answer), soft_wrap=True)
         conclude(err, end, printer.turn_seconds)
+        if form is not None:
+            form.check(end)

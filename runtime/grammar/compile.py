@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -146,6 +146,18 @@ def from_grammar(text: str) -> GrammarSource:
         UnsupportedSchemaError: says what is wrong with it and where.
     """
     return GrammarSource("lark", to_lark(text))
+
+
+def from_choices(options: Sequence[str]) -> GrammarSource:
+    """Language of these texts.
+
+    Raises:
+        UnsupportedSchemaError: there are none, or one is empty.
+    """
+    if not options or not all(options):
+        raise UnsupportedSchemaError("options must be at least one, and none of them empty")
+    texts = (json.dumps(option, ensure_ascii=False) for option in options)
+    return from_grammar(f"start: {' | '.join(texts)}")
 
 
 def from_output_type(output_type: Any) -> GrammarSource:
