@@ -1,17 +1,21 @@
-"""Serves any `Toolset` as an MCP server, both protocol eras; knows nothing of transports."""
+"""Serves any `Toolset`, and resources, as an MCP server, both protocol eras.
+
+Knows nothing of transports.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 import anyio
 import mcp_types as types
 from mcp import MCPError
 from mcp.server import Server, ServerRequestContext
 
-from tools.errors import UnknownToolError, ZondaError
+from tools.errors import UnknownToolError, ZondaError, suggest
 from tools.mcp_client.wire import to_mcp_result, to_mcp_tool
 from tools.spec import ToolResult
 from tools.toolset import CallContext, ProgressCallback, Toolset
@@ -22,10 +26,26 @@ PROGRESS_INTERVAL_S = 0.2
 """At most five progress notifications a second for each call."""
 
 
+@dataclass(frozen=True, slots=True)
+class TextResource:
+    """A text that a host can read; `read` makes it anew each time."""
+
+    uri: str
+    name: str
+    description: str
+    mime_type: str
+    read: Callable[[], Awaitable[str]]
+
+
 def build_server(
-    name: str, toolset: Toolset, *, version: str = "", instructions: str | None = None
+    name: str,
+    toolset: Toolset,
+    *,
+    version: str = "",
+    instructions: str | None = None,
+    resources: Sequence[TextResource] = (),
 ) -> Server:
-    """Build a server that offers the tools of `toolset`.
+    """Build a server that offers the tools of `toolset`, and `resources` where there are any.
 
     The toolset checks the arguments. A cancelled request is cancelled where the tool awaits;
     an unknown tool is a protocol error, every other failure a result with `isError`.
@@ -44,13 +64,16 @@ def build_server(
             await _call(toolset, params.name, params.arguments or {}, CallContext(progress))
         )
 
-    return Server(
+    server = Server(
         name,
         version=version,
         instructions=instructions,
         on_list_tools=list_tools,
         on_call_tool=call_tool,
     )
+    if resources:
+        _add_resources(server, resources)
+    return server
 
 
 def throttle_progress(
@@ -68,6 +91,60 @@ def throttle_progress(
         await report(done, total, message)
 
     return report_progress
+
+
+def _add_resources(server: Server, resources: Sequence[TextResource]) -> None:
+    async def list_resources(
+        context: ServerRequestContext, params: types.PaginatedRequestParams
+    ) -> types.ListResourcesResult:
+        return types.ListResourcesResult(
+            resources=[
+                types.Resource(
+                    uri=resource.uri,
+                    name=resource.name,
+                    description=resource.description,
+                    mime_type=resource.mime_type,
+                )
+                for resource in resources
+            ]
+        )
+
+    async def list_templates(
+        context: ServerRequestContext, params: types.PaginatedRequestParams
+    ) -> types.ListResourceTemplatesResult:
+        return types.ListResourceTemplatesResult(resource_templates=[])
+
+    async def read_resource(
+        context: ServerRequestContext, params: types.ReadResourceRequestParams
+    ) -> types.ReadResourceResult:
+        for resource in resources:
+            if resource.uri == params.uri:
+                text = await _read(resource)
+                content = types.TextResourceContents(
+                    uri=resource.uri, mime_type=resource.mime_type, text=text
+                )
+                return types.ReadResourceResult(contents=[content])
+        known = [resource.uri for resource in resources]
+        message = f"no resource is at {params.uri!r}{suggest(params.uri, known)}"
+        raise MCPError(types.INVALID_PARAMS, message)
+
+    server.add_request_handler("resources/list", types.PaginatedRequestParams, list_resources)
+    server.add_request_handler(
+        "resources/templates/list", types.PaginatedRequestParams, list_templates
+    )
+    server.add_request_handler("resources/read", types.ReadResourceRequestParams, read_resource)
+
+
+async def _read(resource: TextResource) -> str:
+    """Read a resource; the one place where its failures become what a client sees."""
+    try:
+        return await resource.read()
+    except ZondaError as exc:
+        raise MCPError(types.INTERNAL_ERROR, str(exc)) from exc
+    except Exception as exc:
+        logger.exception("resource=%s failed", resource.uri)
+        message = f"{resource.uri} failed inside the server; see its log"
+        raise MCPError(types.INTERNAL_ERROR, message) from exc
 
 
 async def _call(

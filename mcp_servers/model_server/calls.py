@@ -10,7 +10,9 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio.to_thread
 
 from mcp_servers.model_server.tools import DEFAULT_MAX_TOKENS
 from runtime.agent.events import (
@@ -25,7 +27,12 @@ from runtime.agent.runs import Run
 from runtime.chat.messages import Message, OutputSchema, ToolChoice, TurnEnd
 from runtime.errors import GenerationError
 from runtime.request import SamplingParams, Usage
+from tools.errors import InvalidArgumentsError
 from tools.spec import JsonObject, TextContent, ToolResult
+
+if TYPE_CHECKING:
+    from runtime.chat.model import Output
+    from runtime.grammar.compile import GrammarSource
 
 
 class Model(AgentModel, Protocol):
@@ -40,9 +47,17 @@ class Model(AgentModel, Protocol):
 
 
 async def generate(run: Run, model: Model, arguments: JsonObject) -> ToolResult:
-    """Write text for a prompt."""
+    """Write text for a prompt.
+
+    Raises:
+        UnsupportedSchemaError: the regex or grammar is wrong; says what and where.
+        GenerationError: the text was cut off by `max_tokens` before it had its form.
+    """
+    output = await anyio.to_thread.run_sync(_form, arguments)
     messages = _messages(arguments.get("system"), arguments["prompt"])
-    end, seconds = await _complete(run, model, messages, _sampling(arguments))
+    end, seconds = await _complete(run, model, messages, _sampling(arguments), output)
+    if output is not None:
+        _check_whole(end, "text", "a smaller regex or grammar")
     text = end.message.content
     return _done(text, text=text, finish_reason=end.finish_reason, **_ending(model, end, seconds))
 
@@ -54,28 +69,25 @@ async def extract(run: Run, model: Model, arguments: JsonObject) -> ToolResult:
         GenerationError: the value was cut off by `max_tokens`.
         UnsupportedSchemaError: the schema has a keyword that cannot be enforced.
     """
+    from mcp_servers.answers import read_value, schema_rule
+
     schema = arguments["schema"]
-    rule = f"Answer with one JSON value that fits this JSON Schema: {json.dumps(schema)}"
-    messages = _messages(rule, _with_input(arguments["instructions"], arguments))
+    request = _with_input(arguments["instructions"], arguments)
+    messages = _messages(schema_rule(schema), request)
     sampling = _sampling(arguments)
     end, seconds = await _complete(run, model, messages, sampling, OutputSchema(schema))
-    if end.finish_reason == "length":
-        raise GenerationError(
-            f"the value was not complete after {end.usage.completion_tokens} tokens; "
-            "give a larger max_tokens or a smaller schema"
-        )
-    value = json.loads(end.message.content)
-    _check_value(schema, value)
+    _check_whole(end, "value", "a smaller schema")
+    value = read_value(schema, end.message.content)
     return _done(_compact(value), value=value, **_ending(model, end, seconds))
 
 
 async def choose(run: Run, model: Model, arguments: JsonObject) -> ToolResult:
     """Rank options by the model's probability for each."""
+    from mcp_servers.answers import with_options
+
     run.report(1, None, f"weighing {len(arguments['options'])} options")
     options = arguments["options"]
-    listed = "\n".join(f"- {option}" for option in options)
-    question = _with_input(arguments["question"], arguments)
-    prompt = f"{question}\n\nAnswer with exactly one of these options:\n{listed}"
+    prompt = with_options(_with_input(arguments["question"], arguments), options)
     scores = dict(await model.choose(_messages(None, prompt), options))
     choice = max(options, key=lambda option: scores[option])
     structured = {"choice": choice, "scores": scores, "model": model.name}
@@ -83,18 +95,23 @@ async def choose(run: Run, model: Model, arguments: JsonObject) -> ToolResult:
 
 
 async def agent_run(run: Run, agent: Agent, model_name: str, arguments: JsonObject) -> ToolResult:
-    """Let an agent work on a task.
+    """Let an agent work on a task; with a schema, its answer is a value.
 
     Raises:
+        UnsupportedSchemaError: the schema has a keyword that cannot be enforced.
         ZondaError: the model failed.
     """
+    from mcp_servers.answers import schema_rule
+
     started = time.monotonic()
-    messages = _messages(None, arguments["task"])
+    schema = arguments.get("schema")
+    rule, output = (None, None) if schema is None else (schema_rule(schema), OutputSchema(schema))
+    messages = _messages(rule, arguments["task"])
     choice = ToolChoice(arguments.get("tool_choice", "auto"))
-    async with aclosing(agent.run(messages, tool_choice=choice)) as events:
+    async with aclosing(agent.run(messages, tool_choice=choice, output=output)) as events:
         async for event in events:
             if isinstance(event, AgentEnd):
-                return _agent_result(model_name, event, time.monotonic() - started)
+                return _agent_result(model_name, event, time.monotonic() - started, schema)
             if (message := _describe(event)) is not None:
                 run.report(run.progress.done + 1, None, message)
     raise GenerationError("the agent ended without a result; try again")
@@ -105,7 +122,7 @@ async def _complete(
     model: Model,
     messages: Sequence[Message],
     sampling: SamplingParams,
-    output: OutputSchema | None = None,
+    output: Output | None = None,
 ) -> tuple[TurnEnd, float]:
     """Let the model take one turn; return its end and how many seconds it took.
 
@@ -144,11 +161,25 @@ def _sampling(arguments: JsonObject) -> SamplingParams:
     )
 
 
-def _check_value(schema: JsonObject, value: Any) -> None:
-    from tools.validation import first_problem
+def _form(arguments: JsonObject) -> GrammarSource | None:
+    """What `regex` or `grammar` ask for; checking it may take a second."""
+    if arguments.keys().isdisjoint({"regex", "grammar"}):
+        return None
+    from runtime.grammar.compile import from_grammar, from_regex
 
-    if (problem := first_problem(schema, value)) is not None:
-        raise GenerationError(f"the model's value does not fit the schema: {problem}")
+    if {"regex", "grammar"} <= arguments.keys():
+        raise InvalidArgumentsError("give regex or grammar, not both")
+    if "regex" in arguments:
+        return from_regex(arguments["regex"])
+    return from_grammar(arguments["grammar"])
+
+
+def _check_whole(end: TurnEnd, what: str, smaller: str) -> None:
+    if end.finish_reason == "length":
+        raise GenerationError(
+            f"the {what} was not complete after {end.usage.completion_tokens} tokens; "
+            f"give a larger max_tokens or {smaller}"
+        )
 
 
 def _done(text: str, /, **structured: Any) -> ToolResult:
@@ -178,17 +209,46 @@ def _describe(event: AgentEvent) -> str | None:
     return None
 
 
-def _agent_result(model_name: str, end: AgentEnd, seconds: float) -> ToolResult:
+def _agent_result(
+    model_name: str, end: AgentEnd, seconds: float, schema: JsonObject | None
+) -> ToolResult:
     if end.error is not None:
         raise end.error
+    result: JsonObject = {"answer": end.answer}
+    text = end.answer
+    if schema is not None:
+        value = _read_answer(schema, end)
+        text = "" if value is None else _compact(value[0])
+        if value is not None:
+            result["value"] = value[0]
     return _done(
-        end.answer or f"(no answer; the run ended by: {end.stopped_by})",
-        answer=end.answer,
+        text or f"(no answer; the run ended by: {end.stopped_by})",
+        **result,
         steps=[_step(call) for call in end.calls],
         stopped_by=end.stopped_by,
         model=model_name,
         usage=_usage(end.usage, seconds),
     )
+
+
+def _read_answer(schema: JsonObject, end: AgentEnd) -> tuple[Any] | None:
+    """The value of a run's answer; None when the run was stopped before it was whole.
+
+    Its tools have acted: what was done is told even then.
+
+    Raises:
+        GenerationError: the answer is whole and not of the schema.
+    """
+    from mcp_servers.answers import read_value
+
+    if end.stopped_by in {"tokens", "time", "cancelled"}:
+        return None
+    try:
+        return (read_value(schema, end.answer),)
+    except GenerationError:
+        if end.stopped_by in {"done", "steps"}:
+            raise
+        return None
 
 
 def _step(finished: ToolCallFinished) -> JsonObject:

@@ -1,13 +1,15 @@
-"""The model server as MCP: what a host is told about it, and its tools."""
+"""The model server as MCP: what a host is told about it, its tools and its resources."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from mcp.server import Server
 
 from mcp_servers import toolset_server
-from tools.toolset import Toolset
+from mcp_servers.model_server.resources import SUPPORT_URI
+from mcp_servers.model_server.service import ModelService
 
 INSTRUCTIONS = (
     "Local language models on the user's own machine: private, free, small. Use extract when you "
@@ -17,6 +19,20 @@ INSTRUCTIONS = (
 )
 
 
-def build_server(service: Toolset, *, version: str) -> Server[Any]:
+def build_server(service: ModelService, *, version: str) -> Server[Any]:
     """Make the MCP server, both protocol eras, of what `open_service` gives."""
-    return toolset_server.build_server("zonda", service, version=version, instructions=INSTRUCTIONS)
+
+    async def read_support() -> str:
+        return json.dumps(await service.describe_support(), ensure_ascii=False, indent=2)
+
+    support = toolset_server.TextResource(
+        uri=SUPPORT_URI,
+        name="grammar-support",
+        description="The output forms and JSON Schema keywords that the grammar enforces, and "
+        "how strictly calls of each tool server's tools are decoded.",
+        mime_type="application/json",
+        read=read_support,
+    )
+    return toolset_server.build_server(
+        "zonda", service, version=version, instructions=INSTRUCTIONS, resources=[support]
+    )

@@ -17,11 +17,13 @@ import anyio
 
 from mcp_servers.model_server import calls
 from mcp_servers.model_server.background import Background
+from mcp_servers.model_server.resources import describe_support
 from mcp_servers.model_server.tools import DEFAULT_WAIT_S, MAX_STEPS, list_specs
 from runtime.agent.limits import Limits
 from runtime.agent.loop import Agent
 from runtime.agent.policy import Policy
 from runtime.agent.runs import Run, Runs
+from runtime.chat.support import ToolSupport, support_of
 from tools.errors import InvalidArgumentsError, ZondaError
 from tools.spec import JsonObject, TextContent, ToolResult, ToolSpec
 from tools.toolset import CallContext, FilteredToolset, ProgressCallback, Toolset, find_tool
@@ -96,6 +98,26 @@ class ModelService:
             logger.warning("model %s is not available: %s", self._model_names[0], exc)
         except Exception:
             logger.exception("model %s could not be loaded", self._model_names[0])
+
+    async def describe_support(self) -> JsonObject:
+        """Say what the grammar enforces: of schemas, and of the tool servers' tools.
+
+        Waits for the tool servers and the default model, at most `DEFAULT_WAIT_S`.
+        """
+        tools: Sequence[ToolSpec] = ()
+        support: Mapping[str, ToolSupport] = {}
+        problem: str | None = None
+        if self._toolset is not None:
+            problem = "the tool servers or the model are still starting; read this again"
+            with anyio.move_on_after(DEFAULT_WAIT_S):
+                try:
+                    tools = await (await self._toolset.get()).list_tools()
+                    model = await (await self._models.get()).get(None, logger.info)
+                    support = await support_of(model, tools)
+                    problem = None
+                except ZondaError as exc:
+                    problem = str(exc)
+        return describe_support(tools, support, problem)
 
     async def list_tools(self) -> Sequence[ToolSpec]:
         self.listed.set()

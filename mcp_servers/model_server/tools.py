@@ -12,6 +12,8 @@ DEFAULT_MAX_TOKENS = 256
 MAX_MAX_TOKENS = 8192
 MAX_STEPS = 16
 MAX_OPTIONS = 64
+MAX_PATTERN_CHARS = 16 * 1024
+MAX_GRAMMAR_CHARS = 64 * 1024
 
 _CLOSED = ToolAnnotations(read_only=True, destructive=False, open_world=False)
 _REPEATABLE = ToolAnnotations(read_only=True, destructive=False, idempotent=True, open_world=False)
@@ -80,6 +82,11 @@ _STEP: JsonObject = {
 }
 _ANSWERED: JsonObject = {
     "answer": {"type": "string"},
+    "value": {
+        **_EXTRACTED["value"],
+        "description": "The answer as a value of the schema that was given; absent when there "
+        "was none, or the run was stopped before its answer was whole.",
+    },
     "steps": {"type": "array", "items": _STEP},
     "stopped_by": {
         "type": "string",
@@ -112,7 +119,8 @@ def _generate(model: JsonObject) -> ToolSpec:
         name="generate",
         title="Generate text",
         description="Let a local model write text for a prompt. Private and free: nothing leaves "
-        "this machine. Use extract instead when you need JSON, choose to pick from options.",
+        "this machine. Use extract instead when you need JSON, choose to pick from options; with "
+        "regex or grammar the text has that form by construction.",
         input_schema=_object(
             {
                 "prompt": {"type": "string", "minLength": 1, "description": "What to do."},
@@ -136,6 +144,20 @@ def _generate(model: JsonObject) -> ToolSpec:
                     "items": {"type": "string", "minLength": 1},
                     "maxItems": 8,
                     "description": "Strings that end the text; they are not part of it.",
+                },
+                "regex": {
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": MAX_PATTERN_CHARS,
+                    "description": "Regular expression that the whole text will match; no "
+                    "look-around, no back-references.",
+                },
+                "grammar": {
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": MAX_GRAMMAR_CHARS,
+                    "description": "Grammar of the text, in Lark (rule start) or GBNF (rule "
+                    "root); not together with regex.",
                 },
                 "wait_seconds": _WAIT,
             },
@@ -216,7 +238,7 @@ def _choose(model: JsonObject) -> ToolSpec:
 
 
 def _run_result(servers: Sequence[str]) -> ToolSpec:
-    shapes = _GENERATED | _EXTRACTED | (_ANSWERED if servers else {})
+    shapes = _GENERATED | (_ANSWERED if servers else {}) | _EXTRACTED
     return ToolSpec(
         name="run_result",
         title="Result of a run",
@@ -269,6 +291,10 @@ def _agent_run(model: JsonObject, servers: Sequence[str]) -> ToolSpec:
                     "maximum": MAX_STEPS,
                     "default": MAX_STEPS,
                     "description": "Most turns of the model; the last one gives the answer.",
+                },
+                "schema": {
+                    "type": "object",
+                    "description": "JSON Schema of the final answer, which then comes as value.",
                 },
                 "wait_seconds": _WAIT,
             },

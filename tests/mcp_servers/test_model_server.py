@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import anyio
@@ -13,6 +14,7 @@ from mcp import Client, MCPError
 from mcp_servers.model_server.service import open_service
 from runtime.chat.messages import Message, OutputSchema, ToolCall
 from runtime.errors import ModelFileError, UnsupportedSchemaError
+from runtime.grammar.compile import GrammarSource, from_grammar, from_regex
 from tests.helpers.model_service import ERAS, ScriptedModels, agent_over, connect, scripted_models
 from tests.helpers.scripted_chat_model import AskedTurn, ScriptedTurn, play
 from tests.helpers.scripted_tools import ScriptedToolset, echo, make_spec
@@ -100,6 +102,60 @@ async def test_generate_returns_text_first_and_the_rest_structured(era: str) -> 
     assert asked.messages == (Message("system", "be brief"), Message("user", "say hello"))
     assert asked.max_tokens == 7
     assert asked.output is None
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize(
+    ("form", "output"),
+    [
+        ({"regex": "[a-z ]+"}, from_regex("[a-z ]+")),
+        ({"grammar": 'start: "hello" /.*/'}, GrammarSource("lark", 'start: "hello" /.*/')),
+        ({"grammar": 'root ::= "hello"'}, from_grammar('root ::= "hello"')),
+    ],
+)
+async def test_generate_takes_a_form_of_the_text(
+    era: str, form: JsonObject, output: GrammarSource
+) -> None:
+    models = saying(HELLO)
+    async with connect(models, era=era) as client:
+        result = await client.call_tool("generate", {"prompt": "say hello", **form})
+    assert structured(result)["text"] == "hello there"
+    assert models.model.asked[0].output == output
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({"regex": "a("}, "the regular expression is not supported: unclosed group at 'a' ^ '('"),
+        (
+            {"grammar": "start: foo"},
+            'the grammar is not supported: line 1, column 8: unknown name: "foo"',
+        ),
+        (
+            {"grammar": "root ::= foo"},
+            "the GBNF grammar is not supported: Rule 'foo' not found",
+        ),
+        ({"regex": "a", "grammar": "b"}, "give regex or grammar, not both"),
+    ],
+)
+async def test_wrong_form_is_a_result_that_says_what_and_where(
+    form: JsonObject, message: str
+) -> None:
+    models = saying(HELLO)
+    async with connect(models) as client:
+        assert await refused(client, "generate", {"prompt": "a", **form}) == message
+    assert models.model.asked == []
+
+
+async def test_text_that_was_cut_off_before_it_had_its_form_is_an_error() -> None:
+    async with connect(saying(ScriptedTurn("he", finish_reason="length"))) as client:
+        message = await refused(client, "generate", {"prompt": "a", "regex": "hello"})
+        free = await client.call_tool("generate", {"prompt": "a"})
+    assert message == (
+        "the text was not complete after 5 tokens; give a larger max_tokens or a smaller regex"
+        " or grammar"
+    )
+    assert structured(free)["finish_reason"] == "length"
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -382,6 +438,45 @@ async def test_agent_run_reports_answer_and_steps(era: str) -> None:
     }
     assert toolset.called == [("clock__time", {"zone": "UTC"})]
     assert messages[0] == "waiting for scripted"
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_agent_run_with_a_schema_returns_a_value(era: str) -> None:
+    call = ToolCall("call-1", "clock__time", {})
+    models = scripted_models(play(ScriptedTurn(calls=(call,)), ScriptedTurn('{"n": 12}')))
+    toolset = ScriptedToolset([(make_spec("clock__time", server="clock", read_only=True), echo)])
+    async with connect(models, agent_over(toolset, "clock"), era=era) as client:
+        arguments = {"task": "what time is it?", "schema": NUMBER, "wait_seconds": 5}
+        result = await client.call_tool("agent_run", arguments)
+    content = structured(result)
+    assert text_of(result) == '{"n":12}'
+    assert (content["answer"], content["value"]) == ('{"n": 12}', {"n": 12})
+    assert (content["stopped_by"], len(content["steps"])) == ("done", 1)
+    for asked in models.model.asked:
+        assert asked.output == OutputSchema(NUMBER)
+        assert asked.messages[0].role == "system"
+        assert json.dumps(NUMBER) in asked.messages[0].content
+
+
+async def test_agent_run_tells_its_steps_when_the_value_is_not_whole() -> None:
+    call = ToolCall("call-1", "clock__time", {})
+    cut = ScriptedTurn('{"n": 1', finish_reason="length")
+    models = scripted_models(play(ScriptedTurn(calls=(call,)), cut))
+    toolset = ScriptedToolset([(make_spec("clock__time", server="clock", read_only=True), echo)])
+    async with connect(models, agent_over(toolset, "clock")) as client:
+        result = await client.call_tool("agent_run", {"task": "time?", "schema": NUMBER})
+    content = structured(result)
+    assert text_of(result) == "(no answer; the run ended by: tokens)"
+    assert "value" not in content
+    assert (content["stopped_by"], len(content["steps"])) == ("tokens", 1)
+
+
+async def test_agent_run_never_returns_a_value_outside_the_schema() -> None:
+    async with connect(
+        saying(ScriptedTurn('{"n": "x"}')), agent_over(ScriptedToolset([]), "a")
+    ) as client:
+        message = await refused(client, "agent_run", {"task": "a", "schema": NUMBER})
+    assert message == "the model's value does not fit the schema: $.n: 'x' is not of type 'integer'"
 
 
 async def test_agent_run_uses_the_chosen_servers_and_steps_only() -> None:
