@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,14 +18,18 @@ import typer
 from mcp_servers.cli.hosts import ENTRY, HOSTS, Host, host_file
 from mcp_servers.cli.options import ConfigFile
 from runtime.config import Config, load_settings, process_environment
-from runtime.errors import BackendError
+from runtime.errors import BackendError, CapacityError
 from runtime.telemetry import configure_logging
 from tools.errors import ConfigurationError, ZondaError
 
 if TYPE_CHECKING:
+    from runtime.chat.support import ToolSupport
+    from runtime.grammar.constraint import Constraint
+    from runtime.request import GenerateRequest, TokenChunk
     from runtime.weights import Checkpoint
     from tools.mcp_client.config import ServerConfig
     from tools.mcp_client.server import ServerState
+    from tools.spec import ToolSpec
 
 _GIB = 1 << 30
 
@@ -72,6 +76,7 @@ def _checks(
     model: str | None, mcp_config: Path | None, config_file: Path | None
 ) -> Iterator[Check]:
     yield _machine()
+    config: Config | None = None
     try:
         settings = load_settings(config_file=config_file, model=model)
     except ConfigurationError as exc:
@@ -86,7 +91,7 @@ def _checks(
     for host in HOSTS.values():
         yield from _host(host)
     if mcp_config is not None:
-        yield from _servers(mcp_config)
+        yield from _servers(mcp_config, config)
 
 
 def _machine() -> Check:
@@ -178,7 +183,7 @@ def _command(document: Any, host: Host) -> str | None:
     return document if isinstance(document, str) else None
 
 
-def _servers(path: Path) -> Iterator[Check]:
+def _servers(path: Path, config: Config | None) -> Iterator[Check]:
     import anyio
 
     from tools.mcp_client.config import load_servers
@@ -188,9 +193,12 @@ def _servers(path: Path) -> Iterator[Check]:
     except ConfigurationError as exc:
         yield Check("tool servers", "failed", str(exc), "mend the file or name another")
         return
-    states = anyio.run(_try_servers, servers)
+    states, tools = anyio.run(_try_servers, servers)
+    support = {} if config is None else _grade(config, tools)
     for name, state in states.items():
         yield _server(name, servers[name], state)
+        of_server = [tool.name for tool in tools if tool.server == name]
+        yield from _tools(name, {tool: support[tool] for tool in of_server if tool in support})
 
 
 def _server(name: str, config: ServerConfig, state: ServerState) -> Check:
@@ -209,11 +217,65 @@ def _server(name: str, config: ServerConfig, state: ServerState) -> Check:
     return Check(f"server {name}", "failed", reason, advice)
 
 
-async def _try_servers(servers: Mapping[str, ServerConfig]) -> Mapping[str, ServerState]:
-    """Start every server at once; return where each stands when all had their time."""
+def _tools(server: str, support: Mapping[str, ToolSupport]) -> Iterator[Check]:
+    """Tell how strictly a server's tools are decoded; those below strict one by one."""
+    if not support:
+        return
+    below = {name: tool for name, tool in support.items() if tool.level != "strict"}
+    found = f"{len(support) - len(below)} of {len(support)} are decoded strictly"
+    yield Check(f"tools of {server}", "ok", found)
+    for name, tool in below.items():
+        if tool.level == "refused":
+            advice = "the model is not offered it: simplify its input schema"
+            yield Check(f"tool {name}", "warning", f"refused: {tool.problem}", advice)
+        else:
+            dropped = ", ".join(tool.dropped) or "nothing left out"
+            yield Check(f"tool {name}", "ok", f"{tool.level}: {dropped}")
+
+
+def _grade(config: Config, tools: Sequence[ToolSpec]) -> Mapping[str, ToolSupport]:
+    """Grade with the model's tokens and none of its weights; empty when it is not here."""
+    import anyio
+
+    from runtime.chat.model import ChatModel
+    from runtime.chat.support import support_of
+    from runtime.hub import open_files
+    from runtime.sources import resolve_model
+
+    try:
+        path = resolve_model(config.model, config.cache_dir)
+        if path is None or not tools:
+            return {}
+        _, tokenizer = open_files(path, config.cache_dir)
+        model = ChatModel(config.model, tokenizer, _NoEngine(), context_length=0)
+        return anyio.run(support_of, model, tools)
+    except ZondaError:  # the check of the model says what is wrong with it
+        return {}
+
+
+class _NoEngine:
+    """Stands where a model's engine would: grading computes nothing."""
+
+    def generate(
+        self, request: GenerateRequest, constraint: Constraint | None = None
+    ) -> AsyncGenerator[TokenChunk, None]:
+        raise CapacityError("a model that is only looked at generates nothing")
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def _try_servers(
+    servers: Mapping[str, ServerConfig],
+) -> tuple[Mapping[str, ServerState], Sequence[ToolSpec]]:
+    """Start every server at once; return where each stands, and the tools of all.
+
+    Every server gets its time.
+    """
     from tools.mcp_client.toolset import open_toolset
 
     async with open_toolset(servers) as toolset:
-        return {
+        states = {
             name: await toolset.wait_for(name, "ready", "failed", "disabled") for name in servers
         }
+        return states, await toolset.list_tools()

@@ -2,7 +2,8 @@
 
 Run as a script. Speaks the 2025-11-25 handshake over stdio, a line at a time. Its tools are the
 functions below; its arguments are modes: `junk` prints other lines between messages, `stubborn`
-ignores the end of its input and SIGTERM, `loud` writes to stderr.
+ignores the end of its input and SIGTERM, `loud` writes to stderr, `hard` has a pattern too long
+for any grammar in the schema of `hang`.
 """
 
 from __future__ import annotations
@@ -98,6 +99,9 @@ SCHEMAS: JSON = {
     "echo": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
     "refuse": {"type": "object", "minProperties": "two" if "invalid" in MODES else 0},
 }
+if "hard" in MODES:
+    too_long = {"type": "string", "pattern": "a" * 5000}
+    SCHEMAS["hang"] = {"type": "object", "properties": {"a": too_long}}
 OUTPUT = {"type": "object", "properties": {"n": {"type": "integer"}}}
 
 

@@ -11,6 +11,9 @@ import pytest
 
 import tests.helpers.tool_server_script as script
 from mcp_servers.cli import app
+from mcp_servers.cli.doctor import Check, _tools
+from runtime.chat.support import ToolSupport
+from tests.helpers.tiny_gguf import write_tiny_llama
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +122,52 @@ def test_each_tool_server_is_started_and_told(
         "advice": "mend its entry",
     }
     assert told["wrong"]["advice"] == "mend its entry"
+
+
+def test_tools_are_graded_by_the_models_tokens(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = home / "servers.json"
+    entry = {"command": sys.executable, "args": ["-S", script.__file__, "hard"]}
+    file.write_text(json.dumps({"mcpServers": {"a": entry}}), encoding="utf-8")
+    model = write_tiny_llama(home / "tiny.gguf")
+    status, checks = examine(capsys, "--mcp-config", str(file), "--model", str(model))
+    assert status == 0
+    assert checks["tools of a"] == {
+        "status": "ok",
+        "found": "10 of 11 are decoded strictly",
+        "advice": "",
+    }
+    assert {name for name in checks if name.startswith("tool ")} == {"tool a__hang"}
+    assert checks["tool a__hang"] == {
+        "status": "warning",
+        "found": (
+            "refused: tool 'a__hang': keyword 'pattern' at $.properties.a is longer than 4096"
+            " bytes; shorten it"
+        ),
+        "advice": "the model is not offered it: simplify its input schema",
+    }
+
+
+def test_tools_below_strict_are_told_one_by_one() -> None:
+    support = {
+        "a__x": ToolSupport("strict"),
+        "a__y": ToolSupport("coerced"),
+        "a__z": ToolSupport("lenient", ("not", "uniqueItems")),
+        "a__no": ToolSupport("refused", problem="too deep"),
+    }
+    assert list(_tools("a", support)) == [
+        Check("tools of a", "ok", "1 of 4 are decoded strictly"),
+        Check("tool a__y", "ok", "coerced: nothing left out"),
+        Check("tool a__z", "ok", "lenient: not, uniqueItems"),
+        Check(
+            "tool a__no",
+            "warning",
+            "refused: too deep",
+            "the model is not offered it: simplify its input schema",
+        ),
+    ]
+    assert list(_tools("a", {})) == []
 
 
 def test_a_person_reads_lines(capsys: pytest.CaptureFixture[str]) -> None:
