@@ -84,6 +84,8 @@ class GenerateRequest:
         lease_s: seconds the lease lives, unless memory runs short first.
         salt: separates this caller's cached pages from other callers'.
         num_shared_tokens: leading tokens that are cached without the salt.
+        is_background: runs only in steps that prefill nothing else, and makes way for whatever
+            comes; for requests of no tokens that nobody waits for.
     """
 
     token_ids: tuple[int, ...]
@@ -93,6 +95,19 @@ class GenerateRequest:
     lease_s: float = 0.0
     salt: bytes = b""
     num_shared_tokens: int = 0
+    is_background: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what would never end while others run.
+
+        Raises:
+            InvalidRequestError: a background request that draws tokens.
+        """
+        if self.is_background and self.sampling.max_tokens:
+            raise InvalidRequestError(
+                "a background request only fills the prefix cache: max_tokens must be 0, "
+                f"not {self.sampling.max_tokens}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 One worker thread owns the engine. Requests and aborts are left in a box that it empties before
 each step; chunks go out over a second one, whose bell wakes the event loop. Neither side ever
-waits for the other, so the loop's work overlaps with the forward pass.
+waits for the other, so the loop's work overlaps with the forward pass. What copies pages takes
+turns with the steps.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 import logging
 import socket
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -22,11 +23,14 @@ import anyio.to_thread
 from anyio.abc import TaskStatus
 
 from runtime.engine.engine import Engine
+from runtime.engine.prefix_pages import PageBytes, Turns
 from runtime.errors import CapacityError
 from runtime.grammar.constraint import Constraint
 from runtime.request import GenerateRequest, TokenChunk
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class AsyncEngine(Protocol):
@@ -45,40 +49,84 @@ class AsyncEngine(Protocol):
         """
         ...
 
+    async def hold_prefix(
+        self, lease: str, token_ids: Sequence[int], pages: PageBytes | None = None
+    ) -> bool:
+        """Pin a prefix's full pages until memory runs short, in place of what `lease` held.
+
+        `pages` are what `read_prefix` gave for these tokens on an equal engine; they are used
+        where the prefix is not computed. False where it cannot be had so; the lease is as it
+        was. A prefix of no full page ends the lease.
+
+        Raises:
+            CapacityError: the engine is closed.
+        """
+        ...
+
+    async def read_prefix(self, token_ids: Sequence[int]) -> PageBytes | None:
+        """Copy a computed prefix's full pages; None where it is not, or pages can't be copied.
+
+        Raises:
+            CapacityError: the engine is closed.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Abort what runs and stop."""
         ...
 
 
-class _Mailbox:
-    """Chunks on their way to the task that reads one request's; the event loop's alone.
+class _Mailbox(Generic[T]):
+    """What is on its way to the task that reads it, such as a request's chunks; the loop's alone.
 
     Half the work of an anyio stream, which turns the loop once more for every item.
     """
 
     def __init__(self) -> None:
-        self._chunks: deque[TokenChunk] = deque()
+        self._items: deque[T] = deque()
         self._changed = anyio.Event()
         self._is_closed = False
 
-    def put(self, chunk: TokenChunk) -> None:
-        self._chunks.append(chunk)
+    def put(self, item: T) -> None:
+        self._items.append(item)
         self._changed.set()
 
     def close(self) -> None:
-        """No more chunks will come."""
+        """No more will come."""
         self._is_closed = True
         self._changed.set()
 
-    async def get(self) -> TokenChunk | None:
-        """Wait for the next chunk; None when there will be none."""
+    async def get(self) -> T | None:
+        """Wait for the next item; None when there will be none."""
         await anyio.lowlevel.checkpoint_if_cancelled()
-        while not self._chunks:
+        while not self._items:
             if self._is_closed:
                 return None
             self._changed = anyio.Event()
             await self._changed.wait()
-        return self._chunks.popleft()
+        return self._items.popleft()
+
+
+class _Chore(Generic[T]):
+    """Work in turns, and where its result goes: a tuple of it, an empty one if it failed."""
+
+    def __init__(self, turns: Turns[T], mailbox: _Mailbox[tuple[T] | tuple[()]]) -> None:
+        self._turns = turns
+        self.mailbox = mailbox
+
+    def take_turn(self) -> tuple[T] | tuple[()] | None:
+        """Work a little; None when it isn't done."""
+        try:
+            next(self._turns)
+        except StopIteration as stop:
+            return (stop.value,)
+        except Exception:
+            logger.exception("pages could not be copied")
+            return ()
+        return None
+
+    def close(self) -> None:
+        self._turns.close()
 
 
 class ThreadedEngine:
@@ -87,9 +135,10 @@ class ThreadedEngine:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._box: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._outbox: deque[list[tuple[_Mailbox, TokenChunk]] | None] = deque()
-        self._mailboxes: dict[int, _Mailbox] = {}  # by sequence id; the worker thread's
-        self._open: set[_Mailbox] = set()  # the event loop's
+        self._outbox: deque[list[tuple[_Mailbox[Any], Any]] | None] = deque()
+        self._mailboxes: dict[int, _Mailbox[TokenChunk]] = {}  # by sequence id; the worker thread's
+        self._chores: deque[_Chore[Any]] = deque()  # the worker thread's
+        self._open: set[_Mailbox[Any]] = set()  # the event loop's
         self._is_closed = False
         self._stopped = anyio.Event()
 
@@ -125,7 +174,7 @@ class ThreadedEngine:
                 f"{self._engine.limits.max_queue} may be; try again later"
             )
         self._engine.check(request)
-        mailbox = _Mailbox()
+        mailbox = _Mailbox[TokenChunk]()
         sequence_ids: list[int] = []
 
         def add() -> None:
@@ -146,6 +195,31 @@ class ThreadedEngine:
             self._open.remove(mailbox)
             self._box.put(lambda: self._forget(sequence_ids, is_over=is_over))
 
+    async def hold_prefix(
+        self, lease: str, token_ids: Sequence[int], pages: PageBytes | None = None
+    ) -> bool:
+        """See `AsyncEngine.hold_prefix`."""
+        is_held = await self._do(lambda: self._engine.prefixes.hold(lease, token_ids, pages))
+        return is_held or False
+
+    async def read_prefix(self, token_ids: Sequence[int]) -> PageBytes | None:
+        """See `AsyncEngine.read_prefix`."""
+        return await self._do(lambda: self._engine.prefixes.read(token_ids))
+
+    async def _do(self, work: Callable[[], Turns[T]]) -> T | None:
+        """Let the worker thread do something between steps; None where it failed."""
+        if self._is_closed:
+            raise CapacityError("the engine is closed; start it again")
+        mailbox = _Mailbox[tuple[T] | tuple[()]]()
+        self._open.add(mailbox)
+        self._box.put(lambda: self._chores.append(_Chore(work(), mailbox)))
+        try:
+            if (result := await mailbox.get()) is None:
+                raise CapacityError("the engine was closed meanwhile")
+        finally:
+            self._open.remove(mailbox)
+        return result[0] if result else None
+
     async def aclose(self) -> None:
         """Stop after the step that runs; open requests end with an error."""
         self._close()
@@ -156,23 +230,26 @@ class ThreadedEngine:
         self._box.put(lambda: None)  # wakes a thread that waits for work
 
     async def _deliver(self, bell: socket.socket) -> None:
-        """Put the worker thread's chunks into their mailboxes until it ends."""
+        """Put what the worker thread has into its mailboxes until it ends."""
         while True:
             await anyio.wait_readable(bell)
             bell.recv(4096)
             while self._outbox:
-                if (chunks := self._outbox.popleft()) is None:
+                if (letters := self._outbox.popleft()) is None:
                     return
-                for mailbox, chunk in chunks:
-                    mailbox.put(chunk)
+                for mailbox, item in letters:
+                    mailbox.put(item)
 
     def _work(self, rope: socket.socket) -> None:
         """Step until closed; runs in the worker thread."""
         try:
             while not self._is_closed:
-                if not self._engine.has_work or not self._box.empty():
+                if not self._box.empty() or not (self._engine.has_work or self._chores):
                     self._box.get()()
-                elif chunks := self._engine.step():
+                    continue
+                if self._chores:
+                    self._take_turn(rope)
+                if self._engine.has_work and (chunks := self._engine.step()):
                     self._outbox.append(
                         [(self._mailboxes[one], chunk) for one, chunk in chunks.items()]
                     )
@@ -182,8 +259,16 @@ class ThreadedEngine:
         except Exception:
             logger.exception("the engine stopped; open requests end with an error")
         finally:
+            for chore in self._chores:
+                chore.close()
             self._is_closed = True
             self._outbox.append(None)
+            _ring(rope)
+
+    def _take_turn(self, rope: socket.socket) -> None:
+        """Get on with the first chore."""
+        if (result := self._chores[0].take_turn()) is not None:
+            self._outbox.append([(self._chores.popleft().mailbox, result)])
             _ring(rope)
 
     def _forget(self, sequence_ids: list[int], *, is_over: bool) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from runtime import kernels
+from runtime.engine.cpu_pages import CpuPages
 from runtime.engine.cpu_weights import CpuWeights
 from runtime.engine.engine import DrawnTokens
 from runtime.kernels import ForwardBatch, SamplingBatch
@@ -106,6 +107,7 @@ class CpuRunner:
         model = Decoder(config, weights, limits.context_length)
         self._weights = weights.pack(packed_folder, stamp)
         self._kv_pages = self._make_pages(config, kv_type)
+        self.page_memory = CpuPages(self._kv_pages, self._weights, f"{self.identity} {stamp}")
         recorder = Recorder(limits)
         sampling = recorder.sampling_batch()
         logits = model(recorder.forward_batch(), self._kv_pages, sampling)

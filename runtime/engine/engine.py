@@ -21,6 +21,7 @@ from runtime.engine.leases import Leases
 from runtime.engine.pace import Pace
 from runtime.engine.page_pool import PagePool
 from runtime.engine.prefix_cache import PrefixCache
+from runtime.engine.prefix_pages import PageMemory, PrefixPages
 from runtime.engine.scheduler import ScheduledStep, Scheduler
 from runtime.engine.sequence import Sequence, TextDecoder
 from runtime.errors import CapacityError, PromptTooLongError
@@ -55,6 +56,11 @@ class Runner(Protocol):
     @property
     def identity(self) -> str:
         """Names the model and the KV type."""
+        ...
+
+    @property
+    def page_memory(self) -> PageMemory | None:
+        """The pages' bytes; None where they cannot be copied."""
         ...
 
     def run(self, batch: ForwardBatch, sampling: SamplingBatch) -> DrawnTokens: ...
@@ -109,6 +115,7 @@ class Engine:
             max_step_tokens=limits.max_step_tokens,
             pace=Pace(limits.max_step_s),
         )
+        self.prefixes = PrefixPages(self.scheduler, runner.page_memory)
         self._batches = BatchBuilder(runner.page_size)
         self._sampling = SamplingBuilder(runner.vocab_size)
         self._sequences: dict[int, Sequence] = {}

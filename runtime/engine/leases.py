@@ -23,7 +23,7 @@ class Leases:
     def hold(self, name: str, page_ids: Sequence[int], seconds: float) -> None:
         """Pin `page_ids` for `seconds`; they replace what `name` held before."""
         self._pool.retain(page_ids)
-        self._drop(name)
+        self.drop(name)
         self._held[name] = (self._clock() + seconds, tuple(page_ids))
 
     def expire(self) -> None:
@@ -32,15 +32,16 @@ class Leases:
             return
         now = self._clock()
         for name in [name for name, (deadline, _) in self._held.items() if deadline <= now]:
-            self._drop(name)
+            self.drop(name)
 
     def drop_first(self) -> bool:
         """End the lease that would end first; False when there is none."""
         if not self._held:
             return False
-        self._drop(min(self._held, key=lambda name: self._held[name][0]))
+        self.drop(min(self._held, key=lambda name: self._held[name][0]))
         return True
 
-    def _drop(self, name: str) -> None:
+    def drop(self, name: str) -> None:
+        """End a lease, if there is one of that name."""
         if name in self._held:
             self._pool.release(self._held.pop(name)[1])

@@ -2,7 +2,8 @@
 
 Moves ids only: no tensors, no text, no grammar. Decodes go first, then prefills in chunks,
 then waiting sequences are admitted, all within one token budget per step; while anything
-decodes, the prompt tokens among them are as many as `Pace` says.
+decodes, the prompt tokens among them are as many as `Pace` says. Background requests get what
+no other wants, and make way for whatever comes: what they computed stays in the prefix cache.
 
 Source: continuous batching as in Orca (Yu et al., OSDI 2022), paged KV with preemption by
 recomputation as in vLLM (Kwon et al., SOSP 2023), chunked prefill as in Sarathi-Serve
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -73,7 +75,8 @@ class Scheduler:
 
     Invariants: a sequence waits or runs, never both; only running sequences own pages;
     `running` is in the order of admission, and the last admitted is preempted first, so the
-    first admitted always gets on.
+    first admitted always gets on; those of background requests are the last of `running`, as
+    they go back to wait before any other is admitted.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
+        self._num_background = 0
 
     @property
     def has_work(self) -> bool:
@@ -104,9 +108,11 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence; the caller made sure that the whole pool can hold it."""
         self.waiting.append(sequence)
+        self._num_background += sequence.request.is_background
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out for good; its full pages stay findable, leased if it asked so."""
+        self._num_background -= sequence.request.is_background
         if sequence in self.running:
             self.running.remove(sequence)
             request = sequence.request
@@ -121,6 +127,8 @@ class Scheduler:
     def schedule(self) -> ScheduledStep:
         """Pick this step's work; pages for all of it are reserved when this returns."""
         self.leases.expire()
+        if self._num_background:
+            self._yield_to_others()
         decoding = [sequence for sequence in self.running if sequence.is_decoding]
         most = self._max_step_tokens
         budget = _Budget(most, self._pace.num_prompt_tokens(len(decoding), most))
@@ -129,9 +137,11 @@ class Scheduler:
         num_decoding = len(items)
         if num_decoding < len(self.running):
             prefilling = [sequence for sequence in self.running if not sequence.is_decoding]
-            self._schedule_running(prefilling, budget, items)
+            self._schedule_running(_foreground(prefilling), budget, items)
         if self.waiting:
-            self._admit(budget, items)
+            self._admit(_foreground(self.waiting), budget, items)
+        if self._num_background and len(items) == num_decoding:
+            self._schedule_background(budget, items)
         num_tokens = most - budget.num_tokens
         return ScheduledStep(tuple(items.values()), num_decoding, num_tokens - num_decoding)
 
@@ -159,6 +169,23 @@ class Scheduler:
             sequence.request.num_shared_tokens,
         )
 
+    def _yield_to_others(self) -> None:
+        """Let background work wait while anything else does: it may need these very pages."""
+        if _foreground(self.waiting):
+            for sequence in _background(self.running):
+                self._preempt(sequence)
+
+    def _schedule_background(
+        self, budget: _Budget, items: dict[Sequence, ScheduledSequence]
+    ) -> None:
+        """Fill a step that prefills nothing else; short, as somebody may come during it."""
+        if _foreground(self.waiting):
+            return
+        most = self._pace.num_prompt_tokens(max(1, len(items)), self._max_step_tokens)
+        budget.num_prompt_tokens = min(budget.num_prompt_tokens, most)
+        self._schedule_running(_background(self.running), budget, items)
+        self._admit(list(self.waiting), budget, items)
+
     def _schedule_running(
         self,
         sequences: list[Sequence],
@@ -185,9 +212,14 @@ class Scheduler:
             self._preempt(victims[-1])
         return True
 
-    def _admit(self, budget: _Budget, items: dict[Sequence, ScheduledSequence]) -> None:
+    def _admit(
+        self,
+        sequences: list[Sequence],
+        budget: _Budget,
+        items: dict[Sequence, ScheduledSequence],
+    ) -> None:
         in_progress = {page for running in self.running for page in self._unfinished(running)}
-        for sequence in list(self.waiting):
+        for sequence in sequences:
             if budget.num_tokens_of(sequence) <= 0 or len(self.running) == self._max_sequences:
                 return
             self._extend_hashes(sequence)
@@ -255,3 +287,11 @@ class Scheduler:
 
     def _num_pages(self, num_tokens: int) -> int:
         return -(-num_tokens // self._page_size)
+
+
+def _foreground(sequences: Iterable[Sequence]) -> list[Sequence]:
+    return [sequence for sequence in sequences if not sequence.request.is_background]
+
+
+def _background(sequences: Iterable[Sequence]) -> list[Sequence]:
+    return [sequence for sequence in sequences if sequence.request.is_background]

@@ -66,8 +66,11 @@ class TorchRunner:
     """One model and its KV pages.
 
     float32 on a CPU, so that greedy tokens do not depend on the shape of the batch but for
-    exact ties; bfloat16 on a GPU.
+    exact ties; bfloat16 on a GPU. Its pages are not copied: sums depend on the shape, so pages
+    of another process could differ from those that this one would compute.
     """
+
+    page_memory = None
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from runtime.engine.engine import DrawnTokens, Engine
 from runtime.engine.page_pool import PagePool
+from runtime.engine.prefix_pages import PageBytes, Turns
 from runtime.errors import CapacityError
 from runtime.kernels import ForwardBatch, SamplingBatch
 from tests.engine.test_engine import (
@@ -21,8 +23,10 @@ from tests.engine.test_engine import (
     generate,
     make_engine,
     request,
+    usage_of,
 )
 from tests.helpers.page_runner import END, VOCAB_SIZE, PageRunner
+from tools.errors import InvalidRequestError
 
 
 class TimedRunner(PageRunner):
@@ -47,7 +51,8 @@ class TimedRunner(PageRunner):
         return super().run(batch, sampling)
 
 
-def check_invariants(engine: Engine) -> None:
+def check_invariants(engine: Engine, *, is_copying: bool = False) -> None:
+    """Who copies pages holds references of its own."""
     scheduler = engine.scheduler
     references: dict[int, int] = {}
     for sequence in scheduler.running:
@@ -63,9 +68,16 @@ def check_invariants(engine: Engine) -> None:
         assert not sequence.page_table
         assert sequence.num_computed == 0
     pool = engine.pool
-    assert references == {p: pool.ref_count(p) for p in range(pool.num_pages) if pool.ref_count(p)}
-    assert pool.num_free == pool.num_pages - len(references)
+    counts = {p: pool.ref_count(p) for p in range(pool.num_pages) if pool.ref_count(p)}
+    assert pool.num_free == pool.num_pages - len(counts)
+    assert set(pool._free).isdisjoint(counts)
+    if is_copying:
+        assert all(counts.get(page_id, 0) >= count for page_id, count in references.items())
+    else:
+        assert references == counts
     assert set(scheduler.running).isdisjoint(scheduler.waiting)
+    is_background = [sequence.request.is_background for sequence in scheduler.running]
+    assert is_background == sorted(is_background)
 
 
 @pytest.mark.parametrize("max_step_s", [0.05, 0.025])
@@ -119,8 +131,65 @@ def test_tokens_that_a_grammar_forces_beside_decodes_keep_to_the_pace() -> None:
     assert len(results[sequence_id].token_ids) == 43
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_random_walk_keeps_invariants_and_tokens(seed: int) -> None:
+def test_background_prefill_waits_for_all_others_and_keeps_steps_short() -> None:
+    clock = [0.0]
+    runner = TimedRunner(2000, clock)
+    engine = make_engine(runner=runner, clock=clock, max_step_tokens=512)
+    catalogue = [n % 60 + 1 for n in range(2000)]
+    results: dict[int, Collected] = {}
+    generate(engine, request(*range(1, 60), max_tokens=9))  # so that the pace is known
+    warm = engine.add(request(*catalogue, max_tokens=0, is_background=True))
+    runner.steps.clear()
+    for _ in range(3):
+        collect(engine.step(), results)
+    assert all(tokens and seconds <= 0.05 for _, tokens, seconds in runner.steps)
+    prompt = [n % 50 + 9 for n in range(300)]
+    first = engine.add(request(*prompt, max_tokens=40))
+    runner.steps.clear()
+    collect(engine.step(), results)
+    assert [tokens for _, tokens, _ in runner.steps] == [300]  # it comes at once, and alone
+    assert engine.scheduler.num_preemptions == 1
+    drain(engine, results)
+    assert results[first].token_ids == expected(prompt, 40)
+    last = results[warm].last
+    assert last is not None
+    assert last.finish_reason == "length"
+    beside = [seconds for decodes, tokens, seconds in runner.steps if decodes and tokens]
+    assert len(beside) > 10
+    assert max(beside) <= 0.05
+    (again,) = generate(engine, request(*catalogue, 5, max_tokens=1))
+    assert again.last is not None
+    assert again.last.usage is not None
+    assert again.last.usage.cached_tokens == 2000
+    assert again.token_ids == expected([*catalogue, 5], 1)
+
+
+def test_request_that_needs_what_is_computed_in_the_background_takes_it_over() -> None:
+    runner = PageRunner(64, PAGE_SIZE)
+    engine = make_engine(runner=runner, max_step_tokens=16)
+    shared = tuple(range(1, 61))
+    engine.add(request(*shared, max_tokens=0, is_background=True))
+    results: dict[int, Collected] = {}
+    collect(engine.step(), results)
+    hurried = engine.add(request(*shared, 9, max_tokens=3))
+    while hurried not in results or results[hurried].last is None:
+        collect(engine.step(), results)
+    assert sum(runner.num_tokens_run) <= len(shared) + 1 + 2 + 16  # little twice
+    assert usage_of(results[hurried]).cached_tokens == 16
+    assert results[hurried].token_ids == expected([*shared, 9], 3)
+    drain(engine, results)
+
+
+def test_background_request_draws_nothing() -> None:
+    with pytest.raises(InvalidRequestError, match="max_tokens must be 0, not 1"):
+        request(1, 2, max_tokens=1, is_background=True)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_walk_keeps_invariants_and_tokens(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.engine.prefix_pages.PIECE_BYTES", 1)  # a page a turn
     rng = random.Random(seed)
     clock = [0.0]
     runner = TimedRunner(
@@ -143,11 +212,15 @@ def walk(engine: Engine, rng: random.Random, clock: list[float], num_actions: in
     prompts: dict[int, tuple[list[int], int]] = {}
     results: dict[int, Collected] = {}
     stem = [rng.randrange(1, VOCAB_SIZE) for _ in range(16)]
+    stems = [stem]
+    copies = Copies(engine, stems, rng)
     for _ in range(num_actions):
         action = rng.random()
         clock[0] += rng.random()
         if action < 0.25:
-            prompt = stem[: rng.randint(1, 16)] + [rng.randrange(1, 64) for _ in range(4)]
+            prompt = rng.choice(stems)[: rng.randint(1, 16)] + [
+                rng.randrange(1, 64) for _ in range(4)
+            ]
             max_tokens = rng.randint(1, 20)
             lease = rng.choice([None, None, "a", "b"])
             one = request(*prompt, max_tokens=max_tokens, lease=lease, lease_s=rng.random() * 5)
@@ -157,13 +230,88 @@ def walk(engine: Engine, rng: random.Random, clock: list[float], num_actions: in
             engine.abort(sequence_id)
             del prompts[sequence_id]
             results.pop(sequence_id, None)
+        elif action < 0.35:
+            warm = request(
+                *stems[-1], max_tokens=0, is_background=True, lease="kept", lease_s=math.inf
+            )
+            engine.add(warm)
+        elif action < 0.5:
+            copies.act()
         else:
             check_step(engine, results)
-        check_invariants(engine)
+        check_invariants(engine, is_copying=copies.is_open)
+    copies.finish()
     drain(engine, results)
     check_invariants(engine)
     for sequence_id, (prompt, max_tokens) in prompts.items():
         assert results[sequence_id].token_ids == expected(prompt, max_tokens)
+
+
+class Copies:
+    """Reads of stems' pages and restores of them, each at some turn or given up.
+
+    Half of the restores are of a new stem, which prompts begin with from then on.
+    """
+
+    def __init__(self, engine: Engine, stems: list[list[int]], rng: random.Random) -> None:
+        self._engine = engine
+        self._stems = stems
+        self._rng = rng
+        self._open: list[tuple[Turns[bool] | Turns[PageBytes | None], list[int]]] = []
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._open)
+
+    def act(self) -> None:
+        action = self._rng.random()
+        if action < 0.4 or not self._open:
+            self._begin()
+        elif action < 0.5:
+            self._open.pop(self._rng.randrange(len(self._open)))[0].close()
+        else:
+            self._take_turn(self._rng.randrange(len(self._open)))
+
+    def finish(self) -> None:
+        while self._open:
+            self._take_turn(0)
+
+    def _begin(self) -> None:
+        if self._rng.random() < 0.5:
+            self._stems.append([self._rng.randrange(1, VOCAB_SIZE) for _ in range(16)])
+            del self._stems[:-4]
+        prefix = self._stems[-1][: self._rng.randint(0, 16)]
+        prefixes = self._engine.prefixes
+        if self._rng.random() < 0.3:
+            self._open.append((prefixes.read(prefix), prefix))
+        else:
+            pages = self._rng.choice([None, slots_of(prefix)])
+            self._open.append((prefixes.hold(self._rng.choice("ab"), prefix, pages), prefix))
+
+    def _take_turn(self, index: int) -> None:
+        turns, prefix = self._open[index]
+        try:
+            next(turns)
+        except StopIteration as stop:
+            result = stop.value
+        else:
+            return
+        del self._open[index]
+        if isinstance(result, np.ndarray):
+            assert result.tolist() == slots_of(prefix).tolist()
+        elif result:
+            cache, hashes = self._engine.scheduler.cache, list[bytes]()
+            cache.extend_hashes(hashes, prefix, b"", 0)
+            pages = cache.find(hashes)
+            assert len(pages) == len(prefix) // PAGE_SIZE
+            assert all(self._engine.pool.ref_count(page_id) for page_id in pages)
+
+
+def slots_of(token_ids: list[int]) -> PageBytes:
+    """The bytes of a prefix's full pages on a `PageRunner`."""
+    num_tokens = len(token_ids) // PAGE_SIZE * PAGE_SIZE
+    slots = np.stack((token_ids[:num_tokens], np.arange(num_tokens)), axis=1).astype(np.int64)
+    return slots.view(np.uint8).reshape(-1, PAGE_SIZE * 2 * 8)
 
 
 def check_step(engine: Engine, results: dict[int, Collected]) -> None:

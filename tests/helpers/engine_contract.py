@@ -136,10 +136,35 @@ async def too_long_a_prompt_is_refused(engine: AsyncEngine, tokenizer: Tokenizer
         await collect(engine, request)
 
 
+async def a_computed_prefix_is_read_held_and_let_go(
+    engine: AsyncEngine, tokenizer: Tokenizer
+) -> None:
+    prefix = tokenizer.encode("time and the weather in a city ") * 4
+    with anyio.fail_after(20):
+        assert await engine.read_prefix(prefix) is None
+        assert not await engine.hold_prefix("kept", prefix)
+        await collect(engine, GenerateRequest((*prefix, 5), SamplingParams(max_tokens=0)))
+        pages = await engine.read_prefix(prefix)
+        assert pages is not None
+        assert len(pages) == len(prefix) // 16
+        assert await engine.hold_prefix("kept", prefix)
+        assert await engine.hold_prefix("kept", prefix, pages)
+        again = await engine.read_prefix(prefix)
+        assert again is not None
+        assert (again == pages).all()
+        assert not await engine.hold_prefix("kept", [*prefix, *prefix])
+        assert await engine.hold_prefix("kept", ())
+        assert await engine.read_prefix([]) is None
+
+
 async def closed_engine_refuses(engine: AsyncEngine, tokenizer: Tokenizer) -> None:
     await engine.aclose()
     with pytest.raises(CapacityError):
         await collect(engine, request_of(tokenizer))
+    with pytest.raises(CapacityError):
+        await engine.hold_prefix("kept", ())
+    with pytest.raises(CapacityError):
+        await engine.read_prefix(())
 
 
 CHECKS: tuple[Check, ...] = (
@@ -153,6 +178,7 @@ CHECKS: tuple[Check, ...] = (
     failed_constraint_ends_its_own_sequence,
     closing_early_leaves_the_engine_usable,
     too_long_a_prompt_is_refused,
+    a_computed_prefix_is_read_held_and_let_go,
     closed_engine_refuses,
 )
 

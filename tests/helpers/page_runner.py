@@ -10,8 +10,10 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from runtime.engine.engine import DrawnTokens
+from runtime.engine.prefix_pages import PageBytes, PageMemory
 from runtime.kernels import ForwardBatch, SamplingBatch
 
 VOCAB_SIZE = 64
@@ -34,7 +36,8 @@ class PageRunner:
         self.vocab_size = VOCAB_SIZE
         self.identity = "pages"
         self.num_tokens_run: list[int] = []
-        self._slots = np.full((num_pages * page_size, 2), -1)
+        self._slots = np.full((num_pages * page_size, 2), -1, np.int64)
+        self.page_memory: PageMemory | None = SlotMemory(self._slots, page_size)
 
     def run(self, batch: ForwardBatch, sampling: SamplingBatch) -> DrawnTokens:
         self.num_tokens_run.append(len(batch.token_ids))
@@ -61,6 +64,22 @@ class PageRunner:
         read = self._slots[slots + position % self.page_size]
         assert (read[:, 1] == position).all(), f"positions {read[:, 1]}"
         return [int(token_id) for token_id in read[:, 0]]
+
+
+class SlotMemory:
+    """The bytes of a `PageRunner`'s pages."""
+
+    identity: str = "pages"
+
+    def __init__(self, slots: npt.NDArray[np.int64], page_size: int) -> None:
+        self._pages = slots.view(np.uint8).reshape(len(slots) // page_size, -1)
+        self.page_bytes = self._pages.shape[1]
+
+    def read(self, page_ids: Sequence[int], out: PageBytes) -> None:
+        out[:] = self._pages[page_ids]
+
+    def write(self, page_ids: Sequence[int], data: PageBytes) -> None:
+        self._pages[page_ids] = data
 
 
 class LetterDecoder:

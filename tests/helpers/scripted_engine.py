@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
 import anyio.lowlevel
+import numpy as np
 
+from runtime.engine.prefix_pages import PageBytes
 from runtime.errors import CapacityError, PromptTooLongError
 from runtime.grammar.constraint import Constraint
 from runtime.request import FinishReason, GenerateRequest, TokenChunk, Usage
 from runtime.tokenizer.tokenizer import Tokenizer
+
+PAGE_SIZE = 16
 
 Script = Callable[[GenerateRequest], str]
 """What the model would say to a request, without the end of the turn; marker tokens spelled."""
@@ -35,6 +40,7 @@ class ScriptedEngine:
         chunk_size: tokens drawn per chunk.
         requests: what was asked.
         num_open: requests that are neither over nor abandoned.
+        prefixes: what each lease without end holds; a page is `PAGE_SIZE` tokens.
     """
 
     tokenizer: Tokenizer
@@ -45,6 +51,8 @@ class ScriptedEngine:
     requests: list[GenerateRequest] = field(default_factory=list)
     num_open: int = 0
     is_closed: bool = False
+    _computed: list[tuple[int, ...]] = field(default_factory=list)
+    prefixes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     async def generate(
         self, request: GenerateRequest, constraint: Constraint | None = None
@@ -55,6 +63,7 @@ class ScriptedEngine:
             raise PromptTooLongError(f"{len(request.token_ids)} tokens do not fit")
         self.requests.append(request)
         self.num_open += 1
+        self._computed.append(_full_pages(request.token_ids))
         try:
             sequence = _Sequence(self.tokenizer, request, constraint, self.script(request))
             if request.num_scored_tokens:
@@ -63,11 +72,48 @@ class ScriptedEngine:
             while sequence.finish_reason is None:
                 await anyio.lowlevel.checkpoint()
                 yield sequence.step(self.chunk_size)
+            if request.lease is not None and request.lease_s == math.inf:
+                self.prefixes[request.lease] = _full_pages(request.token_ids)
         finally:
             self.num_open -= 1
 
+    async def hold_prefix(
+        self, lease: str, token_ids: Sequence[int], pages: PageBytes | None = None
+    ) -> bool:
+        if self.is_closed:
+            raise CapacityError("the engine is closed")
+        await anyio.lowlevel.checkpoint()
+        if not (prefix := _full_pages(token_ids)):
+            self.prefixes.pop(lease, None)
+            return True
+        if pages is not None:
+            assert pages.tolist() == _as_bytes(prefix).tolist()
+            self._computed.append(prefix)
+        if not self._is_computed(prefix):
+            return False
+        self.prefixes[lease] = prefix
+        return True
+
+    async def read_prefix(self, token_ids: Sequence[int]) -> PageBytes | None:
+        if self.is_closed:
+            raise CapacityError("the engine is closed")
+        await anyio.lowlevel.checkpoint()
+        prefix = _full_pages(token_ids)
+        return _as_bytes(prefix) if prefix and self._is_computed(prefix) else None
+
     async def aclose(self) -> None:
         self.is_closed = True
+
+    def _is_computed(self, prefix: tuple[int, ...]) -> bool:
+        return any(tokens[: len(prefix)] == prefix for tokens in self._computed)
+
+
+def _full_pages(token_ids: Sequence[int]) -> tuple[int, ...]:
+    return tuple(token_ids[: len(token_ids) // PAGE_SIZE * PAGE_SIZE])
+
+
+def _as_bytes(prefix: tuple[int, ...]) -> PageBytes:
+    return np.array(prefix, np.int32).view(np.uint8).reshape(-1, 4 * PAGE_SIZE)
 
 
 class _Sequence:

@@ -145,7 +145,7 @@ def _source_digest(
 def _key(source: bytes, parts: Sequence[PackedPart]) -> bytes:
     """What was packed, and how."""
     layout = [(part.names, part.packed_format, part.shape) for part in parts]
-    return hashlib.blake2b(source + _library_digest() + repr(layout).encode()).digest()[:32]
+    return hashlib.blake2b(source + library_digest() + repr(layout).encode()).digest()[:32]
 
 
 def _remove_stale(path: Path) -> None:
@@ -159,8 +159,8 @@ def _remove_stale(path: Path) -> None:
 
 
 @functools.cache
-def _library_digest() -> bytes:
-    """Another library may lay weights out in another way."""
+def library_digest() -> bytes:
+    """Another library may lay weights and pages out in another way, or compute other bits."""
     return hashlib.blake2b(native.LIBRARY.read_bytes()).digest()
 
 
