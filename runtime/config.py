@@ -9,6 +9,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 import platformdirs
 
 from tools.errors import ConfigurationError, suggest
+
+_BOOLS = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,9 @@ class Config:
         max_step_tokens: most tokens of one step, prefill and decode together.
         max_step_ms: milliseconds that a step may take while sequences decode; prompts are cut
             into pieces that fit.
+        keep_catalogues: whether the computed beginning of prompts, system text and tools, is
+            kept in the cache folder for the next start. Off: the files spell these texts, and
+            nothing a user wrote goes to disk unless asked.
     """
 
     model: str = "smollm2-135m"
@@ -50,6 +56,7 @@ class Config:
     max_queue: int = 1024
     max_step_tokens: int = 512
     max_step_ms: int = 50
+    keep_catalogues: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,21 +172,25 @@ def _line_of(name: str, text: str) -> int:
 
 def _convert(name: str, type_name: str, given: _Given) -> object:
     """A value of the setting's type. Flags have it; text is parsed; a file's is checked."""
-    value = given.value
-    if type_name == "int":
-        if given.is_text:
-            try:
-                return int(str(value))
-            except ValueError as exc:
-                problem = f"{given.origin}: {name} must be a whole number, not {value!r}"
-                raise ConfigurationError(problem) from exc
-        if not isinstance(value, int) or isinstance(value, bool):
-            problem = f"{given.origin}: {name} must be a whole number, not {value!r}"
-            raise ConfigurationError(problem)
+    value = _parse(type_name, str(given.value)) if given.is_text else given.value
+    if type_name == "bool" and isinstance(value, bool):
         return value
-    if not isinstance(value, str | Path):
-        raise ConfigurationError(f"{given.origin}: {name} must be a text, not {value!r}")
-    return Path(value).expanduser() if type_name == "Path" else value
+    if type_name == "int" and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if type_name in {"str", "Path"} and isinstance(value, str | Path):
+        return Path(value).expanduser() if type_name == "Path" else value
+    wanted = {"bool": "true or false", "int": "a whole number"}.get(type_name, "a text")
+    raise ConfigurationError(f"{given.origin}: {name} must be {wanted}, not {given.value!r}")
+
+
+def _parse(type_name: str, text: str) -> object:
+    """A variable's value; the text itself where it is none of that type."""
+    if type_name == "bool":
+        return _BOOLS.get(text.lower(), text)
+    if type_name == "int":
+        with suppress(ValueError):
+            return int(text)
+    return text
 
 
 def _check(config: Config, origins: Mapping[str, str]) -> None:

@@ -36,6 +36,7 @@ def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:
         "max_queue": f"{file}, line 4",
         "max_step_tokens": "default",
         "max_step_ms": "default",
+        "keep_catalogues": "default",
     }
     assert (settings.path, settings.is_read) == (file, True)
 
@@ -59,6 +60,8 @@ WRONG = [
     ("\n[server]\nport = 1\n", r", line 2: no setting is named 'server'"),
     ("threads = 'two'\n", r", line 1: threads must be a whole number, not 'two'"),
     ("threads = true\n", r", line 1: threads must be a whole number, not True"),
+    ("keep_catalogues = 1\n", r", line 1: keep_catalogues must be true or false, not 1"),
+    ("keep_catalogues = 'on'\n", r", line 1: keep_catalogues must be true or false, not 'on'"),
     ("threads = 1\nmodel = 5\n", r", line 2: model must be a text, not 5"),
     ("\n\nmax_queue = 0\n", r", line 3: max_queue must be at least 1, not 0"),
     ('device = "gpu"\n', r", line 1: device must be auto, cpu or cuda, not 'gpu'"),
@@ -77,12 +80,25 @@ def test_wrong_file_names_line_and_key(text: str, message: str, tmp_path: Path) 
     [
         ({"ZONDA_THREADS": "x"}, r"^ZONDA_THREADS: threads must be a whole number, not 'x'$"),
         ({"ZONDA_THREADS": "-1"}, r"^ZONDA_THREADS: threads must be at least 0, not -1$"),
+        (
+            {"ZONDA_KEEP_CATALOGUES": "maybe"},
+            r"keep_catalogues must be true or false, not 'maybe'$",
+        ),
         ({"ZONDA_CONFIG": "/nowhere.toml"}, r"^no configuration is at /nowhere\.toml"),
     ],
 )
 def test_wrong_variable_is_named(environ: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         load_config(environ)
+
+
+def test_switch_is_off_unless_it_is_turned_on(tmp_path: Path) -> None:
+    assert not load_config({}).keep_catalogues
+    for text, wanted in (("1", True), ("TRUE", True), ("on", True), ("0", False), ("off", False)):
+        assert load_config({"ZONDA_KEEP_CATALOGUES": text}).keep_catalogues is wanted
+    file = _write(tmp_path / "zonda.toml", "keep_catalogues = true\n")
+    assert load_config({}, config_file=file).keep_catalogues
+    assert not load_config({}, config_file=file, keep_catalogues=False).keep_catalogues
 
 
 def test_file_that_is_no_text_is_a_configuration_error(tmp_path: Path) -> None:
