@@ -93,6 +93,14 @@ class SavedPages:
             logger.warning("kept pages cannot be read (%s)", exc)
         return None
 
+    def touch(self, token_ids: Sequence[int]) -> bool:
+        """Whether there is a file of a prefix, which counts as used now."""
+        try:
+            os.utime(self._path(self._start(token_ids)))
+        except OSError:
+            return False
+        return True
+
     def save(self, token_ids: Sequence[int], pages: PageBytes) -> bool:
         """Write a prefix's full pages; False where the disk, or the limits, do not let us."""
         start = self._start(token_ids)

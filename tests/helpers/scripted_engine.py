@@ -63,7 +63,6 @@ class ScriptedEngine:
             raise PromptTooLongError(f"{len(request.token_ids)} tokens do not fit")
         self.requests.append(request)
         self.num_open += 1
-        self._computed.append(_full_pages(request.token_ids))
         try:
             sequence = _Sequence(self.tokenizer, request, constraint, self.script(request))
             if request.num_scored_tokens:
@@ -72,6 +71,7 @@ class ScriptedEngine:
             while sequence.finish_reason is None:
                 await anyio.lowlevel.checkpoint()
                 yield sequence.step(self.chunk_size)
+            self._computed.append(_full_pages(request.token_ids))
             if request.lease is not None and request.lease_s == math.inf:
                 self.prefixes[request.lease] = _full_pages(request.token_ids)
         finally:
