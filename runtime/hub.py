@@ -18,6 +18,7 @@ from runtime.config import Config
 from runtime.engine.async_engine import ThreadedEngine
 from runtime.engine.engine import Engine, EngineLimits, Runner
 from runtime.engine.loading import load_runner
+from runtime.engine.saved_pages import SavedPages
 from runtime.sources import pull_model, resolve_model
 from runtime.tokenizer import Tokenizer, load_folder_tokenizer, load_tokenizer
 from runtime.weights import Checkpoint, open_checkpoint
@@ -93,11 +94,11 @@ class Hub:
         if path is None:
             path = await anyio.to_thread.run_sync(self._fetch, name)
         self._tell(name, f"loading {name}")
-        tokenizer, engine = await anyio.to_thread.run_sync(self._open, path)
+        tokenizer, engine, saved = await anyio.to_thread.run_sync(self._open, path)
         threaded = ThreadedEngine(engine)
         await self._tasks.start(threaded.run)
         self._engines.append(threaded)
-        self._models[name] = ChatModel(name, tokenizer, threaded, engine.context_length)
+        self._models[name] = ChatModel(name, tokenizer, threaded, engine.context_length, saved)
 
     def _fetch(self, name: str) -> Path:
         def report(num_bytes: int, num_total: int) -> None:
@@ -110,10 +111,17 @@ class Hub:
         for report in self._watchers[name]:
             report(doing)
 
-    def _open(self, path: Path) -> tuple[Tokenizer, Engine]:
+    def _open(self, path: Path) -> tuple[Tokenizer, Engine, SavedPages | None]:
         _, tokenizer, runner, limits = open_model(path, self._config)
         engine = Engine(runner, limits, decoder=tokenizer.decoder, stop_ids=tokenizer.stop_ids)
-        return tokenizer, engine
+        return tokenizer, engine, open_saved_pages(runner, self._config)
+
+
+def open_saved_pages(runner: Runner, config: Config) -> SavedPages | None:
+    """The folder of kept catalogues; None where none are kept or a runner's pages cannot be."""
+    if not config.keep_catalogues or runner.page_memory is None:
+        return None
+    return SavedPages(config.cache_dir / "catalogues", runner.page_memory, runner.page_size)
 
 
 def open_model(path: Path, config: Config) -> tuple[Checkpoint, Tokenizer, Runner, EngineLimits]:

@@ -14,11 +14,13 @@ from dataclasses import dataclass, replace
 import anyio
 import anyio.to_thread
 
+from runtime.chat.catalogue import Catalogue
 from runtime.chat.messages import AUTO, ChatEvent, Message, OutputSchema, ToolChoice, TurnEnd
 from runtime.chat.parser import MarkerSpeller, TurnParser
 from runtime.chat.prompt import PromptBuilder
 from runtime.chat.wire_formats.grammar import arguments_schema, choose_tools, turn_grammar
 from runtime.engine.async_engine import AsyncEngine
+from runtime.engine.saved_pages import SavedPages
 from runtime.errors import GenerationError, PromptTooLongError, UnsupportedSchemaError
 from runtime.grammar.compile import (
     CompiledGrammar,
@@ -60,9 +62,16 @@ class ChatModel:
     """
 
     def __init__(
-        self, name: str, tokenizer: Tokenizer, engine: AsyncEngine, context_length: int
+        self,
+        name: str,
+        tokenizer: Tokenizer,
+        engine: AsyncEngine,
+        context_length: int,
+        saved_pages: SavedPages | None = None,
     ) -> None:
         """Compile the model's chat template.
+
+        What `prepare` computes is also kept in `saved_pages`, where there are any.
 
         Raises:
             TemplateError: the model has no chat template, or a broken one.
@@ -72,12 +81,25 @@ class ChatModel:
         self.context_length = context_length
         self._engine = engine
         self._prompts = PromptBuilder(tokenizer)
+        self._catalogue = Catalogue(self._prompts.build, engine, saved_pages)
         self._grammars: GrammarCache | None = None
         self._grammars_lock = threading.Lock()
 
     async def find_unsupported(self, tools: Sequence[ToolSpec]) -> dict[str, str]:
         """Return why, by name, of each tool whose schema cannot be turned into a grammar."""
         return await anyio.to_thread.run_sync(self._find_unsupported, tools)
+
+    async def prepare(self, tools: Sequence[ToolSpec], *, system: str | None = None) -> None:
+        """Compile the tools' grammar and compute their part of the prompt, before a turn needs it.
+
+        For conversations that begin with this system text, or none, and offer exactly these
+        tools. Takes as long as the prefill, but other turns do not wait for it.
+
+        Raises:
+            InvalidRequestError: as `stream`, for what is wrong with the tools.
+        """
+        await anyio.to_thread.run_sync(self._prepare, [Message("user", "?")], tools, AUTO, None)
+        await self._catalogue.warm(tools, system=system)
 
     async def stream(
         self,
