@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import anyio
+from anyio.abc import TaskGroup
 
 from mcp_servers.model_server import calls
 from mcp_servers.model_server.background import Background
@@ -76,12 +77,15 @@ class ModelService:
         runs: Runs,
         agent: AgentSetup | None,
         toolset: Background[Toolset] | None,
+        tasks: TaskGroup,
     ) -> None:
         self._model_names = model_names
         self._models = models
         self._runs = runs
         self._agent = agent
         self._toolset = toolset
+        self._tasks = tasks
+        self._prepared: dict[str, list[ToolSpec]] = {}  # by model: what it is ready for
         self.listed = anyio.Event()
         self._specs = list_specs(model_names, agent.servers if agent else ())
 
@@ -93,11 +97,31 @@ class ModelService:
         if self._toolset is not None:
             self._toolset.want()
         try:
-            await (await self._models.get()).get(None, logger.info)
+            model = await (await self._models.get()).get(None, logger.info)
         except ZondaError as exc:
             logger.warning("model %s is not available: %s", self._model_names[0], exc)
         except Exception:
             logger.exception("model %s could not be loaded", self._model_names[0])
+        else:
+            await self._prepare_tools(model)
+
+    async def _prepare_tools(self, model: calls.Model) -> None:
+        """Let a model get ready for the tools that its runs will offer, unless it is.
+
+        A server may come up late or offer other tools later: this is done after each run, too.
+        """
+        if self._agent is None or self._toolset is None:
+            return
+        try:
+            agent = Agent(model, await self._toolset.get(), self._agent.policy)
+            tools = await agent.list_tools()
+            if self._prepared.get(model.name) != tools:
+                self._prepared[model.name] = tools
+                await model.prepare(tools)
+        except ZondaError as exc:
+            logger.warning("model %s is not prepared for its tools: %s", model.name, exc)
+        except Exception:
+            logger.exception("model %s is not prepared for its tools", model.name)
 
     async def describe_support(self) -> JsonObject:
         """Say what the grammar enforces: of schemas, and of the tool servers' tools.
@@ -161,7 +185,9 @@ class ModelService:
         model = await self._get_model(run, model_name)
         if name == "agent_run":
             agent = await self._make_agent(run, model, arguments)
-            return await calls.agent_run(run, agent, model.name, arguments)
+            result = await calls.agent_run(run, agent, model.name, arguments)
+            self._tasks.start_soon(self._prepare_tools, model)
+            return result
         return await _WORK[name](run, model, arguments)
 
     async def _get_model(self, run: Run, name: str | None) -> calls.Model:
@@ -205,7 +231,7 @@ async def open_service(
         if toolset is not None:
             group.start_soon(toolset.run)
         async with Runs() as runs:
-            yield ModelService(model_names, models, runs, agent, toolset)
+            yield ModelService(model_names, models, runs, agent, toolset, group)
         group.cancel_scope.cancel()
 
 

@@ -29,6 +29,7 @@ from runtime.agent.events import (
 )
 from runtime.agent.limits import Limits
 from runtime.agent.policy import Policy
+from runtime.chat.catalogue import sort_tools
 from runtime.chat.messages import (
     AUTO,
     ChatEvent,
@@ -63,6 +64,10 @@ class AgentModel(Protocol):
 
     async def find_unsupported(self, tools: Sequence[ToolSpec]) -> Mapping[str, str]:
         """Return why, by name, of each tool whose calls cannot be decoded."""
+        ...
+
+    async def prepare(self, tools: Sequence[ToolSpec]) -> None:
+        """Get ready for conversations that offer exactly these tools, before there is one."""
         ...
 
     async def count_tokens(
@@ -129,21 +134,24 @@ class Agent:
             conversation: names the lease when the conversation goes on in later runs;
                 by default the run's own.
         """
-        specs = await self._list_tools()
+        specs = await self.list_tools()
         loop = _Loop(self, specs, messages)
         turn = _Turn(output, sampling, conversation or f"run-{secrets.token_urlsafe(18)}")
         async with aclosing(loop.events(turn, tool_choice)) as events:
             async for event in events:
                 yield event
 
-    async def _list_tools(self) -> list[ToolSpec]:
-        """List what the model is offered: neither what is denied nor what it cannot call."""
+    async def list_tools(self) -> list[ToolSpec]:
+        """List what a run offers the model: neither what is denied nor what it cannot call.
+
+        In an order that depends on the tools alone, so that all runs share one prompt.
+        """
         listed = await self.toolset.list_tools()
         specs = [spec for spec in listed if self.policy.decide(spec).decision != "deny"]
         unsupported = await self.model.find_unsupported(specs)
         for name, reason in unsupported.items():
             logger.warning("tool=%s is not offered: %s", name, reason)
-        return [spec for spec in specs if spec.name not in unsupported]
+        return sort_tools([spec for spec in specs if spec.name not in unsupported])
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,17 +63,28 @@ def play(*turns: ScriptedTurn) -> Script:
 
 @dataclass
 class ScriptedChatModel:
-    """Obeys the contract of `ChatModel.stream`; `num_open` counts streams not yet closed."""
+    """Obeys the contract of `ChatModel.stream`; `num_open` counts streams not yet closed.
+
+    `was_prepared` is set, and replaced, each time the model is prepared.
+    """
 
     script: Script
     context_length: int = 8192
     asked: list[AskedTurn] = field(default_factory=list)
     num_open: int = 0
     unsupported: Mapping[str, str] = field(default_factory=dict)
+    prepared: list[tuple[str, ...]] = field(default_factory=list)
+    was_prepared: anyio.Event = field(default_factory=anyio.Event)
 
     async def find_unsupported(self, tools: Sequence[ToolSpec]) -> Mapping[str, str]:
         await anyio.lowlevel.checkpoint()
         return {tool.name: why for tool in tools if (why := self.unsupported.get(tool.name))}
+
+    async def prepare(self, tools: Sequence[ToolSpec]) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.prepared.append(tuple(tool.name for tool in tools))
+        self.was_prepared.set()
+        self.was_prepared = anyio.Event()
 
     async def count_tokens(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()

@@ -488,3 +488,40 @@ async def test_agent_run_uses_the_chosen_servers_and_steps_only() -> None:
         await client.call_tool("agent_run", {"task": "go", "servers": ["b"], "max_steps": 1})
     assert models.model.asked[0].tools == ("b__y",)
     assert models.model.asked[0].tool_choice.mode == "none"
+
+
+async def test_model_is_prepared_for_the_tools_a_run_offers_and_again_when_they_change() -> None:
+    tools = [(make_spec("beta"), echo), (make_spec("alpha"), echo), (make_spec("odd"), echo)]
+    toolset = ScriptedToolset(tools)
+    models = scripted_models(play(HELLO))
+    models.model.unsupported = {"odd": "it cannot be decoded"}
+    with anyio.fail_after(5):
+        async with open_service(["scripted"], models.opened, agent_over(toolset, "x")) as service:
+            await service.prepare()
+            assert models.model.prepared == [("alpha", "beta")]
+            for _ in range(2):
+                await service.call_tool("agent_run", {"task": "go"}, CallContext())
+            assert models.model.prepared == [("alpha", "beta")]
+            toolset.tools = [*tools, (make_spec("delta"), echo)]
+            was_prepared = models.model.was_prepared
+            await service.call_tool("agent_run", {"task": "go"}, CallContext())
+            await was_prepared.wait()
+    assert models.model.prepared == [("alpha", "beta"), ("alpha", "beta", "delta")]
+    assert [asked.tools for asked in models.model.asked] == [
+        *[("alpha", "beta")] * 2,
+        ("alpha", "beta", "delta"),
+    ]
+
+
+async def test_model_that_cannot_be_prepared_is_served_all_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    models = scripted_models(play(HELLO))
+    models.model.prepare = None  # type: ignore[assignment, method-assign]  # breaks it
+    with anyio.fail_after(5):
+        agent = agent_over(ScriptedToolset([(make_spec("alpha"), echo)]), "x")
+        async with open_service(["scripted"], models.opened, agent) as service:
+            await service.prepare()
+            result = await service.call_tool("agent_run", {"task": "go"}, CallContext())
+    assert result.text.startswith('{"status":"done"')
+    assert "model scripted is not prepared for its tools" in caplog.text
