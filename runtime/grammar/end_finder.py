@@ -6,10 +6,11 @@ the shortest is not promised: a search over all texts would never come back.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Protocol
 
@@ -23,7 +24,6 @@ from runtime.grammar.vocabulary import Vocabulary
 MAX_END_TOKENS = 2048
 MAX_STEPS = 6000
 MAX_CANDIDATES = 40
-_NUM_LONGEST = 64
 _NUM_BEST = 8
 _STEPS_PER_MASK = 10
 _MAX_CLOSER_BYTES = 5
@@ -70,7 +70,8 @@ class EndFinder:
     def get_end(self, compiled: CompiledGrammar) -> tuple[int, ...] | None:
         """Return the shortest known sentence of a grammar, None when none was found.
 
-        The first call for a grammar searches (1 to 100 ms), later ones look it up.
+        The first call for a grammar searches (0.1 to 100 ms, 400 ms where raw text must be
+        ended), later ones look it up.
         """
         with self._lock:
             if compiled in self._ends:
@@ -134,7 +135,7 @@ class _Tables:
         self.quotes = [at for _, at in closers if texts.get(at).startswith(b'"')]
         self.braces = [at for _, at in closers if texts.get(at).startswith(b"}")]
         self.lists = [at for _, at in closers if texts.get(at).startswith(b"]")]
-        self.longest = _ids(at for _, at in sorted(plain)[:_NUM_LONGEST])
+        self.longest = _ids(_longest(plain))
         self.values = known(_VALUES)
         self.after_value = [*known(_AFTER_VALUE), vocabulary.eos_id]
         self.ends = _ids([*self.quotes, *self.braces, *self.lists, *self.values])
@@ -149,6 +150,12 @@ class _Tables:
             for marker in markers
             for start in reversed(range(len(marker)))
         ]
+
+
+def _longest(plain: list[tuple[int, int]]) -> Iterator[int]:
+    """Token ids of (-length, id), the longest first, two of each length."""
+    for _, alike in itertools.groupby(sorted(plain), key=lambda entry: entry[0]):
+        yield from (token_id for _, token_id in itertools.islice(alike, 2))
 
 
 def _ids(token_ids: Iterable[int]) -> npt.NDArray[np.int64]:
@@ -322,12 +329,11 @@ class _Search:
         return list(dict.fromkeys(found))
 
     def _candidates(self) -> list[int]:
-        """All tokens that the mask allows, or the longest and those of one letter."""
+        """All tokens that the mask allows; of many the longest, which get furthest."""
         allowed = self._allowed()
         if allowed.size > MAX_CANDIDATES:
-            single = self._legal(self._tables.single)
-            order = np.argpartition(-self._tables.lengths[allowed], MAX_CANDIDATES // 2)
-            allowed = np.concatenate([allowed[order[: MAX_CANDIDATES // 2]], single])
+            order = np.argpartition(-self._tables.lengths[allowed], _NUM_BEST)
+            allowed = allowed[order[:_NUM_BEST]]
         stop_ids = self._tables.vocabulary.stop_ids
         return [token_id for token_id in allowed.tolist() if token_id not in stop_ids]
 

@@ -215,6 +215,24 @@ def test_nothing_is_dictated_where_the_output_is_complete_and_more_does_not_fit(
     take(budgeted(grammar, opened + len("{123}")), "hi <call>")
 
 
+def test_what_the_search_cannot_close_may_be_said_far_from_the_limit_only() -> None:
+    # The raw text ends with a marker that nobody names to the finder.
+    raw = 'start: TEXT | lead raw "done"\nlead[suffix="<call>"]: TEXT\n'
+    raw += 'TEXT: /(?s:.*)/ & ~/(?s:.*)<call>(?s:.*)/\nraw[suffix="</secret>"]: /(?s:.*)/'
+    grammar = compile_grammar(GrammarSource("lark", raw), VOCABULARY)
+    near, far = budgeted(grammar, 60), budgeted(grammar, 400)
+    take(near, "hi <call")
+    assert near.advance(TOKENIZER.encode(">")) == 0
+    assert (near.state, near.forced(), near.is_guaranteed) == ("accepting", [], True)
+    take(far, "hi <call>")
+    assert (far.state, far.is_guaranteed) == ("open", False)
+    take(far, "any</secret>d")
+    while not far.is_guaranteed:
+        run = far.forced()
+        assert far.advance(run) == len(run) > 0
+    assert far.state in {"accepting", "done"}
+
+
 def test_rollback_gives_tokens_back_and_forks_count_for_themselves() -> None:
     constraint = budgeted(GRAMMARS["text"], 12)
     opening = TOKENIZER.encode('"abc')
