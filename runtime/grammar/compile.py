@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -21,6 +22,7 @@ from runtime.grammar.diagnosis import find_fault
 from runtime.grammar.ladder import (
     SchemaLevel,
     SchemaSupport,
+    level_of,
     loosen,
     name_warnings,
     options_of,
@@ -30,10 +32,13 @@ from runtime.grammar.limits import LIMITS
 from runtime.grammar.matcher import MatcherConstraint
 from runtime.grammar.normal import normalise
 from runtime.grammar.notation import check_regex, to_lark
+from runtime.grammar.probe import Verdict, probe_grammar
 from runtime.grammar.schema import Schema, check_bounds, close_objects, dump_json
+from runtime.grammar.suspicion import find_suspicion
 from runtime.grammar.vocabulary import Vocabulary
 from tools.spec import JsonObject
 
+Probe = Callable[[str], Verdict]
 GrammarKind = Literal["lark", "json_schema", "regex"]
 
 MAX_GRADE_BYTES = 4 * 1024 * 1024
@@ -78,6 +83,8 @@ class GrammarCache:
         self.vocabulary = vocabulary
         self._compiled: BoundedCache[CompiledGrammar] = BoundedCache(max_bytes)
         self._grades: BoundedCache[SchemaSupport | str] = BoundedCache(MAX_GRADE_BYTES)
+        self._verdicts: BoundedCache[Verdict] = BoundedCache(MAX_GRADE_BYTES)
+        self._probing = threading.Lock()
 
     def get_or_compile(self, source: GrammarSource) -> CompiledGrammar:
         """Return the compiled `source`.
@@ -89,7 +96,7 @@ class GrammarCache:
         key = _digest(serialized)
         compiled = self._compiled.get(key)
         if compiled is None:
-            compiled = compile_grammar(source, self.vocabulary)
+            compiled = compile_grammar(source, self.vocabulary, self._probe_once)
             self._compiled.put(key, compiled, len(serialized))
         return compiled
 
@@ -104,13 +111,45 @@ class GrammarCache:
         grade = self._grades.get(key)
         if grade is None:
             try:
-                grade = grade_schema(schema, self.vocabulary)
+                grade = grade_schema(schema, self.vocabulary, self._probe_once)
             except UnsupportedSchemaError as exc:
                 grade = str(exc)
-            self._grades.put(key, grade, len(key) + len(str(grade)))
+            self._put_grade(key, grade)
         if isinstance(grade, str):
             raise UnsupportedSchemaError(grade)
         return grade
+
+    def grade_all(self, schemas: Sequence[Schema]) -> list[SchemaSupport | UnsupportedSchemaError]:
+        """Grade the schemas of many tools; a refusal is the error instead of a grade.
+
+        Where all that are not known yet are harmless and strict, they are compiled once and
+        together; otherwise each by itself.
+        """
+        unknown = {_digest(dump_json(schema)): schema for schema in schemas if _is_bounded(schema)}
+        unknown = {key: item for key, item in unknown.items() if self._grades.get(key) is None}
+        if len(unknown) > 1 and _are_strict(list(unknown.values()), self.vocabulary):
+            for key in unknown:
+                self._put_grade(key, SchemaSupport("strict"))
+        grades: list[SchemaSupport | UnsupportedSchemaError] = []
+        for schema in schemas:
+            try:
+                grades.append(self.grade(schema))
+            except UnsupportedSchemaError as exc:
+                grades.append(exc)
+        return grades
+
+    def _put_grade(self, key: bytes, grade: SchemaSupport | str) -> None:
+        self._grades.put(key, grade, len(key) + len(str(grade)))
+
+    def _probe_once(self, serialized: str) -> Verdict:
+        """Probe what was not probed yet, one worker at a time."""
+        key = _digest(serialized)
+        with self._probing:
+            verdict = self._verdicts.get(key)
+            if verdict is None:
+                verdict = probe_grammar(serialized)
+                self._verdicts.put(key, verdict, len(key) + len(str(verdict)))
+        return verdict
 
 
 def from_json_schema(
@@ -187,32 +226,48 @@ def _from_closed_schema(schema: JsonObject, whitespace_pattern: str | None = Non
     return from_json_schema(close_objects(schema), whitespace_pattern)
 
 
-def grade_schema(schema: Schema, vocabulary: Vocabulary) -> SchemaSupport:
+def grade_schema(
+    schema: Schema, vocabulary: Vocabulary, probe: Probe = probe_grammar
+) -> SchemaSupport:
     """Find the strictest level at which `schema` can be compiled.
+
+    What may be costly is compiled in our process only after `probe` did so in another.
 
     Raises:
         UnsupportedSchemaError: not even leniently, nothing satisfies it, or it is too large;
             the message names the keyword and its path.
     """
     check_bounds(schema)
+    suspicion = find_suspicion(schema)
     normal = normalise(schema)
     levels: tuple[SchemaLevel, ...] = ("lenient",) if normal.drops else get_args(SchemaLevel)
     problem: str | None = None
     for level in levels:
         if level == "lenient":
             normal = loosen(schema, normal)
-        source = GrammarSource("json_schema", dump_json(options_of(normal, level)))
-        compiled = CompiledGrammar(_build_matcher(_serialize(source), vocabulary), vocabulary)
-        problem = _probe(compiled)
+        serialized = _serialize(GrammarSource("json_schema", dump_json(options_of(normal, level))))
+        problem = _probe_suspect(suspicion, serialized, probe)
+        if problem is not None:
+            continue
+        compiled = CompiledGrammar(_build_matcher(serialized, vocabulary), vocabulary)
+        problem = _walk(compiled)
         if problem is None:
             dropped = dict.fromkeys(map(str, normal.drops))
             warnings = compiled.matcher.get_grammar_warnings()
             return SchemaSupport(level, (*dropped, *name_warnings(normal, warnings)))
-    raise UnsupportedSchemaError(f"the schema at $ is not supported: {problem}")
+    assert problem is not None
+    if suspicion is not None or isinstance(schema, bool):
+        raise UnsupportedSchemaError(f"the schema at $ is not supported: {problem}")
+    raise UnsupportedSchemaError(_explain(schema, "lenient", problem, vocabulary))
 
 
-def compile_grammar(source: GrammarSource, vocabulary: Vocabulary) -> CompiledGrammar:
-    """Compile under limits and probe the first steps.
+def compile_grammar(
+    source: GrammarSource, vocabulary: Vocabulary, probe: Probe = probe_grammar
+) -> CompiledGrammar:
+    """Compile under limits and walk the first steps.
+
+    A JSON Schema that may be costly is compiled only after `probe` did so in another process;
+    one inside a Lark grammar must have been graded.
 
     Raises:
         UnsupportedSchemaError: the language is unsupported, empty or too expensive. Of a JSON
@@ -223,21 +278,78 @@ def compile_grammar(source: GrammarSource, vocabulary: Vocabulary) -> CompiledGr
         raise UnsupportedSchemaError(
             f"the grammar has {len(serialized)} characters; at most {MAX_GRAMMAR_BYTES} are taken"
         )
+    is_suspect = False
+    for part in (source, *(part for _, part in source.parts)):
+        suspicion = _suspicion_of(part)
+        is_suspect |= suspicion is not None
+        problem = _probe_suspect(suspicion, _serialize(part) if suspicion else "", probe)
+        if problem is not None:
+            raise UnsupportedSchemaError(f"the grammar is not supported: {problem}")
     compiled = CompiledGrammar(_build_matcher(serialized, vocabulary), vocabulary)
-    problem = _probe(compiled)
+    problem = _walk(compiled)
     if problem is None:
         return compiled
-    if source.kind != "json_schema":
+    if source.kind != "json_schema" or is_suspect:
         raise UnsupportedSchemaError(f"the grammar is not supported: {problem}")
-
-    def fails(schema: JsonObject) -> bool:
-        text = _serialize(GrammarSource("json_schema", dump_json(schema)))
-        return _probe(CompiledGrammar(_build_matcher(text, vocabulary), vocabulary)) is not None
-
-    raise UnsupportedSchemaError(_explain(json.loads(source.text), problem, fails))
+    schema = json.loads(source.text)
+    raise UnsupportedSchemaError(_explain(schema, level_of(schema), problem, vocabulary))
 
 
-def _explain(schema: JsonObject, problem: str, fails: Callable[[JsonObject], bool]) -> str:
+def _suspicion_of(source: GrammarSource) -> str | None:
+    if source.kind == "json_schema":
+        return find_suspicion(json.loads(source.text))
+    return find_suspicion({"pattern": source.text}) if source.kind == "regex" else None
+
+
+def _probe_suspect(suspicion: str | None, serialized: str, probe: Probe) -> str | None:
+    """Return what the compiler says against a suspect; None of what is none.
+
+    Raises:
+        UnsupportedSchemaError: it costs too much.
+    """
+    if suspicion is None:
+        return None
+    verdict = probe(serialized)
+    if verdict.is_costly:
+        raise UnsupportedSchemaError(f"{suspicion}, and {verdict.problem}")
+    return verdict.problem
+
+
+def _is_bounded(schema: Schema) -> bool:
+    try:
+        check_bounds(schema)
+    except UnsupportedSchemaError:
+        return False
+    return True
+
+
+def _are_strict(schemas: Sequence[Schema], vocabulary: Vocabulary) -> bool:
+    """Whether all of these are harmless and can be compiled strictly, found out in one go."""
+    try:
+        if any(find_suspicion(schema) is not None for schema in schemas):
+            return False
+        rules = [f"s{i}: %json {dump_json(with_options(s))}" for i, s in enumerate(schemas)]
+    except UnsupportedSchemaError:
+        return False
+    start = "start: " + " | ".join(f"s{index}" for index in range(len(rules)))
+    source = GrammarSource("lark", "\n".join([start, *rules]))
+    serialized = _serialize(source)
+    return len(serialized) <= MAX_GRAMMAR_BYTES and (
+        _walk(CompiledGrammar(_build_matcher(serialized, vocabulary), vocabulary)) is None
+    )
+
+
+def _explain(schema: JsonObject, level: SchemaLevel, problem: str, vocabulary: Vocabulary) -> str:
+    def fails(part: JsonObject) -> bool:
+        try:
+            options = with_options(part, level="lenient")
+        except UnsupportedSchemaError:
+            return True
+        serialized = _serialize(GrammarSource("json_schema", dump_json(options)))
+        return (
+            _walk(CompiledGrammar(_build_matcher(serialized, vocabulary), vocabulary)) is not None
+        )
+
     keyword, path = find_fault(schema, fails)
     if keyword is None:
         return f"the schema at {path} is not supported: {problem}"
@@ -248,7 +360,7 @@ def _build_matcher(serialized: str, vocabulary: Vocabulary) -> llguidance.LLMatc
     return llguidance.LLMatcher(vocabulary.tokenizer, serialized, log_level=0, limits=LIMITS)
 
 
-def _probe(compiled: CompiledGrammar) -> str | None:
+def _walk(compiled: CompiledGrammar) -> str | None:
     """Walk the first steps; return why they cannot be taken.
 
     Some grammars compile and fail, or turn out empty, when their first masks are filled.

@@ -16,6 +16,7 @@ from runtime.errors import UnsupportedSchemaError
 from runtime.grammar.limits import LIMITS
 from runtime.grammar.normal import Normal, normalise
 from runtime.grammar.schema import Schema, dump_json
+from runtime.grammar.suspicion import find_suspicion
 from tools.spec import JsonObject
 
 SchemaLevel = Literal["strict", "coerced", "lenient"]
@@ -71,11 +72,15 @@ def with_options(
 
 
 def loosen(schema: Schema, normal: Normal) -> Normal:
-    """Return `normal` without what the compiler cannot merge or would get wrong if lenient."""
+    """Return `normal` without what the compiler cannot merge or would get wrong if lenient.
+
+    Asks the compiler, except for a schema that it should not see unprobed.
+    """
     without: frozenset[str] = frozenset()
+    is_suspect = find_suspicion(schema) is not None
     for message, keywords in _UNMERGEABLE.items():
-        messages = compiler_messages({**normal.schema, "x-guidance": {"lenient": True}})
-        if any(message in text for text in messages):
+        options = {**normal.schema, "x-guidance": {"lenient": True}}
+        if is_suspect or any(message in text for text in compiler_messages(options)):
             without |= keywords
             normal = normalise(schema, without)
     return normal
@@ -109,19 +114,29 @@ def options_of(
     return {**normal.schema, "x-guidance": options}
 
 
+def level_of(options: JsonObject) -> SchemaLevel:
+    """Return the level of what `with_options` returned."""
+    given = options.get("x-guidance", {})
+    if given.get("lenient"):
+        return "lenient"
+    return "coerced" if given.get("coerce_one_of") else "strict"
+
+
 def loose_one_ofs(normal: Normal) -> list[str]:
     """Paths of the `oneOf`s whose alternatives the compiler cannot tell apart.
 
-    Judges each by itself, the first `MAX_JUDGED_ONE_OFS`; further ones count as loose.
+    Judges each by itself, unless there are more than `MAX_JUDGED_ONE_OFS` or the schema should
+    not be compiled unprobed: then all count as loose.
     """
     parts = [part for _, part in normal.one_ofs]
-    judged = normal.one_ofs[:MAX_JUDGED_ONE_OFS]
+    if len(parts) > MAX_JUDGED_ONE_OFS or find_suspicion(normal.schema) is not None:
+        return [path for path, _ in normal.one_ofs]
     loose = []
-    for path, part in judged:
+    for path, part in normal.one_ofs:
         others = [other for other in parts if other is not part]
         if compiler_messages(_coerce(normal.schema, {id(other) for other in others})):
             loose.append(path)
-    return loose + [path for path, _ in normal.one_ofs[MAX_JUDGED_ONE_OFS:]]
+    return loose
 
 
 def name_warnings(normal: Normal, warnings: Sequence[str]) -> list[str]:

@@ -8,7 +8,6 @@ that a known `format` is enforced, the order of properties is fixed and numbers 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,48 +15,15 @@ from typing import Any
 import llguidance
 
 from runtime.errors import UnsupportedSchemaError
+from runtime.grammar.assertions import ASSERTIONS, TYPES, Assertions, Drop, malformed
 from runtime.grammar.evaluated import evaluated_items, evaluated_properties
-from runtime.grammar.exact_numbers import MAX_EXACT_NUMBER, exact_divisor, is_number, plain_numbers
 from runtime.grammar.limits import LIMITS
 from runtime.grammar.patterns import portable_pattern
 from runtime.grammar.references import Document, Place, check_progress
-from runtime.grammar.schema import Schema, dump_json
+from runtime.grammar.schema import MAX_DEPTH, Schema, dump_json
 from tools.spec import JsonObject
 
-FORMATS = frozenset(
-    [
-        "date",
-        "date-time",
-        "duration",
-        "email",
-        "hostname",
-        "ipv4",
-        "ipv6",
-        "time",
-        "unknown",
-        "uri",
-        "uuid",
-    ]
-)
-# The compiler's automaton has a state per remainder and hangs on millions of them.
-MAX_DIVISOR = 10_000
-
-_COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
-_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _AND = "$and"  # of a schema being rewritten: what else must hold
-_TYPES = ("null", "boolean", "number", "string", "array", "object")
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """A keyword that the rewritten schema does not enforce."""
-
-    keyword: str
-    path: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.keyword} at {self.path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +50,10 @@ def normalise(schema: Schema, without: frozenset[str] = frozenset()) -> Normal:
         UnsupportedSchemaError: it is malformed, refers to what is not part of it or to itself
             without end, or nothing satisfies it.
     """
-    return _Normaliser(schema, without).run()
+    try:
+        return _Normaliser(schema, without).run()
+    except (UnicodeEncodeError, RecursionError) as exc:
+        raise UnsupportedSchemaError(f"the schema cannot be read: {exc}") from exc
 
 
 class _Normaliser:
@@ -101,23 +70,20 @@ class _Normaliser:
         self._drops: list[Drop] = []
         self._one_ofs: list[tuple[str, JsonObject]] = []
         self._has_open_objects = False
-        self._divisor = 1
-        self._has_fractions = False
-        self._open_zeros: list[Drop] = []
+        self._assertions = Assertions()
+        self._depth = 0
 
     def run(self) -> Normal:
         root = self._node(self._source, self._document.root)
         if root is False:
             raise UnsupportedSchemaError("the schema at $ is not supported: no output satisfies it")
         schema = dict(root) if isinstance(root, dict) else {}
-        if self._has_fractions:
-            self._drops += self._open_zeros
         check_progress({"#": root, **self._definitions}, self._paths)
         if self._definitions:
             schema["$defs"] = self._definitions
         return Normal(
             schema,
-            tuple(self._drops),
+            (*self._drops, *self._assertions.drops),
             tuple(self._one_ofs),
             self._has_open_objects,
         )
@@ -134,25 +100,36 @@ class _Normaliser:
         if isinstance(value, bool):
             return value
         if not isinstance(value, dict):
-            raise _malformed("schema", place, "an object or a boolean", value)
+            raise malformed("schema", place, "an object or a boolean", value)
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise UnsupportedSchemaError(
+                f"the schema nests deeper than {MAX_DEPTH} levels at {place.path[:200]},"
+                " references followed; flatten it"
+            )
+        out = self._rewrite(value, place)
+        self._depth -= 1
+        return out
+
+    def _rewrite(self, value: JsonObject, place: Place) -> Schema:
         if "$ref" in value and place.draft <= 7:
             value = {"$ref": value["$ref"]}
         out: JsonObject = {}
         for keyword in value:
             rewrite = _REWRITES.get(keyword)
             is_spoken = _SINCE.get(keyword, 0) <= place.draft <= _UNTIL.get(keyword, 2020)
-            if rewrite is None or not is_spoken:
+            if not is_spoken:
                 continue
             if keyword in self._without:
                 self._drop(keyword, place)
-            else:
+            elif not self._assertions.rewrite(keyword, value, place, out) and rewrite is not None:
                 rewrite(self, keyword, value, place, out)
         if out.pop("not", None) is True:
             return False
         if extra := out.pop(_AND, None):
             out["allOf"] = [*out.get("allOf", ()), *extra]
         if "$ref" in out and len(out) > 1 and _target_of(out) in self._unfinished:
-            for keyword in value.keys() & _REWRITES.keys() - {"$ref", "$dynamicRef"}:
+            for keyword in value.keys() & (_REWRITES.keys() | ASSERTIONS) - {"$ref", "$dynamicRef"}:
                 self._drop(keyword, place, "it stands next to a recursive reference")
             out = {"$ref": out["$ref"]}
         is_listed = "properties" in out or "patternProperties" in out
@@ -169,96 +146,12 @@ class _Normaliser:
 
     # Keywords whose value is plain data.
 
-    def _required(self, keyword: str, schema: JsonObject, place: Place, out: JsonObject) -> None:
-        names = schema[keyword]
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise _malformed(keyword, place, "a list of names", names)
-        out[keyword] = names
-
-    def _type(self, keyword: str, schema: JsonObject, place: Place, out: JsonObject) -> None:
-        names = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-        if not names or not all(isinstance(n, str) and n in (*_TYPES, "integer") for n in names):
-            raise _malformed("type", place, "one or several of JSON's types", schema["type"])
-        out["type"] = schema["type"]
-
-    def _literal(self, keyword: str, schema: JsonObject, place: Place, out: JsonObject) -> None:
-        value = schema[keyword]
-        if keyword == "enum" and not isinstance(value, list):
-            raise _malformed("enum", place, "a list", value)
-        try:
-            out[keyword] = plain_numbers(value)
-        except OverflowError:
-            self._drop(keyword, place, "its numbers are too large to be exact")
-
-    def _count(self, keyword: str, schema: JsonObject, place: Place, out: JsonObject) -> None:
-        value = schema[keyword]
-        if not is_number(value) or value != value // 1 or value < 0:
-            raise _malformed(keyword, place, "a whole number, at least 0", value)
-        out[keyword] = int(value)
-        if keyword == "minProperties" and value > max(1, len(schema.get("required", ()))):
-            self._drop(keyword, place, "the names that are not listed may repeat")
-
-    def _bound(self, keyword: str, schema: JsonObject, place: Place, out: JsonObject) -> None:
-        value = schema[keyword]
-        if isinstance(value, bool) and place.draft == 4:
-            side = {"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}.get(keyword)
-            value = schema.get(side) if value and side else None
-            if value is None:
-                return
-        if not is_number(value):
-            raise _malformed(keyword, place, "a number", value)
-        if abs(value) > MAX_EXACT_NUMBER:
-            self._drop(keyword, place, "the number is too large to be exact")
-            return
-        out[keyword] = plain_numbers(value)
-        self._has_fractions |= 0 < abs(value) < 1
-        if value == 0 and keyword.startswith("exclusive") and "number" in _types(schema):
-            reason = "the compiler lets 0 pass where another bound is below 1"
-            self._open_zeros.append(Drop(keyword, place.path, reason))
-
-    def _multiple_of(self, keyword: str, schema: JsonObject, place: Place, out: JsonObject) -> None:
-        value = schema[keyword]
-        if not is_number(value) or value <= 0:
-            raise _malformed(keyword, place, "a number above 0", value)
-        coefficient = exact_divisor(value)
-        combined = math.lcm(self._divisor, coefficient or 0)
-        if not 0 < combined <= MAX_DIVISOR:
-            self._drop(
-                keyword,
-                place,
-                f"its digits, or the least common multiple of the schema's"
-                f" divisors, exceed {MAX_DIVISOR}",
-            )
-        else:
-            self._divisor = combined
-            out[keyword] = value
-
-    def _pattern(self, keyword: str, schema: JsonObject, place: Place, out: JsonObject) -> None:
-        pattern = self._portable(schema[keyword], keyword, place)
-        if pattern is not None:
-            out[keyword] = pattern
-
-    def _portable(self, pattern: Any, keyword: str, place: Place) -> str | None:
-        if not isinstance(pattern, str):
-            raise _malformed(keyword, place, "a regular expression", pattern)
-        portable = portable_pattern(pattern)
-        if portable is None:
-            reason = "look-around, back-references and syntax that ECMAScript, Python and Rust"
-            self._drop(keyword, place, f"{reason} read differently cannot be compiled")
-        return portable
-
-    def _format(self, keyword: str, schema: JsonObject, place: Place, out: JsonObject) -> None:
-        if schema[keyword] in FORMATS:
-            out[keyword] = schema[keyword]
-        elif "string" in _types(schema):
-            self._drop(keyword, place, f"Unknown format: {schema[keyword]}")
-
     # Keywords that hold schemas.
 
     def _map(self, keyword: str, schema: JsonObject, place: Place, out: JsonObject) -> None:
         named = schema[keyword]
         if not isinstance(named, dict):
-            raise _malformed(keyword, place, "an object", named)
+            raise malformed(keyword, place, "an object", named)
         out[keyword] = {
             name: self._child(item, place.below(f".{keyword}.{name}"))
             for name, item in named.items()
@@ -267,7 +160,8 @@ class _Normaliser:
     def _patterns(self, keyword: str, schema: JsonObject, place: Place, out: JsonObject) -> None:
         self._map(keyword, schema, place, out)
         portable = {
-            self._portable(name, keyword, place): item for name, item in out[keyword].items()
+            self._assertions.portable(name, keyword, place): item
+            for name, item in out[keyword].items()
         }
         out[keyword] = portable
         if not self._takes_patterns(list(portable)):
@@ -302,7 +196,7 @@ class _Normaliser:
     ) -> None:
         items = schema[keyword]
         if not isinstance(items, list):
-            raise _malformed(keyword, place, "a list", items)
+            raise malformed(keyword, place, "a list", items)
         parts = [
             self._child(item, place.below(f".{keyword}[{index}]"))
             for index, item in enumerate(items)
@@ -355,7 +249,7 @@ class _Normaliser:
         if "integer" in names and "number" not in names:
             self._drop("not", place)
             return
-        others = [name for name in _TYPES if name not in names]
+        others = [name for name in TYPES if name not in names]
         _and(out, {"type": others} if others else False)
 
     def _condition(self, keyword: str, schema: JsonObject, place: Place, out: JsonObject) -> None:
@@ -436,13 +330,6 @@ class _Normaliser:
 
 
 _REWRITES: dict[str, Callable[[_Normaliser, str, JsonObject, Place, JsonObject], None]] = {
-    "type": _Normaliser._type,
-    "const": _Normaliser._literal,
-    "enum": _Normaliser._literal,
-    "required": _Normaliser._required,
-    "pattern": _Normaliser._pattern,
-    "format": _Normaliser._format,
-    "multipleOf": _Normaliser._multiple_of,
     "properties": _Normaliser._map,
     "patternProperties": _Normaliser._patterns,
     "additionalProperties": _Normaliser._additional,
@@ -464,8 +351,6 @@ _REWRITES: dict[str, Callable[[_Normaliser, str, JsonObject, Place, JsonObject],
     "dependentSchemas": _Normaliser._dependent,
     "unevaluatedProperties": _Normaliser._unevaluated,
     "unevaluatedItems": _Normaliser._unevaluated,
-    **dict.fromkeys(_COUNTS, _Normaliser._count),
-    **dict.fromkeys(_BOUNDS, _Normaliser._bound),
 }
 # Drafts that lack a keyword read past it.
 _SINCE = {
@@ -497,15 +382,3 @@ def _are_disjoint(patterns: tuple[str, ...]) -> bool:
     grammar = dump_json({"grammars": [{"json_schema": schema}]})
     has_failed, _ = llguidance.LLMatcher.validate_grammar_with_warnings(grammar, limits=LIMITS)
     return not has_failed
-
-
-def _types(schema: JsonObject) -> tuple[str, ...]:
-    names = schema.get("type", _TYPES)
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _malformed(keyword: str, place: Place, wanted: str, found: Any) -> UnsupportedSchemaError:
-    shown = repr(found)[:100]
-    return UnsupportedSchemaError(
-        f"keyword {keyword!r} at {place.path} must be {wanted}, not {shown}"
-    )
