@@ -11,27 +11,29 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.grammar.constraint import ConstraintState
-from runtime.grammar.end_finder import MAX_END_TOKENS, Closable, EndFinder
+from runtime.grammar.end_finder import Closable, EndFinder
 
 # An old end often fits again once the first of its tokens have been said otherwise.
 _MAX_SKIPPED = 2
+# While more is left than twice the last end and this, ends are looked for now and then.
 _NEAR_TOKENS = 64
+_LOOK_TOKENS = 16
+# Where no end could be found, it is tried again after so many tokens.
 _RETRY_TOKENS = 64
 
 
 class BudgetedConstraint:
     """A constraint under which an output is complete within `max_tokens`, its end token apart.
 
-    A token whose shortest known end does not fit the tokens left is refused: `advance` takes
-    nothing, and `forced` then dictates how to go on. It dictates nothing where the output is
-    complete as it stands.
+    Near the limit a token whose shortest known end does not fit the tokens left is refused:
+    `advance` takes nothing, and `forced` then dictates how to go on. It dictates nothing where
+    the output is complete as it stands. Far from it a token costs nothing more than without.
 
-    Where no end can be found at all, near the limit the token is refused too; far from it the
-    token is taken and nothing is guaranteed until an end is known again. So a part of a
-    language that the search cannot close may still be said.
+    Where no end can be found at all the token is taken, and nothing is guaranteed until an end
+    is known again. So a part of a language that the search cannot close may still be said.
 
     Invariant: `_ends` has, for the start and after each token taken, an end that the inner
-    constraint takes and that fits the tokens left then, or None while nothing is guaranteed.
+    constraint takes and that fits the tokens left then, or None where none was looked for.
     """
 
     def __init__(
@@ -40,6 +42,9 @@ class BudgetedConstraint:
         max_tokens: int,
         finder: EndFinder,
         end: Sequence[int] | None,
+        *,
+        reserve: int = 0,
+        longest: int = 0,
     ) -> None:
         """Decorate `inner`.
 
@@ -49,14 +54,24 @@ class BudgetedConstraint:
             finder: of the same vocabulary.
             end: an end of `inner` as it is, such as `finder.get_end` of its grammar. Without
                 one, or with one longer than `max_tokens`, nothing is guaranteed at first.
+            reserve: tokens that must be left beyond an end where a complete output is gone on
+                with, so that what is begun there (a call) can be what was meant, and need not
+                be whatever is shortest.
+            longest: about as many tokens as any end may take, where that is known: a token may
+                open more than all before it, and from there on each is looked at.
         """
         self._inner = inner
         self._max_tokens = max_tokens
         self._finder = finder
+        self._reserve = reserve
         fits = end is not None and len(end) <= max_tokens
         self._ends: list[tuple[int, ...] | None] = [
             tuple(end) if end is not None and fits else None
         ]
+        self._longest = longest
+        self._length = len(end or ())
+        self._num_unseen = 0
+        self._is_lost = not fits
         self._has_refused = False
 
     def fill(self, token_bitmask: npt.NDArray[np.int32], row: int) -> None:
@@ -87,10 +102,21 @@ class BudgetedConstraint:
         if num_tokens:
             self._inner.rollback(num_tokens)
             del self._ends[-num_tokens:]
+            self._num_unseen = _LOOK_TOKENS
 
     def fork(self) -> BudgetedConstraint:
-        copy = BudgetedConstraint(self._inner.fork(), self._max_tokens, self._finder, None)
+        copy = BudgetedConstraint(
+            self._inner.fork(),
+            self._max_tokens,
+            self._finder,
+            None,
+            reserve=self._reserve,
+            longest=self._longest,
+        )
         copy._ends = list(self._ends)
+        copy._length = self._length
+        copy._num_unseen = self._num_unseen
+        copy._is_lost = self._is_lost
         copy._has_refused = self._has_refused
         return copy
 
@@ -100,8 +126,8 @@ class BudgetedConstraint:
 
     @property
     def is_guaranteed(self) -> bool:
-        """Whether the output is known to be complete within the tokens left."""
-        return self._ends[-1] is not None
+        """Whether the output is complete within the tokens left, as far as was looked."""
+        return not self._is_lost
 
     @property
     def end(self) -> tuple[int, ...]:
@@ -114,35 +140,60 @@ class BudgetedConstraint:
         return self._max_tokens - (len(self._ends) - 1)
 
     def _take(self, token_id: int) -> bool:
-        known, room = self._ends[-1], self.num_left - 1
-        if room < 0 or self._inner.advance([token_id]) != 1:
+        room = self.num_left - 1
+        if room < 0:
             return False
-        is_near = known is not None and room < 2 * len(known) + _NEAR_TOKENS
-        end = self._end_after(token_id, room, is_near=is_near)
-        fits = end is not None and len(end) <= room
-        if known is not None and not fits and (is_near or end is not None):
-            self._inner.rollback(1)
-            self._has_refused = True
+        if not self._has_to_look(room):
+            self._num_unseen += 1
+            return self._append(token_id, None)
+        was_whole = self._inner.state == "accepting"
+        if self._inner.advance([token_id]) != 1:
             return False
-        self._ends.append(end if fits else None)
+        end = self._look(token_id, room - self._reserve * was_whole)
+        if end is None and self._may_refuse(room + 1):
+            return False
+        if end is None:
+            self._inner.advance([token_id])
+        self._is_lost = end is None
+        self._num_unseen = 0
+        self._length = self._length if end is None else len(end)
+        self._ends.append(end)
         return True
 
-    def _end_after(self, token_id: int, room: int, *, is_near: bool) -> tuple[int, ...] | None:
-        """An end now that `token_id` was taken, None when none is known; near, one that fits."""
+    def _has_to_look(self, room: int) -> bool:
+        if self._is_lost:
+            return room % _RETRY_TOKENS == 0
+        near = 2 * max(self._length, self._longest) + _NEAR_TOKENS
+        return room < near or self._num_unseen >= _LOOK_TOKENS
+
+    def _append(self, token_id: int, end: tuple[int, ...] | None) -> bool:
+        if self._inner.advance([token_id]) != 1:
+            return False
+        self._ends.append(end)
+        return True
+
+    def _may_refuse(self, room: int) -> bool:
+        """Untake the token that leaves no end, where there is one without it."""
+        self._inner.rollback(1)
+        if self._ends[-1] is None and not self._is_lost:
+            is_whole = self._inner.state == "accepting"
+            self._ends[-1] = () if is_whole else self._finder.find(self._inner, room)
+        self._has_refused = self._ends[-1] is not None
+        return self._has_refused
+
+    def _look(self, token_id: int, room: int) -> tuple[int, ...] | None:
+        """An end of at most `room` tokens, now that `token_id` was taken; None if there is none."""
         finder, inner, known = self._finder, self._inner, self._ends[-1]
         if inner.state in {"accepting", "done"}:
             return ()
-        if known is None:
-            return None if room % _RETRY_TOKENS else finder.find(inner, room)
-        if known[:1] == (token_id,):
-            return known[1:]
-        for skipped in reversed(range(min(_MAX_SKIPPED, len(known)) + 1)):
-            end = known[skipped:]
-            if end and len(end) <= room and finder.completes(inner, end):
-                return end
-        if is_near:
-            return finder.find(inner, room, known)
-        return finder.find(inner, MAX_END_TOKENS, known) or finder.find_shortest(inner)
+        if known is not None:
+            if known[:1] == (token_id,):
+                return known[1:]
+            for skipped in reversed(range(min(_MAX_SKIPPED, len(known)) + 1)):
+                end = known[skipped:]
+                if end and len(end) <= room and finder.completes(inner, end):
+                    return end
+        return finder.find(inner, room, known or ())
 
     def _closing_run(self) -> list[int]:
         """The first token of the end and what the grammar dictates after it."""
