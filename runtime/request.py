@@ -147,7 +147,7 @@ class TokenChunk:
             `num_scored_tokens`, in one chunk.
         finish_reason: set on the last chunk only; never "tool_calls", which is chat's.
         error: why, when `finish_reason` is "error".
-        usage: set on the last chunk only.
+        usage: of the sequence so far.
     """
 
     token_ids: tuple[int, ...] = ()

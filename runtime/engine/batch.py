@@ -142,6 +142,7 @@ class SamplingBuilder:
         self._sequences: list[Sequence] = []
         self._batch = _make_batch([], vocab_size)
         self._is_fixed = True
+        self._is_tempered = False
 
     def build(self, rows: list[LogitsRow]) -> SamplingBatch:
         """Collect the rows' parameters, draws, masks and penalties.
@@ -153,10 +154,13 @@ class SamplingBuilder:
             self._sequences = sequences
             self._batch = _make_batch(sequences, self._vocab_size)
             self._is_fixed = not any(map(_changes_by_step, sequences))
+            self._is_tempered = any(hasattr(one.constraint, "temperature") for one in sequences)
         batch = self._batch
         if self._is_fixed:
             return batch
         batch.targets[:] = [row.target for row in rows]
+        if self._is_tempered:
+            batch.temperature[:] = [_temperature(sequence) for sequence in sequences]
         batch.uniform[:] = [_draw(sequence) for sequence in sequences]
         if batch.token_bitmask is not None:
             _fill_bitmask(rows, batch.token_bitmask)
@@ -194,13 +198,19 @@ def _draw(sequence: Sequence) -> float:
 
     Source: SplitMix64 (Steele et al., OOPSLA 2014), its state taken from the position.
     """
-    if sequence.request.sampling.temperature == 0:
+    if _temperature(sequence) == 0:
         return 0.0
     mixed = (sequence.seed + len(sequence.token_ids) * 0x9E3779B97F4A7C15) % 2**64
     mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB % 2**64
     mixed ^= mixed >> 31
     return (mixed >> 40) / 2**24  # as many bits as a float32 holds
+
+
+def _temperature(sequence: Sequence) -> float:
+    """The request's, or what its constraint wants for the next token (`TemperedConstraint`)."""
+    wanted: float | None = getattr(sequence.constraint, "temperature", None)
+    return sequence.request.sampling.temperature if wanted is None else wanted
 
 
 def _fill_bitmask(rows: list[LogitsRow], token_bitmask: npt.NDArray[np.int32]) -> None:

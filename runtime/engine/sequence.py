@@ -11,7 +11,7 @@ import numpy.typing as npt
 from runtime.engine.token_counts import TokenCounts
 from runtime.grammar.constraint import Constraint
 from runtime.request import FinishReason, GenerateRequest, TokenChunk, Usage
-from runtime.tokenizer.decoder import overlap
+from runtime.tokenizer.decoder import StopStrings
 
 FIRST_PAGES = 16
 """Pages that a new sequence's array has room for."""
@@ -123,7 +123,7 @@ class Sequence:
         token_ids, text = tuple(self.new_ids), self._new_text
         self.new_ids, self._new_text = [], ""
         if self.finish_reason is None:
-            return TokenChunk(token_ids, text)
+            return TokenChunk(token_ids, text, usage=self.usage())
         return TokenChunk(
             token_ids,
             text + self.text.flush(),
@@ -158,30 +158,16 @@ class StopStringFilter:
 
     def __init__(self, decoder: TextDecoder, stop: tuple[str, ...]) -> None:
         self._decoder = decoder
-        self._stop = tuple(string for string in stop if string)
-        self._held = ""
-        self.is_stopped = False
+        self._stop = StopStrings(stop)
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._stop.is_stopped
 
     def push(self, token_ids: SequenceOf[int]) -> str:
         """Take tokens; return the text that is certain now."""
-        return self._take(self._decoder.push(token_ids))
+        return self._stop.push(self._decoder.push(token_ids))
 
     def flush(self) -> str:
         """Return what is held back; the sequence is over."""
-        text = self._take(self._decoder.flush())
-        held, self._held = self._held, ""
-        return text if self.is_stopped else text + held
-
-    def _take(self, text: str) -> str:
-        if not self._stop:
-            return text
-        if self.is_stopped:
-            return ""
-        text = self._held + text
-        ends = [at for string in self._stop if (at := text.find(string)) >= 0]
-        if ends:
-            self.is_stopped, self._held = True, ""
-            return text[: min(ends)]
-        keep = max((overlap(text, string) for string in self._stop), default=0)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        return self._stop.push(self._decoder.flush()) + self._stop.flush()

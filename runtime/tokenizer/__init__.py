@@ -28,7 +28,14 @@ _STOP_TOKENS = (
     "<|end|>",
     "<end_of_turn>",
     "<｜end▁of▁sentence｜>",  # noqa: RUF001 DeepSeek's own spelling
+    "<|call|>",
+    "<|return|>",
+    "<turn|>",
+    "<|tool_response>",
+    "<start_function_response>",
+    "<|observation|>",
 )
+_CHANNELS = "<|channel|>"
 
 
 def load_tokenizer(metadata: Mapping[str, Any], cache_dir: Path | None = None) -> Tokenizer:
@@ -96,6 +103,8 @@ def load_folder_tokenizer(folder: Path) -> Tokenizer:
 
 def _stop_ids(ends: Sequence[int], special_ids: Mapping[str, int], wanted: str) -> frozenset[int]:
     spelled = {special_ids[text] for text in _STOP_TOKENS if text in special_ids}
+    if _CHANNELS in special_ids:  # there it ends a channel's message, not the turn
+        spelled.discard(special_ids.get("<|end|>", -1))
     if not spelled.union(ends):
         raise ModelFileError(f"wanted {wanted} in the model file, found nothing")
     return frozenset(spelled.union(ends))

@@ -29,3 +29,35 @@ def overlap(text: str, marker: str) -> int:
     """Length of the longest end of `text` that begins `marker` without being all of it."""
     longest = min(len(text), len(marker) - 1)
     return next((n for n in range(longest, 0, -1) if marker.startswith(text[-n:])), 0)
+
+
+class StopStrings:
+    """Passes text on up to, and without, the first of some strings.
+
+    Text that may be the beginning of one is held back until it is certain.
+    """
+
+    def __init__(self, stop: Iterable[str]) -> None:
+        self._stop = tuple(filter(None, stop))
+        self._held = ""
+        self.is_stopped = False
+
+    def push(self, text: str) -> str:
+        """Take more text; return what is certain now."""
+        if not self._stop:
+            return text
+        if self.is_stopped:
+            return ""
+        text = self._held + text
+        ends = [at for string in self._stop if (at := text.find(string)) >= 0]
+        if ends:
+            self.is_stopped, self._held = True, ""
+            return text[: min(ends)]
+        keep = max(overlap(text, string) for string in self._stop)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def flush(self) -> str:
+        """Return what is held back; the text is over."""
+        held, self._held = self._held, ""
+        return held

@@ -38,13 +38,17 @@ def constraint_of(tokenizer: Tokenizer, lark: str) -> Constraint:
     return compile_grammar(GrammarSource("lark", lark), vocabulary_of(tokenizer)).constraint()
 
 
-async def only_the_last_chunk_has_reason_and_usage(
+async def only_the_last_chunk_has_a_reason_and_each_has_its_usage(
     engine: AsyncEngine, tokenizer: Tokenizer
 ) -> None:
     request = request_of(tokenizer, max_tokens=8)
     *chunks, last = await collect(engine, request)
-    assert all(chunk.finish_reason is None and chunk.usage is None for chunk in chunks)
-    token_ids = [token_id for chunk in [*chunks, last] for token_id in chunk.token_ids]
+    assert all(chunk.finish_reason is None for chunk in chunks)
+    token_ids: list[int] = []
+    for chunk in [*chunks, last]:
+        token_ids += chunk.token_ids
+        assert chunk.usage is not None
+        assert chunk.usage.completion_tokens == len(token_ids)
     assert last.finish_reason in {"stop", "length"}
     assert last.usage is not None
     assert last.usage.prompt_tokens == len(request.token_ids)
@@ -168,7 +172,7 @@ async def closed_engine_refuses(engine: AsyncEngine, tokenizer: Tokenizer) -> No
 
 
 CHECKS: tuple[Check, ...] = (
-    only_the_last_chunk_has_reason_and_usage,
+    only_the_last_chunk_has_a_reason_and_each_has_its_usage,
     texts_join_to_the_decoded_tokens,
     max_tokens_ends_with_length,
     output_that_is_whole_at_the_limit_was_not_cut,
