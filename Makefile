@@ -29,8 +29,9 @@ test: .venv/installed-dev $(SUITE)/tests
 check: .venv/installed-dev $(SUITE)/tests
 	$(BIN)/python -m tests.check
 
-## A million damaged model files against the reader: about ten minutes.
+## Random turns in every wire format, and a million damaged model files: about fifteen minutes.
 fuzz: .venv/installed-dev
+	$(BIN)/python -m tests.fuzz.turns --executions 10000 --every-split 300
 	$(BIN)/python -m tests.fuzz gguf --executions 1000000
 
 ## The kernels of ARM under an emulator (g++-aarch64-linux-gnu, qemu-user): about four minutes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import jsonschema
@@ -17,20 +18,35 @@ from tools.spec import JsonObject
 _MAX_MESSAGE_CHARACTERS = 500
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A mismatch: `message` as `$.path: what`, and the keys and indices that lead to it."""
+
+    message: str
+    path: tuple[str | int, ...] = ()
+
+
 def first_problem(schema: JsonObject, value: Any) -> str | None:
-    """Return the most telling mismatch as `$.path: message`, or None if `value` matches.
+    """Return the message of `find_problem`."""
+    problem = find_problem(schema, value)
+    return None if problem is None else problem.message
+
+
+def find_problem(schema: JsonObject, value: Any) -> Problem | None:
+    """Return the most telling mismatch, or None if `value` matches.
 
     A schema that is itself broken, or refers to something outside of itself, is a problem too.
     """
     if (broken := schema_problem(schema)) is not None:
-        return broken
+        return Problem(broken)
     try:
         error = jsonschema.exceptions.best_match(_compile(_canonical(schema)).iter_errors(value))
     except Unresolvable as exc:
-        return f"$: the schema refers to {exc.ref!r}, which is not part of it"
+        return Problem(f"$: the schema refers to {exc.ref!r}, which is not part of it")
     if error is None:
         return None
-    return f"{error.json_path}: {_shorten(error.message)}"
+    message = f"{error.json_path}: {_shorten(error.message)}"
+    return Problem(message, tuple(error.absolute_path))
 
 
 def schema_problem(schema: JsonObject) -> str | None:

@@ -97,7 +97,7 @@ async def _measure(config: Config, tools: Sequence[ToolSpec]) -> _Run:
     with tempfile.TemporaryDirectory() as folder:
         for by in ("computing", "reading"):
             async with _open_model(config, Path(folder)) as model:
-                await model.find_unsupported(tools)  # as an agent does; reads the vocabulary
+                await model.support_of(tools)  # as an agent does; reads the vocabulary
                 started = time.perf_counter()
                 await model.prepare(tools)
                 seconds[f"preparation by {by}"] = time.perf_counter() - started

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,14 +18,12 @@ import typer
 from mcp_servers.cli.hosts import ENTRY, HOSTS, Host, host_file
 from mcp_servers.cli.options import ConfigFile
 from runtime.config import Config, load_settings, process_environment
-from runtime.errors import BackendError, CapacityError
+from runtime.errors import BackendError
 from runtime.telemetry import configure_logging
 from tools.errors import ConfigurationError, ZondaError
 
 if TYPE_CHECKING:
     from runtime.chat.support import ToolSupport
-    from runtime.grammar.constraint import Constraint
-    from runtime.request import GenerateRequest, TokenChunk
     from runtime.weights import Checkpoint
     from tools.mcp_client.config import ServerConfig
     from tools.mcp_client.server import ServerState
@@ -235,10 +233,8 @@ def _tools(server: str, support: Mapping[str, ToolSupport]) -> Iterator[Check]:
 
 def _grade(config: Config, tools: Sequence[ToolSpec]) -> Mapping[str, ToolSupport]:
     """Grade with the model's tokens and none of its weights; empty when it is not here."""
-    import anyio
-
-    from runtime.chat.model import ChatModel
-    from runtime.chat.support import support_of
+    from runtime.chat.grammars import Grammars
+    from runtime.chat.prompt import PromptBuilder
     from runtime.hub import open_files
     from runtime.sources import resolve_model
 
@@ -247,22 +243,11 @@ def _grade(config: Config, tools: Sequence[ToolSpec]) -> Mapping[str, ToolSuppor
         if path is None or not tools:
             return {}
         _, tokenizer = open_files(path, config.cache_dir)
-        model = ChatModel(config.model, tokenizer, _NoEngine(), context_length=0)
-        return anyio.run(support_of, model, tools)
+        prompts = PromptBuilder(tokenizer)
+        grammars = Grammars(prompts.bound, tokenizer, prompts.end_of_turn_id)
+        return grammars.support_of(tools)
     except ZondaError:  # the check of the model says what is wrong with it
         return {}
-
-
-class _NoEngine:
-    """Stands where a model's engine would: grading computes nothing."""
-
-    def generate(
-        self, request: GenerateRequest, constraint: Constraint | None = None
-    ) -> AsyncGenerator[TokenChunk, None]:
-        raise CapacityError("a model that is only looked at generates nothing")
-
-    async def aclose(self) -> None:
-        pass
 
 
 async def _try_servers(

@@ -24,7 +24,7 @@ from runtime.agent.limits import Limits
 from runtime.agent.loop import Agent
 from runtime.agent.policy import Policy
 from runtime.agent.runs import Run, Runs
-from runtime.chat.support import ToolSupport, support_of
+from runtime.chat.support import ToolSupport
 from tools.errors import InvalidArgumentsError, ZondaError
 from tools.spec import JsonObject, TextContent, ToolResult, ToolSpec
 from tools.toolset import CallContext, FilteredToolset, ProgressCallback, Toolset, find_tool
@@ -137,7 +137,7 @@ class ModelService:
                 try:
                     tools = await (await self._toolset.get()).list_tools()
                     model = await (await self._models.get()).get(None, logger.info)
-                    support = await support_of(model, tools)
+                    support = await model.support_of(tools)
                     problem = None
                 except ZondaError as exc:
                     problem = str(exc)

@@ -80,6 +80,7 @@ class ToolCaller:
         self._limits = limits
         self._approver = approver
         self._num_calls = 0
+        self._rejected: dict[str, str] = {}
         self._same_calls: Counter[tuple[str, str]] = Counter()
         self._errors_in_row: list[_Attempt] = []
 
@@ -87,6 +88,10 @@ class ToolCaller:
     def specs(self) -> dict[str, ToolSpec]:
         """The tools by name; the sequence they come from may grow during the run."""
         return {spec.name: spec for spec in self._specs}
+
+    def reject(self, call_id: str, problem: str) -> None:
+        """Let that call fail with this problem; it is not made."""
+        self._rejected[call_id] = problem
 
     async def call_group(
         self, step: int, group: Sequence[ToolCall], deadline: float
@@ -110,6 +115,8 @@ class ToolCaller:
         call = attempt.call
         if (limit := self._count(call)) is not None:
             attempt.refuse(limit)
+        elif (problem := self._rejected.get(call.call_id)) is not None:
+            attempt.refuse(f"{call.name} was not called: {problem}")
         elif (spec := self.specs.get(call.name)) is None:
             attempt.refuse(str(UnknownToolError(call.name, self.specs)))
         else:

@@ -39,6 +39,7 @@ from runtime.chat.messages import (
     ToolChoice,
     TurnEnd,
 )
+from runtime.chat.support import ToolSupport
 from runtime.errors import GenerationError
 from runtime.request import SamplingParams, Usage
 from tools.errors import ZondaError
@@ -62,8 +63,8 @@ class AgentModel(Protocol):
         """Most tokens of a conversation."""
         ...
 
-    async def find_unsupported(self, tools: Sequence[ToolSpec]) -> Mapping[str, str]:
-        """Return why, by name, of each tool whose calls cannot be decoded."""
+    async def support_of(self, tools: Sequence[ToolSpec]) -> Mapping[str, ToolSupport]:
+        """Return how strictly the calls of each tool are decoded, by the tool's name."""
         ...
 
     async def prepare(self, tools: Sequence[ToolSpec]) -> None:
@@ -148,10 +149,14 @@ class Agent:
         """
         listed = await self.toolset.list_tools()
         specs = [spec for spec in listed if self.policy.decide(spec).decision != "deny"]
-        unsupported = await self.model.find_unsupported(specs)
-        for name, reason in unsupported.items():
-            logger.warning("tool=%s is not offered: %s", name, reason)
-        return sort_tools([spec for spec in specs if spec.name not in unsupported])
+        refused = {
+            name: support
+            for name, support in (await self.model.support_of(specs)).items()
+            if support.level == "refused"
+        }
+        for name, support in refused.items():
+            logger.warning("tool=%s is not offered: %s", name, support.problem)
+        return sort_tools([spec for spec in specs if spec.name not in refused])
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,14 +283,17 @@ class _Loop:
         self._usage += end.usage
         self._answer = end.message.content
         must_answer = choice.mode == "none"
-        calls = () if must_answer else end.message.tool_calls
-        if end.finish_reason == "error":
+        message = end.message
+        if end.rejected is not None:  # the model reads what was wrong, as of a call that failed
+            self._caller.reject(end.rejected.call_id, end.error or "it does not fit its schema")
+            message = replace(message, tool_calls=(*message.tool_calls, end.rejected))
+        calls = () if must_answer else message.tool_calls
+        if end.finish_reason == "error" and end.rejected is None:
             self._fail(GenerationError(end.error or "the model's turn failed"))
         elif end.finish_reason == "cancelled":
             self._stopped_by = "cancelled"
         elif not calls:
             self._stopped_by = self._why_answered(end, must_answer=must_answer)
-        message = end.message
         if self._stopped_by is not None and message.tool_calls:
             message = replace(message, tool_calls=(), token_ids=())
         self._messages.append(message)

@@ -33,6 +33,7 @@ class Message:
         name: of a tool's turn, the tool's name.
         token_ids: the tokens an assistant's turn was decoded as, without the end-of-turn
             token; they are spliced verbatim when the conversation is rendered again.
+        reasoning: what an assistant thought before it answered or called.
     """
 
     role: Role
@@ -41,6 +42,14 @@ class Message:
     call_id: str | None = None
     name: str | None = None
     token_ids: tuple[int, ...] = ()
+    reasoning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """More of what the model thinks before it answers."""
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,26 +70,45 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
-    """The turn is over; `message` is complete and can be appended to the conversation."""
+    """The turn is over; `message` is complete and can be appended to the conversation.
+
+    Attributes:
+        message: what the model said.
+        finish_reason: "tool_calls" exactly when it made a call.
+        usage: tokens of the turn.
+        error: why, where `finish_reason` is "error".
+        rejected: the call whose arguments its schema refuses, if that is why; it is not among
+            the message's and must not be made.
+    """
 
     message: Message
     finish_reason: FinishReason
     usage: Usage
     error: str | None = None
+    rejected: ToolCall | None = None
 
 
-ChatEvent = TextDelta | ToolCallDelta | TurnEnd
+ChatEvent = ReasoningDelta | TextDelta | ToolCallDelta | TurnEnd
 
 ToolChoiceMode = Literal["auto", "none", "required"]
 
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """Whether and which tools may be called: a mode, or exactly the named tool."""
+    """Whether and which tools may be called.
+
+    Attributes:
+        mode: whether a call may, may not or must be made.
+        name: the one tool that must be called; None leaves that to `mode`.
+        parallel: whether a turn may call more than once.
+        allowed: names of the tools that may be called, of those that the model is told of;
+            None allows all.
+    """
 
     mode: ToolChoiceMode = "auto"
     name: str | None = None
     parallel: bool = True
+    allowed: tuple[str, ...] | None = None
 
 
 AUTO = ToolChoice()

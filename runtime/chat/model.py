@@ -6,31 +6,28 @@ Joins template, wire format, grammar, engine and parser; knows no scheduler and 
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
+from types import MappingProxyType
 
 import anyio
 import anyio.to_thread
 
 from runtime.chat.catalogue import Catalogue
+from runtime.chat.grammars import Grammars
 from runtime.chat.messages import AUTO, ChatEvent, Message, OutputSchema, ToolChoice, TurnEnd
-from runtime.chat.parser import MarkerSpeller, TurnParser
-from runtime.chat.prompt import PromptBuilder
-from runtime.chat.wire_formats.grammar import arguments_schema, choose_tools, turn_grammar
+from runtime.chat.prompt import Prompt, PromptBuilder
+from runtime.chat.support import ToolSupport
+from runtime.chat.tempered import temperatures_of
+from runtime.chat.turn import MAX_REPAIRS, Attempt, Restart, TurnPlan
+from runtime.chat.wire_formats.arguments import HintValues
+from runtime.chat.wire_formats.grammar import TurnShape, choose_tools
 from runtime.engine.async_engine import AsyncEngine
 from runtime.engine.saved_pages import SavedPages
-from runtime.errors import GenerationError, PromptTooLongError, UnsupportedSchemaError
-from runtime.grammar.compile import (
-    CompiledGrammar,
-    GrammarCache,
-    GrammarSource,
-    from_json_schema,
-)
-from runtime.grammar.matcher import MatcherConstraint
-from runtime.grammar.schema import check_bounds, close_objects
-from runtime.grammar.vocabulary import Vocabulary
+from runtime.errors import GenerationError, PromptTooLongError
+from runtime.grammar.compile import GrammarSource
 from runtime.request import FinishReason, GenerateRequest, SamplingParams, TokenChunk, Usage
 from runtime.tokenizer.tokenizer import Tokenizer
 from tools.errors import InvalidRequestError, ZondaError
@@ -38,15 +35,20 @@ from tools.spec import ToolSpec
 
 Output = OutputSchema | GrammarSource
 GREEDY = SamplingParams()
+NO_CHOICES: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
-    """What one turn is decoded with and read by."""
+class _Asked:
+    """What one call of `stream` asks for."""
 
-    token_ids: tuple[int, ...]
-    constraint: MatcherConstraint | None
-    parser: TurnParser
+    messages: Sequence[Message]
+    tools: Sequence[ToolSpec]
+    choice: ToolChoice
+    output: Output | None
+    sampling: SamplingParams
+    thinks: bool | None
+    choices: Mapping[str, Sequence[str]]
 
 
 class ChatModel:
@@ -59,6 +61,7 @@ class ChatModel:
         name: the model's name.
         context_length: most tokens of prompt and answer together.
         tokenizer: the model's tokenizer.
+        wire_format: how the model writes its turns.
     """
 
     def __init__(
@@ -81,13 +84,13 @@ class ChatModel:
         self.context_length = context_length
         self._engine = engine
         self._prompts = PromptBuilder(tokenizer)
-        self._catalogue = Catalogue(self._prompts.build, engine, saved_pages)
-        self._grammars: GrammarCache | None = None
-        self._grammars_lock = threading.Lock()
+        self._catalogue = Catalogue(self._build_tokens, engine, saved_pages)
+        self.wire_format = self._prompts.wire_format
+        self._grammars = Grammars(self._prompts.bound, tokenizer, self._prompts.end_of_turn_id)
 
-    async def find_unsupported(self, tools: Sequence[ToolSpec]) -> dict[str, str]:
-        """Return why, by name, of each tool whose schema cannot be turned into a grammar."""
-        return await anyio.to_thread.run_sync(self._find_unsupported, tools)
+    async def support_of(self, tools: Sequence[ToolSpec]) -> dict[str, ToolSupport]:
+        """Return how strictly the calls of each tool are decoded, by the tool's name."""
+        return await anyio.to_thread.run_sync(self._grammars.support_of, tools)
 
     async def prepare(self, tools: Sequence[ToolSpec], *, system: str | None = None) -> None:
         """Compile the tools' grammar and compute their part of the prompt, before a turn needs it.
@@ -98,10 +101,11 @@ class ChatModel:
         Raises:
             InvalidRequestError: as `stream`, for what is wrong with the tools.
         """
-        await anyio.to_thread.run_sync(self._prepare, [Message("user", "?")], tools, AUTO, None)
+        asked = _Asked([Message("user", "?")], tools, AUTO, None, GREEDY, None, NO_CHOICES)
+        await anyio.to_thread.run_sync(self._plan, asked)
         await self._catalogue.warm(tools, system=system)
 
-    async def stream(
+    async def stream(  # noqa: PLR0913 - options by name
         self,
         messages: Sequence[Message],
         *,
@@ -111,6 +115,8 @@ class ChatModel:
         sampling: SamplingParams = GREEDY,
         conversation: str | None = None,
         lease_s: float = 300.0,
+        thinks: bool | None = None,
+        choices: Mapping[str, Sequence[str]] = NO_CHOICES,
     ) -> AsyncGenerator[ChatEvent]:
         """Let the model take a turn; the last event is its `TurnEnd`.
 
@@ -124,34 +130,45 @@ class ChatModel:
             sampling: how tokens are drawn; `max_tokens` is cut to what the context leaves.
             conversation: keeps the turn's memory under this name for the next one.
             lease_s: seconds for which it is kept.
+            thinks: asks for thoughts, or for none, of a model that has the choice.
+            choices: lists that `x-choices-from` in tools' schemas refers to by their names.
 
         Raises:
-            InvalidRequestError: no messages, bad tool names, a choice that cannot be met;
-                among them `UnknownToolError`, `UnsupportedSchemaError` (names tool, keyword
-                and path), `TemplateError` and `PromptTooLongError`.
+            InvalidRequestError: no messages, bad tool names, a choice that cannot be met, too
+                few tokens for the shortest answer; among them `UnknownToolError`,
+                `UnsupportedSchemaError` (names tool, keyword and path), `TemplateError` and
+                `PromptTooLongError`.
             CapacityError: the engine's queue is full.
         """
-        turn = await anyio.to_thread.run_sync(self._prepare, messages, tools, tool_choice, output)
-        room = self.context_length - len(turn.token_ids)
-        request = GenerateRequest(
-            turn.token_ids,
-            replace(sampling, max_tokens=min(sampling.max_tokens, room)),
-            lease=conversation,
-            lease_s=lease_s if conversation is not None else 0.0,
-        )
-        speller = MarkerSpeller(self._prompts.marker_ids, self.tokenizer)
-        token_ids: list[int] = []
-        async with aclosing(self._engine.generate(request, turn.constraint)) as chunks:
-            async for chunk in chunks:
-                token_ids += chunk.token_ids
-                for event in turn.parser.push(speller.push(chunk.token_ids, chunk.text)):
-                    yield event
-                if chunk.finish_reason is not None:
-                    for event in turn.parser.finish():
+        asked = _Asked(messages, tools, tool_choice, output, sampling, thinks, choices)
+        plan = await anyio.to_thread.run_sync(self._plan, asked)
+        sampling = replace(sampling, stop=())  # they end the visible text, which is ours to know
+        restart, usage = Restart(), Usage()
+        for repairs_left in range(MAX_REPAIRS, -1, -1):
+            attempt = Attempt(plan, self._prompts.bound, self.tokenizer, restart)
+            request = GenerateRequest(
+                plan.prompt.token_ids + restart.kept,
+                replace(sampling, max_tokens=plan.max_tokens - len(restart.kept)),
+                lease=conversation,
+                lease_s=lease_s if conversation is not None else 0.0,
+            )
+            last = TokenChunk()
+            constraint = restart.constraint(plan, self._prompts.bound, self.tokenizer)
+            generated = self._engine.generate(request, constraint)
+            async with aclosing(generated) as chunks:
+                async for last in chunks:
+                    for event in attempt.push(last):
                         yield event
-                    yield self._end(turn.parser, token_ids, chunk, chunk.finish_reason)
-                    return
-        raise GenerationError("the engine ended the turn without saying why; try again")
+                    if last.finish_reason or attempt.rejected or attempt.is_stopped:
+                        break
+            is_over = last.finish_reason is not None or attempt.is_stopped
+            if not is_over and attempt.rejected is None:
+                raise GenerationError("the engine ended the turn without saying why; try again")
+            usage = _add_usage(usage, last.usage or Usage(), plan.prompt, attempt)
+            if attempt.rejected is None or not repairs_left:
+                yield self._end(plan, attempt, last, usage)
+                return
+            restart = attempt.mend(attempt.rejected)
 
     async def choose(self, messages: Sequence[Message], options: Sequence[str]) -> dict[str, float]:
         """Return how likely the model would answer with each option; the shares sum to 1.
@@ -165,7 +182,8 @@ class ChatModel:
         """
         if not options or len(set(options)) != len(options) or not all(options):
             raise InvalidRequestError("options must be at least one, not empty and all different")
-        prompt = await anyio.to_thread.run_sync(self._build_prompt, messages, ())
+        build = partial(self._build_prompt, messages, (), thinks=False)
+        prompt = (await anyio.to_thread.run_sync(build)).token_ids
         scores: dict[str, float] = {}
         problems: list[ZondaError] = []
 
@@ -194,78 +212,50 @@ class ChatModel:
         Raises:
             TemplateError: the template cannot render the messages.
         """
-        return len(await anyio.to_thread.run_sync(self._prompts.build, messages, tools))
+        return len((await anyio.to_thread.run_sync(self._prompts.build, messages, tools)).token_ids)
 
-    def _prepare(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[ToolSpec],
-        choice: ToolChoice,
-        output: Output | None,
-    ) -> _Turn:
-        language = _output_grammar(output) if isinstance(output, OutputSchema) else output
-        markers = self._prompts.marker_ids
-        wire_format = self._prompts.wire_format
-        source = turn_grammar(wire_format, tools, choice, language, markers)
-        constraint = None
-        if source is not None:
-            constraint = self._compile(source, choose_tools(tools, choice)).constraint()
-        parser = TurnParser(
-            wire_format if choose_tools(tools, choice) else None, has_free_text=output is None
+    def _plan(self, asked: _Asked) -> TurnPlan:
+        prompt = self._build_prompt(asked.messages, asked.tools, thinks=asked.thinks)
+        output, schema = asked.output, None
+        language = None if isinstance(output, OutputSchema) else output
+        if isinstance(output, OutputSchema):
+            language, support = self._grammars.output(output)
+            schema = None if support.level == "strict" else output.schema
+        shape = TurnShape(
+            asked.choice,
+            language,
+            prompt.thinking,
+            hints=HintValues(asked.choices, _texts(asked.messages)),
         )
-        return _Turn(self._build_prompt(messages, tools), constraint, parser)
+        room = self.context_length - len(prompt.token_ids)
+        plan = TurnPlan(
+            prompt,
+            self._grammars.compile(asked.tools, shape),
+            choose_tools(asked.tools, asked.choice),
+            schema,
+            has_free_text=output is None,
+            stop=asked.sampling.stop,
+            max_tokens=min(asked.sampling.max_tokens, room),
+            temperatures={tool.name: temperatures_of(tool) for tool in asked.tools},
+        )
+        _check_budget(plan)
+        return plan
 
     def _build_prompt(
-        self, messages: Sequence[Message], tools: Sequence[ToolSpec]
-    ) -> tuple[int, ...]:
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec], *, thinks: bool | None = None
+    ) -> Prompt:
         if not messages:
             raise InvalidRequestError("a conversation needs at least one message")
-        prompt = tuple(self._prompts.build(messages, tools))
-        if len(prompt) >= self.context_length:
+        prompt = self._prompts.build(messages, tools, thinks=thinks)
+        if len(prompt.token_ids) >= self.context_length:
             raise PromptTooLongError(
-                f"the prompt has {len(prompt)} tokens, but the context of {self.name} has"
+                f"the prompt has {len(prompt.token_ids)} tokens, but the context of {self.name} has"
                 f" {self.context_length}: shorten the messages or offer fewer tools"
             )
         return prompt
 
-    def _find_unsupported(self, tools: Sequence[ToolSpec]) -> dict[str, str]:
-        reasons: dict[str, str] = {}
-        for tool in tools:
-            try:
-                self._compile_arguments(tool)
-            except UnsupportedSchemaError as exc:
-                reasons[tool.name] = str(exc)
-        return reasons
-
-    def _compile(self, source: GrammarSource, tools: Sequence[ToolSpec]) -> CompiledGrammar:
-        """Compile; when that fails, find the tool that is at fault."""
-        try:
-            return self._get_grammars().get_or_compile(source)
-        except UnsupportedSchemaError:
-            for tool in tools:
-                self._compile_arguments(tool)
-            raise
-
-    def _compile_arguments(self, tool: ToolSpec) -> None:
-        schema = arguments_schema(tool)
-        try:
-            self._get_grammars().get_or_compile(from_json_schema(schema))
-        except UnsupportedSchemaError as exc:
-            raise UnsupportedSchemaError(f"tool {tool.name!r}: {exc}") from exc
-
-    def _get_grammars(self) -> GrammarCache:
-        with self._grammars_lock:
-            if self._grammars is None:
-                tokenizer = self.tokenizer
-                vocabulary = Vocabulary(
-                    tokenizer.json,
-                    tokenizer.vocab_size,
-                    self._prompts.end_of_turn_id,
-                    tokenizer.special_ids,
-                    tokenizer.stop_ids,
-                )
-                self._grammars = GrammarCache(vocabulary)
-            return self._grammars
+    def _build_tokens(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> list[int]:
+        return list(self._prompts.build(messages, tools).token_ids)
 
     async def _score(self, prompt: tuple[int, ...], option: str) -> float:
         tokens = (*self.tokenizer.encode(option), self._prompts.end_of_turn_id)
@@ -287,32 +277,60 @@ class ChatModel:
             raise GenerationError(f"option {option[:40]!r} was not scored; try again")
         return math.fsum(logprobs)
 
-    def _end(
-        self,
-        parser: TurnParser,
-        token_ids: list[int],
-        chunk: TokenChunk,
-        finish_reason: FinishReason,
-    ) -> TurnEnd:
+    def _end(self, plan: TurnPlan, attempt: Attempt, last: TokenChunk, usage: Usage) -> TurnEnd:
+        parser, token_ids = attempt.parser, attempt.token_ids
+        finish_reason: FinishReason = last.finish_reason or "stop"
         has_ended = bool(token_ids) and token_ids[-1] in self.tokenizer.stop_ids
         body = tuple(token_ids[:-1] if has_ended else token_ids)
+        error, rejected = last.error or parser.problem, attempt.rejected
         # Tokens that say more than the message does (half a call, a stop string) are not kept.
-        is_whole = has_ended or (finish_reason == "length" and not parser.is_cut)
+        is_whole = has_ended or (last.finish_reason in {"stop", "length"} and not parser.is_cut)
+        is_whole = is_whole and rejected is None and not attempt.is_stopped
         message = Message(
             "assistant",
-            parser.text,
+            attempt.text,
             tool_calls=tuple(parser.calls),
-            token_ids=body if is_whole else (),
+            token_ids=plan.prompt.opened + body if is_whole and body else (),
+            reasoning=parser.reasoning,
         )
-        error = chunk.error or parser.problem
+        if rejected is not None:
+            what = f"the call of {rejected.call.name!r}" if rejected.call.name else "the answer"
+            error = f"{what} does not fit its schema: {rejected.problem.message}"
+        elif parser.is_cut and not parser.calls and finish_reason in {"stop", "length"}:
+            error = f"the call was not complete after {len(token_ids)} tokens; allow more"
         if error is not None:
             finish_reason = "error"
         elif parser.calls and finish_reason in {"stop", "length"}:
             finish_reason = "tool_calls"
-        return TurnEnd(message, finish_reason, chunk.usage or Usage(), error)
+        is_call = rejected is not None and bool(rejected.call.name)
+        return TurnEnd(
+            message, finish_reason, usage, error, rejected.call if rejected and is_call else None
+        )
 
 
-def _output_grammar(output: OutputSchema) -> GrammarSource:
-    """The language of an answer; like a tool's arguments, its objects hold what they list."""
-    check_bounds(output.schema)
-    return from_json_schema(close_objects(output.schema))
+def _texts(messages: Sequence[Message]) -> dict[str, str]:
+    """What `x-verbatim-from` may refer to."""
+    asked = [message.content for message in messages if message.role == "user"]
+    heard = [message.content for message in messages if message.role in {"user", "tool"}]
+    return {"user": "\n".join(asked), "conversation": "\n".join(heard)}
+
+
+def _check_budget(plan: TurnPlan) -> None:
+    """Refuse a turn that cannot be finished with the tokens it has."""
+    end = None if plan.grammar is None else plan.grammar.end
+    if end is not None and len(end) > plan.max_tokens:
+        raise InvalidRequestError(
+            f"the shortest answer takes {len(end)} tokens, but {plan.max_tokens} are allowed:"
+            " raise max_tokens, or shorten the conversation"
+        )
+
+
+def _add_usage(before: Usage, last: Usage, prompt: Prompt, attempt: Attempt) -> Usage:
+    """Tokens of a turn after one more attempt at it."""
+    return Usage(
+        prompt_tokens=len(prompt.token_ids),
+        completion_tokens=len(attempt.token_ids),
+        cached_tokens=before.cached_tokens if before.forward_passes else last.cached_tokens,
+        forced_tokens=before.forced_tokens + last.forced_tokens,
+        forward_passes=before.forward_passes + last.forward_passes,
+    )

@@ -10,8 +10,8 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runtime.chat.messages import Message, ToolCall
@@ -20,11 +20,17 @@ from runtime.chat.wire_formats.families import (
     WIRE_FORMATS,
     default_template,
     format_of_vocabulary,
+    reasoning_of,
 )
-from runtime.chat.wire_formats.format import WireFormat
+from runtime.chat.wire_formats.format import Reasoning, Thinking, WireFormat, bind
+from runtime.chat.wire_formats.hermes import HERMES
 from runtime.chat.wire_formats.render import (
+    Dialect,
+    add_to_system,
     describe_tool,
+    describe_tools,
     dump_compact,
+    dump_spaced,
     fold_system,
     native_messages,
     one_call_a_turn,
@@ -41,10 +47,30 @@ logger = logging.getLogger(__name__)
 _OPEN, _CLOSE = "\ue000", "\ue001"
 _PROBE = "zonda-probe"
 _PROBE_TOOL = ToolSpec("zonda_probe", "zonda-probe", {"type": "object", "properties": {}})
-_PROBE_CALL = ToolCall("probe0000", "zonda_probe", {})
+PROBE_CALL = ToolCall("probe0000", "zonda_probe", {"zonda_key": "zonda-value"})
+"""The call by which one sees in what format a template writes calls."""
+_ASKED = Message("user", _PROBE)
+_MAX_OPENING_CHARS = 256
+_DIALECTS = tuple(Dialect(text, empty) for text in (False, True) for empty in (False, True))
 
 Segment = str | tuple[int, ...]
 """A text to encode without control tokens, or tokens to take as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered conversation.
+
+    Attributes:
+        token_ids: its tokens, up to where the assistant's turn goes on.
+        thinking: how the turn may begin with thoughts; None where it may not.
+        opened: the last tokens of the prompt, where they open the thoughts: they belong to the
+            turn when it is rendered again.
+    """
+
+    token_ids: tuple[int, ...]
+    thinking: Thinking | None = None
+    opened: tuple[int, ...] = ()
 
 
 class PromptBuilder:
@@ -52,9 +78,11 @@ class PromptBuilder:
 
     Attributes:
         wire_format: how this model writes calls.
-        marker_ids: the format's markers that are single tokens of the vocabulary.
+        bound: the same in the model's vocabulary.
+        reasoning: what is around the model's thoughts; None where it has none.
         end_of_turn_id: the token that the template puts after an assistant's turn.
-        has_native_tools: whether the template itself renders tools, in this format.
+        has_native_tools: whether the template itself renders tools.
+        has_native_calls: whether it renders calls, in this format.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -73,75 +101,127 @@ class PromptBuilder:
         }
         source = _template_source(tokenizer)
         self._template = ChatTemplate(source, variables, self._write_template_json)
-        native = self._probe_tools()
-        self.has_native_tools = native is not None
-        self.wire_format = native or format_of_vocabulary(tokenizer.special_ids)
-        self.marker_ids = _marker_ids(tokenizer, self.wire_format)
+        found = self._probe_calls()
+        vocabulary = tokenizer.special_ids
+        self.wire_format, self._dialect = found or (format_of_vocabulary(vocabulary), Dialect())
+        self.has_native_calls = found is not None
+        # A template may describe another format than the one that we fall back to.
+        is_known = self.has_native_calls or self.wire_format is not HERMES
+        self.has_native_tools = is_known and self._probe_tools()
+        self.reasoning = reasoning_of(self.wire_format, vocabulary, source)
+        self.bound = bind(
+            replace(self.wire_format, reasoning=self.reasoning),
+            _marker_ids(tokenizer, self.wire_format, self.reasoning),
+        )
         self._has_system_role = self._probe_system_role()
         self._trims_contents = self._probe_trimming()
         self._answer_lead = self._probe_answer_lead()
         self.end_of_turn_id = self._probe_end_of_turn()
-        by = "the model's own template" if native else "a description in the system turn"
+        by = "the model's own template" if found else "a description in the system turn"
         logger.info("tool calls are written as %s, by %s", self.wire_format.name, by)
 
-    def build(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> list[int]:
-        """Return the prompt's tokens, up to where the assistant's turn begins.
+    def build(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSpec] = (),
+        *,
+        thinks: bool | None = None,
+    ) -> Prompt:
+        """Render a conversation up to where the assistant's turn begins.
+
+        `thinks` asks for thoughts, or for none, of a model whose template has that choice.
 
         Raises:
             TemplateError: the template cannot render these messages.
         """
         if self.wire_format.between_calls is None:
             messages = one_call_a_turn(messages)
+        messages = _without_old_thoughts(messages)
+        variables = {} if thinks is None else {"enable_thinking": thinks, "thinking": thinks}
         try:
-            prompt = self._build_spliced(messages, tools)
+            prompt, end = self._build_spliced(messages, tools, variables)
         except TemplateError:
             if not any(message.token_ids for message in messages):
                 raise
             # A template that checks the order of turns may miss the calls of a spliced one.
             unspliced = [replace(message, token_ids=()) for message in messages]
-            prompt = self._build_spliced(unspliced, tools)
+            prompt, end = self._build_spliced(unspliced, tools, variables)
         bos_id = self._tokenizer.bos_id
         if self._tokenizer.adds_bos and bos_id is not None and prompt[:1] != [bos_id]:
             prompt.insert(0, bos_id)
-        return prompt
+        return self._find_thinking(tuple(prompt), end)
 
-    def _build_spliced(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> list[int]:
+    def _find_thinking(self, prompt: tuple[int, ...], end: str) -> Prompt:
+        """See in the last text of a prompt whether its thoughts are open, or over."""
+        if self.reasoning is None or self.bound.wire.reasoning is None:
+            return Prompt(prompt)
+        opens, closes = self.reasoning.opens.strip(), self.reasoning.closes
+        if end.rstrip().endswith(closes):
+            return Prompt(prompt)
+        if not end.rstrip().endswith(opens):
+            return Prompt(prompt, Thinking(self.bound.wire.reasoning))
+        opened = self._tokenizer.encode(end[end.rindex(opens) :], parse_special=True)
+        return Prompt(prompt, Thinking(self.bound.wire.reasoning, is_open=True), tuple(opened))
+
+    def _build_spliced(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec], variables: JsonObject
+    ) -> tuple[list[int], str]:
+        """The tokens, and the template's own text at their end."""
         nonce = secrets.token_hex(8)
         segments: list[Segment] = []
+
+        def hide(segment: Segment) -> str:
+            if not segment:
+                return ""
+            segments.append(segment)
+            return f"{_OPEN}{nonce}.{len(segments) - 1}{_CLOSE}"
 
         def mark(message: Message) -> Message:
             segment: Segment = message.token_ids or message.content
             if isinstance(segment, str) and self._trims_contents:
                 segment = segment.strip()
-            if not segment:
-                return message
-            segments.append(segment)
-            return replace(message, content=f"{_OPEN}{nonce}.{len(segments) - 1}{_CLOSE}")
+            return replace(message, content=hide(segment)) if segment else message
 
-        text = self._render([mark(message) for message in messages], tools)
+        text = self._render([mark(message) for message in messages], tools, variables, hide)
         pieces = re.split(f"{_OPEN}{nonce}\\.(\\d+){_CLOSE}", text)
         if sorted(map(int, pieces[1::2])) == list(range(len(segments))):
-            return self._join(pieces, segments)
-        return self._build_unmarked(messages, tools)
+            return self._join(pieces, segments), pieces[-1]
+        text = self._render_unmarked(messages, tools, variables)
+        return self._join([text], []), text[-_MAX_OPENING_CHARS:]
 
-    def _build_unmarked(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> list[int]:
+    def _render_unmarked(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec], variables: JsonObject
+    ) -> str:
         """For a template that cuts, drops or doubles contents."""
-        for message in messages:
-            found = self._specials.search(message.content)
+        for text in _texts_of(messages):
+            found = self._specials.search(text)
             if found:
                 raise TemplateError(
                     f"the chat template rewrites messages, so the text {found[0]!r} in one would"
                     " become a control token; take it out of the message"
                 )
         unspliced = [replace(message, token_ids=()) for message in messages]
-        return self._join([self._render(unspliced, tools)], [])
+        return self._render(unspliced, tools, variables)
 
-    def _render(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> str:
-        if self.has_native_tools:
-            described = [describe_tool(tool) for tool in tools] or None
-            return self._template.render(native_messages(self.wire_format, messages), described)
-        plain = plain_messages(self.wire_format, messages, tools, self._write_safe_json)
-        return self._template.render(plain if self._has_system_role else fold_system(plain))
+    def _render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSpec],
+        variables: JsonObject,
+        hide: Callable[[str], str] = str,
+    ) -> str:
+        wire, listed = self.wire_format, None
+        if self.has_native_calls:
+            rendered = native_messages(wire, messages, dialect=self._dialect, hide=hide)
+        else:
+            rendered = plain_messages(wire, messages, hide)
+        if tools and self.has_native_tools:
+            listed = [describe_tool(tool) for tool in tools]
+        elif tools:
+            add_to_system(rendered, describe_tools(wire, tools, self._write_safe_json))
+        if not self._has_system_role:
+            rendered = fold_system(rendered)
+        return self._template.render(rendered, listed, variables=variables)
 
     def _join(self, pieces: Sequence[str], segments: Sequence[Segment]) -> list[int]:
         """Tokenize `pieces`: template text at even places, numbers of segments at odd ones.
@@ -193,17 +273,20 @@ class PromptBuilder:
         except TemplateError:
             return ""
 
-    def _probe_tools(self) -> WireFormat | None:
-        """Return the format in which the template itself renders tools and calls."""
-        user = Message("user", _PROBE)
-        call = Message("assistant", tool_calls=(_PROBE_CALL,))
+    def _probe_tools(self) -> bool:
+        """Whether the template itself lists the tools."""
         described = [describe_tool(_PROBE_TOOL)]
-        for wire_format in WIRE_FORMATS:
-            offered = self._probe(*native_messages(wire_format, [user]), tools=described)
-            called = self._probe(*native_messages(wire_format, [user, call]), tools=described)
-            written = write_calls(wire_format, [_PROBE_CALL], dump_compact)
-            if _PROBE_TOOL.name in offered and written in called:
-                return wire_format
+        return _PROBE_TOOL.name in self._probe(*native_messages(HERMES, [_ASKED]), tools=described)
+
+    def _probe_calls(self) -> tuple[WireFormat, Dialect] | None:
+        """Return the format in which the template itself renders calls, and what it wants."""
+        called = Message("assistant", tool_calls=(PROBE_CALL,))
+        for dialect in _DIALECTS:
+            messages = native_messages(HERMES, [_ASKED, called], dialect=dialect)
+            text = self._probe(*messages, tools=[describe_tool(_PROBE_TOOL)])
+            for wire_format in WIRE_FORMATS:
+                if _is_written(wire_format, text):
+                    return wire_format, dialect
         return None
 
     def _probe_system_role(self) -> bool:
@@ -248,8 +331,37 @@ def _template_source(tokenizer: Tokenizer) -> str:
     return source
 
 
-def _marker_ids(tokenizer: Tokenizer, wire_format: WireFormat) -> dict[str, int]:
-    encoded = {text: tokenizer.encode(text, parse_special=True) for text in wire_format.markers}
+def _is_written(wire_format: WireFormat, rendered: str) -> bool:
+    """Whether a rendered turn has the probe's call in that format, however JSON is spaced."""
+    # Some templates forget to close a single call.
+    written = write_calls(wire_format, [PROBE_CALL]).removesuffix(wire_format.closes)
+    spaced, compact = dump_spaced(PROBE_CALL.arguments), dump_compact(PROBE_CALL.arguments)
+    return written in rendered or written.replace(spaced, compact) in rendered
+
+
+def _texts_of(messages: Sequence[Message]) -> Iterator[str]:
+    """What somebody else than the template wrote."""
+    for message in messages:
+        yield message.content
+        yield from (dump_spaced(call.arguments) for call in message.tool_calls)
+
+
+def _without_old_thoughts(messages: Sequence[Message]) -> list[Message]:
+    """Thoughts are kept since the last question; of turns before it what they said remains."""
+    last = max((at for at, one in enumerate(messages) if one.role == "user"), default=-1)
+    return [
+        replace(message, reasoning="", token_ids=()) if message.reasoning and at < last else message
+        for at, message in enumerate(messages)
+    ]
+
+
+def _marker_ids(
+    tokenizer: Tokenizer, wire_format: WireFormat, reasoning: Reasoning | None
+) -> dict[str, int]:
+    texts = dict.fromkeys(wire_format.markers)
+    if reasoning is not None:
+        texts |= dict.fromkeys((reasoning.opens, reasoning.closes))
+    encoded = {text: tokenizer.encode(text, parse_special=True) for text in texts}
     return {text: token_ids[0] for text, token_ids in encoded.items() if len(token_ids) == 1}
 
 

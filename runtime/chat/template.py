@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import jinja2
@@ -92,8 +93,9 @@ class ChatTemplate:
         tools: Sequence[JsonObject] | None = None,
         *,
         add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] = MappingProxyType({}),
     ) -> str:
-        """Render a conversation.
+        """Render a conversation; the template sees `variables` by their names.
 
         Raises:
             TemplateError: the template refuses these messages, fails, or does not end.
@@ -101,6 +103,7 @@ class ChatTemplate:
         budget = _Budget()
         chunks: list[str] = []
         values = {
+            **variables,
             "messages": messages,
             "tools": tools,
             "add_generation_prompt": add_generation_prompt,

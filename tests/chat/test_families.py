@@ -8,13 +8,20 @@ from dataclasses import replace
 import pytest
 
 from runtime.chat.messages import AUTO, Message, ToolCall, ToolChoice
-from runtime.chat.parser import TurnParser
+from runtime.chat.parser import MarkedText, TurnParser
 from runtime.chat.prompt import PromptBuilder
 from runtime.chat.wire_formats.families import WIRE_FORMATS
-from runtime.chat.wire_formats.format import WireFormat, native_call_id
-from runtime.chat.wire_formats.gemma import GEMMA3
-from runtime.chat.wire_formats.grammar import turn_grammar
-from runtime.chat.wire_formats.hermes import HERMES
+from runtime.chat.wire_formats.format import (
+    BoundFormat,
+    Reasoning,
+    Thinking,
+    WireFormat,
+    bind,
+    native_call_id,
+)
+from runtime.chat.wire_formats.gemma import FUNCTION_GEMMA, GEMMA3, GEMMA4
+from runtime.chat.wire_formats.grammar import TurnShape, turn_grammar
+from runtime.chat.wire_formats.hermes import GLM45, GLM47, HERMES, QWEN_CODER
 from runtime.chat.wire_formats.llama import LLAMA3
 from runtime.chat.wire_formats.mistral import (
     MISTRAL_V3,
@@ -22,7 +29,9 @@ from runtime.chat.wire_formats.mistral import (
     MISTRAL_V11,
     MISTRAL_V13,
 )
-from runtime.chat.wire_formats.render import dump_compact, write_calls
+from runtime.chat.wire_formats.openai import HARMONY
+from runtime.chat.wire_formats.render import write_calls
+from runtime.chat.wire_formats.sections import DEEPSEEK_R1, DEEPSEEK_V31, KIMI_K2, PHI4
 from runtime.errors import TemplateError
 from runtime.grammar.compile import compile_grammar
 from runtime.tokenizer.tokenizer import Tokenizer
@@ -32,55 +41,182 @@ from tests.helpers.vocabularies import accepts, vocabulary_of
 from tools.spec import ToolSpec
 
 ADD = ToolSpec(
-    "add", "Adds.", {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    "add",
+    "Adds.",
+    {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "note": {"type": "string"}},
+        "required": ["a"],
+    },
 )
 NOW = ToolSpec("now", "Tells the time.", {"type": "object"})
-CALLS = (ToolCall("aaaaaaaa1", "add", {"a": 7}), ToolCall("bbbbbbbb2", "now", {}))
+CALLS = (
+    ToolCall("aaaaaaaa1", "add", {"a": 7, "note": 'é "b" </x>'}),
+    ToolCall("bbbbbbbb2", "now", {}),
+)
 
-MARKERS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]")
-AS_BYTES, AS_TOKENS = tiny_tokenizer(), tiny_tokenizer(*MARKERS)
-VOCABULARIES = {id(one): vocabulary_of(one) for one in (AS_BYTES, AS_TOKENS)}
+ARGUMENTS = r'{"a": 7, "note": "é \"b\" </x>"}'
 
+# Written by hand after each family's own template; the second call, where a turn may have two.
 SPELLED: list[tuple[WireFormat, str, str | None]] = [
     (
         HERMES,
-        '<tool_call>\n{"name": "add", "arguments": {"a":7}}\n</tool_call>',
+        f'<tool_call>\n{{"name": "add", "arguments": {ARGUMENTS}}}\n</tool_call>',
         '\n<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>',
     ),
-    (LLAMA3, '{"name": "add", "parameters": {"a":7}}', None),
-    (GEMMA3, '{"name": "add", "parameters": {"a":7}}', None),
+    (
+        QWEN_CODER,
+        (
+            "<tool_call>\n<function=add>\n<parameter=a>\n7\n</parameter>\n<parameter=note>\n"
+            'é "b" </x>\n</parameter>\n</function>\n</tool_call>'
+        ),
+        "\n<tool_call>\n<function=now>\n</function>\n</tool_call>",
+    ),
+    (
+        GLM45,
+        (
+            "<tool_call>add\n<arg_key>a</arg_key>\n<arg_value>7</arg_value>\n<arg_key>note</arg_key>\n"
+            '<arg_value>é "b" </x></arg_value>\n</tool_call>'
+        ),
+        "\n<tool_call>now\n</tool_call>",
+    ),
+    (
+        GLM47,
+        (
+            "<tool_call>add<arg_key>a</arg_key><arg_value>7</arg_value><arg_key>note</arg_key>"
+            '<arg_value>é "b" </x></arg_value></tool_call>'
+        ),
+        "<tool_call>now</tool_call>",
+    ),
+    (LLAMA3, f'{{"name": "add", "parameters": {ARGUMENTS}}}', None),
+    (GEMMA3, f'{{"name": "add", "parameters": {ARGUMENTS}}}', None),
+    (
+        FUNCTION_GEMMA,
+        '<start_function_call>call:add{a:7,note:<escape>é "b" </x><escape>}<end_function_call>',
+        "<start_function_call>call:now{}<end_function_call>",
+    ),
+    (
+        GEMMA4,
+        '<|tool_call>call:add{a:7,note:<|"|>é "b" </x><|"|>}<tool_call|>',
+        "<|tool_call>call:now{}<tool_call|>",
+    ),
     (
         MISTRAL_V3,
-        '[TOOL_CALLS] [{"name": "add", "arguments": {"a":7}, "id": "aaaaaaaa1"}]',
+        f'[TOOL_CALLS] [{{"name": "add", "arguments": {ARGUMENTS}, "id": "aaaaaaaa1"}}]',
         ', {"name": "now", "arguments": {}, "id": "bbbbbbbb2"}]',
     ),
     (
         MISTRAL_V3_TEKKEN,
-        '[TOOL_CALLS][{"name": "add", "arguments": {"a":7}, "id": "aaaaaaaa1"}]',
+        f'[TOOL_CALLS][{{"name": "add", "arguments": {ARGUMENTS}, "id": "aaaaaaaa1"}}]',
         ', {"name": "now", "arguments": {}, "id": "bbbbbbbb2"}]',
     ),
     (
         MISTRAL_V11,
-        '[TOOL_CALLS]add[CALL_ID]aaaaaaaa1[ARGS]{"a":7}',
+        f"[TOOL_CALLS]add[CALL_ID]aaaaaaaa1[ARGS]{ARGUMENTS}",
         "[TOOL_CALLS]now[CALL_ID]bbbbbbbb2[ARGS]{}",
     ),
-    (MISTRAL_V13, '[TOOL_CALLS]add[ARGS]{"a":7}', "[TOOL_CALLS]now[ARGS]{}"),
+    (MISTRAL_V13, f"[TOOL_CALLS]add[ARGS]{ARGUMENTS}", "[TOOL_CALLS]now[ARGS]{}"),
+    (
+        DEEPSEEK_R1,
+        (
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n"
+            f"{ARGUMENTS}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+        ),
+        (
+            "\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\n{}\n```<｜tool▁call▁end｜>"
+            "<｜tool▁calls▁end｜>"
+        ),
+    ),
+    (
+        DEEPSEEK_V31,
+        (
+            f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>add<｜tool▁sep｜>{ARGUMENTS}<｜tool▁call▁end｜>"
+            "<｜tool▁calls▁end｜>"
+        ),
+        "<｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+    ),
+    (
+        KIMI_K2,
+        (
+            "<|tool_calls_section_begin|><|tool_call_begin|>functions.add:0<|tool_call_argument_begin|>"
+            f"{ARGUMENTS}<|tool_call_end|><|tool_calls_section_end|>"
+        ),
+        (
+            "<|tool_call_begin|>functions.now:1<|tool_call_argument_begin|>{}<|tool_call_end|>"
+            "<|tool_calls_section_end|>"
+        ),
+    ),
+    (
+        PHI4,
+        f'<|tool_call|>[{{"name": "add", "arguments": {ARGUMENTS}}}]<|/tool_call|>',
+        ', {"name": "now", "arguments": {}}]<|/tool_call|>',
+    ),
+    (
+        HARMONY,
+        f"<|channel|>commentary to=functions.add <|constrain|>json<|message|>{ARGUMENTS}",
+        None,
+    ),
 ]
 NAMES = [wire_format.name for wire_format, _, _ in SPELLED]
+THINK = Reasoning("<think>", "</think>")
+
+MARKERS = dict.fromkeys(marker for wire, _, _ in SPELLED for marker in wire.markers)
+AS_BYTES, AS_TOKENS = tiny_tokenizer(), tiny_tokenizer(*MARKERS, THINK.opens, THINK.closes)
+VOCABULARIES = {id(one): vocabulary_of(one) for one in (AS_BYTES, AS_TOKENS)}
+# Harmony's channels are only told apart by its tokens, which its vocabularies always have.
+IN_VOCABULARIES = [
+    pytest.param(tokenizer, *row, id=f"{row[0].name}-{kind}")
+    for row in SPELLED
+    for kind, tokenizer in (("bytes", AS_BYTES), ("tokens", AS_TOKENS))
+    if kind == "tokens" or row[0] is not HARMONY
+]
 
 
 def two_calls(wire_format: WireFormat, first: str, more: str | None) -> str | None:
     return None if more is None else first.removesuffix(wire_format.closes) + more
 
 
+def bound_in(tokenizer: Tokenizer, wire_format: WireFormat) -> BoundFormat:
+    reasoning = wire_format.reasoning or THINK
+    texts = (*wire_format.markers, reasoning.opens, reasoning.closes)
+    ids = {text: tokenizer.special_ids[text] for text in texts if text in tokenizer.special_ids}
+    return bind(replace(wire_format, reasoning=reasoning), ids)
+
+
 def accepted(
-    tokenizer: Tokenizer, wire_format: WireFormat, choice: ToolChoice, text: str | None
+    tokenizer: Tokenizer,
+    wire_format: WireFormat,
+    choice: ToolChoice,
+    text: str | None,
+    *,
+    thinks: bool = False,
+    is_open: bool = False,
 ) -> bool:
-    ids = {m: tokenizer.special_ids[m] for m in wire_format.markers if m in tokenizer.special_ids}
-    source = turn_grammar(wire_format, (ADD, NOW), choice, None, ids)
+    bound = bound_in(tokenizer, wire_format)
+    assert bound.wire.reasoning is not None
+    thinking = Thinking(bound.wire.reasoning, is_open) if thinks else None
+    source = turn_grammar(bound, (ADD, NOW), TurnShape(choice, thinking=thinking))
     assert source is not None
     constraint = compile_grammar(source, VOCABULARIES[id(tokenizer)]).constraint()
     return accepts(constraint, tokenizer.encode(text or "", parse_special=True))
+
+
+def parsed(
+    tokenizer: Tokenizer,
+    wire_format: WireFormat,
+    said: str | list[int],
+    thinking: Thinking | None = None,
+) -> TurnParser:
+    bound = bound_in(tokenizer, wire_format)
+    parser, marked = (
+        TurnParser(bound, (ADD, NOW), thinking=thinking),
+        MarkedText(bound.ids, tokenizer),
+    )
+    token_ids = tokenizer.encode(said, parse_special=True) if isinstance(said, str) else said
+    for token_id in token_ids:
+        parser.push(marked.push([token_id]))
+    parser.finish()
+    return parser
 
 
 def test_every_format_is_tested() -> None:
@@ -91,13 +227,12 @@ def test_every_format_is_tested() -> None:
 def test_calls_are_written_as_the_family_does(
     wire_format: WireFormat, first: str, more: str | None
 ) -> None:
-    assert write_calls(wire_format, CALLS[:1], dump_compact) == first
+    assert write_calls(wire_format, CALLS[:1]) == first
     both = two_calls(wire_format, first, more)
-    assert both is None or write_calls(wire_format, CALLS, dump_compact) == both
+    assert both is None or write_calls(wire_format, CALLS) == both
 
 
-@pytest.mark.parametrize("tokenizer", [AS_BYTES, AS_TOKENS], ids=["bytes", "tokens"])
-@pytest.mark.parametrize(("wire_format", "first", "more"), SPELLED, ids=NAMES)
+@pytest.mark.parametrize(("tokenizer", "wire_format", "first", "more"), IN_VOCABULARIES)
 def test_choice_shapes_the_turn_of_every_family(
     tokenizer: Tokenizer, wire_format: WireFormat, first: str, more: str | None
 ) -> None:
@@ -105,32 +240,67 @@ def test_choice_shapes_the_turn_of_every_family(
         return [accepted(tokenizer, wire_format, choice, text) for text in texts]
 
     both = two_calls(wire_format, first, more) or first
+    answers = [wire_format.answer_opens + text for text in ("", "Hello.", "Hi\n\n")]
+    lead = wire_format.lead_opens + "Sure:\n" + wire_format.lead_closes
     wrong = [
         first.replace("add", "sub"),
-        first.replace("7", '"7"'),
-        first.replace("7", " 7"),
+        first.replace("7", "seven"),
         first[:-1],
         f"{first} done",
         f"{wire_format.trigger} x",
     ]
-    assert all(takes(AUTO, "", "Hello.", first, both, f"Sure:\n{first}"))
+    assert all(takes(AUTO, *answers, first, both, lead + first))
     assert not any(takes(AUTO, *wrong))
-    assert takes(ToolChoice("required"), first, both, "", "Hi") == [True, True, False, False]
-    assert takes(ToolChoice("none"), "Hi", "", first, f"x{first}") == [True, True, False, False]
-    assert takes(ToolChoice(name="now"), first, "Hi") == [False, False]
+    required = takes(ToolChoice("required"), first, both, *answers)
+    assert required == [True, True, False, False, False]
+    refused = takes(ToolChoice("none"), first, lead + first)
+    assert (takes(ToolChoice("none"), *answers), refused) == ([True] * 3, [False] * 2)
+    assert takes(ToolChoice(name="now"), first, answers[1]) == [False, False]
+    assert takes(ToolChoice(allowed=("now",)), first, answers[1]) == [False, True]
+    assert takes(ToolChoice("required", allowed=("add",)), first) == [True]
     alone = ToolChoice("required", parallel=False)
     assert takes(alone, first, two_calls(wire_format, first, more)) == [True, False]
 
 
-@pytest.mark.parametrize(("wire_format", "first", "more"), SPELLED, ids=NAMES)
-def test_written_calls_are_read_back(wire_format: WireFormat, first: str, more: str | None) -> None:
+@pytest.mark.parametrize(("tokenizer", "wire_format", "first", "more"), IN_VOCABULARIES)
+def test_thoughts_come_before_all_else(
+    tokenizer: Tokenizer, wire_format: WireFormat, first: str, more: str | None
+) -> None:
+    reasoning = wire_format.reasoning or THINK
+    thought = f"\nHm, <b>\n{reasoning.closes}"
+    texts = [first, f"{reasoning.opens}{thought}{first}", f"{thought}\n\n{first}", thought]
+    # Spelled, what opens thoughts may stand in them.
+    is_spelled = tokenizer is AS_BYTES
+    for is_open, expected in ((False, [True, True, False]), (True, [False, is_spelled, True])):
+        took = [
+            accepted(
+                tokenizer,
+                wire_format,
+                ToolChoice("required"),
+                text,
+                thinks=True,
+                is_open=is_open,
+            )
+            for text in texts[:3]
+        ]
+        assert took == expected
+    bound = bound_in(tokenizer, wire_format)
+    assert bound.wire.reasoning is not None
+    for text, is_open in ((texts[1], False), (texts[2], True)):
+        parser = parsed(tokenizer, wire_format, text, Thinking(bound.wire.reasoning, is_open))
+        assert (parser.reasoning, parser.text) == ("Hm, <b>", "")
+        assert [call.name for call in parser.calls] == ["add"]
+
+
+@pytest.mark.parametrize(("tokenizer", "wire_format", "first", "more"), IN_VOCABULARIES)
+def test_written_calls_are_read_back(
+    tokenizer: Tokenizer, wire_format: WireFormat, first: str, more: str | None
+) -> None:
     text = two_calls(wire_format, first, more) or first
-    expected = [call for call in CALLS if call.name in text]
-    for pieces in ([text], list(text), ["so: ", *text]):
-        parser = TurnParser(wire_format)
-        for piece in pieces:
-            parser.push(piece)
-        parser.finish()
+    lead = wire_format.lead_opens + "so: " + wire_format.lead_closes
+    expected = CALLS if more is not None else CALLS[:1]
+    for written, visible in ((text, ""), (lead + text, "so: ")):
+        parser = parsed(tokenizer, wire_format, written)
         assert not parser.is_cut
         assert [(call.name, call.arguments) for call in parser.calls] == [
             (call.name, call.arguments) for call in expected
@@ -138,24 +308,27 @@ def test_written_calls_are_read_back(wire_format: WireFormat, first: str, more: 
         if wire_format.has_call_ids:
             ids = [native_call_id(call.call_id) for call in parser.calls]
             assert ids == [call.call_id for call in expected]
-        assert parser.text == ("so: " if len(pieces) > len(text) else "")
+        assert parser.text == visible
 
 
-@pytest.mark.parametrize(("wire_format", "first", "more"), SPELLED, ids=NAMES)
+@pytest.mark.parametrize(("tokenizer", "wire_format", "first", "more"), IN_VOCABULARIES)
 def test_every_cut_short_of_the_end_shows(
-    wire_format: WireFormat, first: str, more: str | None
+    tokenizer: Tokenizer, wire_format: WireFormat, first: str, more: str | None
 ) -> None:
-    for length in range(len(wire_format.opens), len(first)):
-        parser = TurnParser(wire_format)
-        parser.push(first[:length])
+    token_ids = tokenizer.encode(first, parse_special=True)
+    num_opening = len(tokenizer.encode(wire_format.opens, parse_special=True))
+    num_closing = len(tokenizer.encode(wire_format.closes, parse_special=True))
+    for length in range(num_opening, len(token_ids)):
+        parser = parsed(tokenizer, wire_format, token_ids[:length])
         assert parser.is_cut
+        assert len(parser.calls) == (length >= len(token_ids) - num_closing)
 
 
 def test_ids_that_a_model_wrote_stay_apart_and_come_back() -> None:
     ids = []
     for _ in range(2):
-        parser = TurnParser(MISTRAL_V3)
-        parser.push(SPELLED[3][1])
+        text = next(first for wire, first, _ in SPELLED if wire is MISTRAL_V3)
+        parser = parsed(AS_BYTES, MISTRAL_V3, text)
         ids += [call.call_id for call in parser.calls]
     assert ids[0] != ids[1]
     assert [native_call_id(call_id) for call_id in ids] == ["aaaaaaaa1"] * 2
@@ -206,9 +379,11 @@ def test_format_is_the_vocabularys_where_the_template_knows_no_tools(
 ) -> None:
     prompts = PromptBuilder(tiny_tokenizer(*wire_format.vocabulary))
     assert not prompts.has_native_tools
-    same = MISTRAL_V3 if wire_format == MISTRAL_V3_TEKKEN else wire_format
+    alike = {MISTRAL_V3_TEKKEN.name: MISTRAL_V3, DEEPSEEK_R1.name: DEEPSEEK_V31}
+    same = alike.get(wire_format.name, wire_format)
     assert prompts.wire_format == same
-    assert set(prompts.marker_ids) == set(wire_format.markers)
+    found = set(prompts.bound.spellings.values())
+    assert found == set(wire_format.vocabulary) & set(wire_format.markers)
 
 
 def test_several_calls_become_turns_of_one_where_the_family_knows_no_other() -> None:
@@ -219,9 +394,9 @@ def test_several_calls_become_turns_of_one_where_the_family_knows_no_other() -> 
         Message("tool", "seven", call_id="aaaaaaaa1", name="add"),
         Message("tool", "noon", call_id="bbbbbbbb2", name="now"),
     ]
-    assert spell(tokenizer, PromptBuilder(tokenizer).build(messages)) == (
+    assert spell(tokenizer, PromptBuilder(tokenizer).build(messages).token_ids) == (
         "«<|im_start|>»user\ngo«<|im_end|>»"
-        '«<|im_start|>»assistant\n{"name": "add", "parameters": {"a": 7}}«<|im_end|>»'
+        f'«<|im_start|>»assistant\n{{"name": "add", "parameters": {ARGUMENTS}}}«<|im_end|>»'
         '«<|im_start|>»ipython\n"seven"«<|im_end|>»'
         '«<|im_start|>»assistant\n{"name": "now", "parameters": {}}«<|im_end|>»'
         '«<|im_start|>»ipython\n"noon"«<|im_end|>»'
@@ -235,7 +410,7 @@ def test_answer_is_spliced_without_the_blank_a_template_puts_before_it() -> None
     asked = prompts.build([Message("user", "Hi")])
     said = tuple(tokenizer.encode(" Hello"))
     again = prompts.build([Message("user", "Hi"), Message("assistant", " Hello", token_ids=said)])
-    assert again == [*asked, *said, prompts.end_of_turn_id]
+    assert again.token_ids == (*asked.token_ids, *said, prompts.end_of_turn_id)
 
 
 def test_calls_are_rendered_again_where_a_template_misses_them_in_a_spliced_turn() -> None:
@@ -247,7 +422,7 @@ def test_calls_are_rendered_again_where_a_template_misses_them_in_a_spliced_turn
         Message("tool", "noon", call_id=call.call_id, name="now"),
         Message("assistant", "Noon."),
     ]
-    assert spell(tokenizer, PromptBuilder(tokenizer).build(messages)) == (
+    assert spell(tokenizer, PromptBuilder(tokenizer).build(messages).token_ids) == (
         '[INST] Hi[/INST][TOOL_CALLS] [{"name": "now", "arguments": {}, "id": "bbbbbbbb2"}]'
         '«<|im_end|>»[TOOL_RESULTS] {"content": noon, "call_id": "bbbbbbbb2"}[/TOOL_RESULTS]'
         " Noon.«<|im_end|>»"
@@ -286,7 +461,7 @@ def test_missing_template_is_the_familys_and_the_log_says_so(
         f"the model has no chat template (it may be a base model); the {family} template is used"
     ]
     said = [Message("system", "Be brief."), Message("user", "Hi"), Message("assistant", "Yo")]
-    assert spell(tokenizer, prompts.build(said)) == expected
+    assert spell(tokenizer, prompts.build(said).token_ids) == expected
 
 
 def test_model_of_no_family_without_template_is_refused() -> None:

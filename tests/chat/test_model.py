@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -43,7 +44,7 @@ ADD = ToolSpec(
     {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
 )
 CALL_NOW = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
-CALL_ADD = '<tool_call>\n{"name": "add", "arguments": {"a":12}}\n</tool_call>'
+CALL_ADD = '<tool_call>\n{"name": "add", "arguments": {"a": 12}}\n</tool_call>'
 
 
 def model_of(*said: str, tokenizer: Tokenizer = AS_BYTES, **options: Any) -> ChatModel:
@@ -98,7 +99,7 @@ async def test_calls_arrive_as_deltas_and_complete(tokenizer: Tokenizer, chunk_s
     assert text_of(events) == end.message.content == "Well.\n"
     deltas = [event for event in events if isinstance(event, ToolCallDelta)]
     assert [delta.name for delta in deltas if delta.name] == ["add", "now"]
-    for index, arguments in enumerate(['{"a":12}', "{}"]):
+    for index, arguments in enumerate(['{"a": 12}', "{}"]):
         assert "".join(d.arguments for d in deltas if d.index == index) == arguments
     assert (end.usage.forced_tokens > 0) == (chunk_size < 1000)
     assert tokenizer.encode(said, parse_special=True) == list(end.message.token_ids)
@@ -118,19 +119,36 @@ async def test_every_choice_reaches_the_grammar() -> None:
         assert (end.error is not None) == (reason == "error")
 
 
-async def test_call_cut_by_the_limit_is_dropped() -> None:
-    for text, calls, reason in (
-        (CALL_ADD, 0, "length"),
-        (f"{CALL_NOW}\n{CALL_ADD}", 1, "tool_calls"),
-    ):
-        max_tokens = len(AS_BYTES.encode(text)) - 5
-        events, end = await turn(
-            model_of(text), tools=[NOW, ADD], sampling=SamplingParams(max_tokens=max_tokens)
-        )
-        assert len(end.message.tool_calls) == calls
-        assert end.finish_reason == reason
-        assert end.message.token_ids == ()
-        assert any(isinstance(event, ToolCallDelta) and event.name == "add" for event in events)
+async def test_calls_are_whole_at_every_limit() -> None:
+    text = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+    say = ToolSpec("say", "", text)
+    script = '<tool_call>\n{"name": "say", "arguments": {"text": "' + "abc " * 99
+    shortest = len(
+        AS_BYTES.encode('<tool_call>\n{"name": "say", "arguments": {"text": ""}}\n</tool_call>')
+    )
+    for max_tokens in range(shortest, shortest + 20):
+        sampling = SamplingParams(max_tokens=max_tokens)
+        _, end = await turn(model_of(script), tools=[say], sampling=sampling)
+        (call,) = end.message.tool_calls
+        assert end.finish_reason == "tool_calls"
+        assert call.arguments["text"] in "abc " * 99
+        assert end.usage.completion_tokens <= max_tokens
+    required: dict[str, Any] = {"tools": [say], "tool_choice": ToolChoice("required")}
+    with pytest.raises(InvalidRequestError, match=f"takes {shortest} tokens, but 9 are allowed"):
+        await turn(model_of(script), **required, sampling=SamplingParams(max_tokens=9))
+
+
+async def test_call_that_does_not_fit_any_more_is_not_begun() -> None:
+    sampling = SamplingParams(max_tokens=len(AS_BYTES.encode(f"Hi {CALL_NOW}\n{CALL_ADD}")) - 5)
+    events, end = await turn(
+        model_of(f"Hi {CALL_NOW}\n{CALL_ADD}"), tools=[NOW, ADD], sampling=sampling
+    )
+    assert [call.name for call in end.message.tool_calls] == ["now"]
+    assert end.finish_reason == "tool_calls"
+    assert not any(isinstance(event, ToolCallDelta) and event.name == "add" for event in events)
+    model = model_of(f"Hi {CALL_ADD}", tokenizer=AS_TOKENS)
+    _, end = await turn(model, tools=[ADD], sampling=SamplingParams(max_tokens=12))
+    assert (end.message.content, end.finish_reason) == ("Hi ", "length")
 
 
 async def test_text_cut_by_the_limit_keeps_its_tokens_and_one_cut_by_a_stop_string_does_not() -> (
@@ -146,7 +164,7 @@ async def test_text_cut_by_the_limit_keeps_its_tokens_and_one_cut_by_a_stop_stri
 
 async def test_call_that_cannot_be_read_ends_the_turn_with_an_error() -> None:
     free = ToolSpec("now", "", {"type": "object", "additionalProperties": True})
-    deep = CALL_NOW.replace("{}", '{"a":' + "[" * 1100 + "]" * 1100 + "}")
+    deep = CALL_NOW.replace("{}", '{"a": ' + "[" * 1100 + "]" * 1100 + "}")
     _, end = await turn(model_of(deep), tools=[free], sampling=SamplingParams(max_tokens=9999))
     assert (end.finish_reason, end.message.tool_calls) == ("error", ())
     assert end.error == "the arguments of 'now' nest too deep to be read"
@@ -202,16 +220,17 @@ async def test_max_tokens_is_cut_to_the_room_that_the_context_leaves() -> None:
         await turn(model, [Message("user", "abc " * 4096)])
 
 
+DEEP: dict[str, Any] = functools.reduce(lambda inner, _: {"items": inner}, range(70), {})
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"messages": []}, InvalidRequestError, "at least one message"),
     ({"tool_choice": ToolChoice("required")}, InvalidRequestError, "no tools are offered"),
     ({"tools": [NOW], "tool_choice": ToolChoice(name="no")}, UnknownToolError, "'now'"),
     (
-        {"tools": [NOW, ToolSpec("bad", "", {"properties": {"a": {"not": {}}}})]},
+        {"tools": [NOW, ToolSpec("bad", "", DEEP)]},
         UnsupportedSchemaError,
-        "tool 'bad': keyword 'not' at $.properties.a",
+        "tool 'bad': the schema nests deeper than 64 levels at $",
     ),
-    ({"output": OutputSchema({"not": {}})}, UnsupportedSchemaError, "keyword 'not' at $"),
+    ({"output": OutputSchema(DEEP)}, UnsupportedSchemaError, "nests deeper than 64 levels at $"),
 ]
 
 
@@ -226,11 +245,18 @@ async def test_impossible_request_is_refused_before_it_reaches_the_engine(
     assert engine_of(model).requests == []
 
 
-async def test_tools_that_cannot_be_constrained_are_found_by_name() -> None:
-    bad = ToolSpec("bad", "", {"properties": {"a": {"not": {}}}})
-    found = await model_of("x").find_unsupported([NOW, bad, ADD])
-    assert list(found) == ["bad"]
-    assert "keyword 'not' at $.properties.a" in found["bad"]
+async def test_tools_are_graded_by_name() -> None:
+    bad = ToolSpec("bad", "", DEEP)
+    half = ToolSpec("half", "", {"properties": {"a": {"type": "string", "not": {"const": "x"}}}})
+    found = await model_of("x").support_of([NOW, bad, half, ADD])
+    assert {name: support.level for name, support in found.items()} == {
+        "now": "strict",
+        "bad": "refused",
+        "half": "lenient",
+        "add": "strict",
+    }
+    assert "nests deeper than 64 levels at $.items" in (found["bad"].problem or "")
+    assert found["half"].dropped == ("not at $.properties.a",)
 
 
 async def test_leaving_a_turn_early_ends_the_request() -> None:

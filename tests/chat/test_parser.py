@@ -9,9 +9,11 @@ import sys
 import pytest
 
 from runtime.chat.messages import TextDelta, ToolCall, ToolCallDelta
-from runtime.chat.parser import MarkerSpeller, ParserEvent, TurnParser
+from runtime.chat.parser import MarkedText, ParserEvent, TurnParser
+from runtime.chat.wire_formats.format import bind
 from runtime.chat.wire_formats.hermes import HERMES
 from tests.helpers.tiny_tokenizer import tiny_tokenizer
+from tools.spec import ToolSpec
 
 ARGUMENTS = '{"city":"Zürich \\"{é}\\" </tool_call>","n":[1,{}]}'
 CALL = f'<tool_call>\n{{"name": "get_time", "arguments": {ARGUMENTS}}}\n</tool_call>'
@@ -47,10 +49,14 @@ TURNS: list[tuple[str, list[ParserEvent], int]] = [
 ]
 
 
+BOUND = bind(HERMES, {})
+TOOLS = (ToolSpec("get_time", "", {"type": "object"}), ToolSpec("list", "", {"type": "object"}))
+
+
 def parse(pieces: list[str], *, has_free_text: bool = True) -> tuple[list[ParserEvent], TurnParser]:
     numbers = itertools.count()
     parser = TurnParser(
-        HERMES, has_free_text=has_free_text, make_call_id=lambda: f"call_{next(numbers)}"
+        BOUND, TOOLS, has_free_text=has_free_text, make_call_id=lambda: f"call_{next(numbers)}"
     )
     events = [event for piece in pieces for event in parser.push(piece)]
     return joined([*events, *parser.finish()]), parser
@@ -125,7 +131,7 @@ def test_without_free_text_only_the_start_can_be_a_call() -> None:
 
 
 def test_deltas_come_as_soon_as_they_are_certain() -> None:
-    parser = TurnParser(HERMES)
+    parser = TurnParser(BOUND, TOOLS)
     seen = [parser.push(piece) for piece in ("hi <", "tool", "box> x", EMPTY_CALL[:-3])]
     assert seen == [
         [TextDelta("hi ")],
@@ -152,23 +158,15 @@ def test_arguments_that_python_cannot_hold_are_bounded_or_reported() -> None:
     assert parser.problem == "the arguments of 'list' nest too deep to be read"
 
 
-def test_marker_tokens_are_spelled_at_their_place_however_text_lags() -> None:
+def test_marker_tokens_become_characters_that_no_text_holds() -> None:
     tokenizer = tiny_tokenizer("<tool_call>", "</tool_call>")
-    text = f"né {EMPTY_CALL}\n{EMPTY_CALL}"
-    token_ids = tokenizer.encode(text, parse_special=True)
-    visible = tokenizer.decode(token_ids)
-    draw = random.Random(1)
-    for lag in (0, 1, 7, 1000):
-        decoder = tokenizer.decoder()
-        speller = MarkerSpeller(tokenizer.special_ids, tokenizer)
-        spelled, done, given = "", 0, 0
-        ready = ""
-        while done < len(token_ids):
-            step = token_ids[done : done + draw.randrange(1, 5)]
-            done += len(step)
-            ready += decoder.push(step)
-            end = len(ready) if done == len(token_ids) else max(given, len(ready) - lag)
-            spelled += speller.push(step, ready[given:end])
-            given = end
-        assert ready == visible
-        assert spelled == text
+    bound = bind(HERMES, {text: tokenizer.special_ids[text] for text in HERMES.markers})
+    marked = MarkedText(bound.ids, tokenizer)
+    token_ids = tokenizer.encode(f"n\u00e9 {EMPTY_CALL}", parse_special=True)
+    broken = tokenizer.encode("\u00e9")[0]  # the first byte of two
+    text = marked.push([*token_ids, broken]) + marked.push(token_ids[-1:])
+    opens, closes = bound.ids
+    expected = f"n\u00e9 {EMPTY_CALL}".replace("<tool_call>", opens).replace("</tool_call>", closes)
+    assert text == f"{expected}\ufffd{closes}"
+    assert marked.ends[-1] == len(text)
+    assert bound.spell(text) == f"n\u00e9 {EMPTY_CALL}\ufffd</tool_call>"

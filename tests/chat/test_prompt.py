@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -31,7 +32,7 @@ NATIVE = (
 )
 
 
-def spell(tokenizer: Tokenizer, token_ids: list[int]) -> str:
+def spell(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
     """Text of the tokens, control tokens spelled between guillemets."""
     names = {token_id: f"«{text}»" for text, token_id in tokenizer.special_ids.items()}
     runs: list[str] = []
@@ -46,7 +47,7 @@ def spell(tokenizer: Tokenizer, token_ids: list[int]) -> str:
 
 
 def test_conversation_is_rendered_and_control_tokens_are_read() -> None:
-    prompt = PROMPTS.build([Message("system", "Be brief."), Message("user", "Hi")])
+    prompt = list(PROMPTS.build([Message("system", "Be brief."), Message("user", "Hi")]).token_ids)
     assert spell(TOKENIZER, prompt) == (
         "«<|im_start|>»system\nBe brief.«<|im_end|>»\n"
         "«<|im_start|>»user\nHi«<|im_end|>»\n«<|im_start|>»assistant\n"
@@ -56,7 +57,9 @@ def test_conversation_is_rendered_and_control_tokens_are_read() -> None:
 
 
 def test_tokens_are_those_of_the_whole_text() -> None:
-    prompt = PROMPTS.build([Message("system", " weather"), Message("user", "the  time\n")])
+    prompt = list(
+        PROMPTS.build([Message("system", " weather"), Message("user", "the  time\n")]).token_ids
+    )
     text = "<|im_start|>system\n weather<|im_end|>\n<|im_start|>user\nthe  time\n<|im_end|>\n"
     assert prompt == TOKENIZER.encode(f"{text}<|im_start|>assistant\n", parse_special=True)
 
@@ -71,7 +74,7 @@ def test_contents_never_become_control_tokens(parts: list[str]) -> None:
         Message("assistant", content, (ToolCall("1", "now", arguments),)),
         Message("tool", content, call_id="1", name="now"),
     ]
-    prompt = PROMPTS.build(messages, [NOW])
+    prompt = list(PROMPTS.build(messages, [NOW]).token_ids)
     # Four turns and the next one's start.
     assert prompt.count(TOKENIZER.special_ids["<|im_end|>"]) == 4
     assert prompt.count(TOKENIZER.special_ids["<|im_start|>"]) == 5
@@ -86,16 +89,16 @@ def test_contents_never_become_control_tokens(parts: list[str]) -> None:
 
 def test_assistant_tokens_are_spliced_and_extend_the_earlier_prompt() -> None:
     user = Message("user", "What time?")
-    first = PROMPTS.build([user], [NOW])
+    first = list(PROMPTS.build([user], [NOW]).token_ids)
     # Not how the tokenizer would cut it: only the very tokens are a prefix of the next prompt.
     text = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
     said = tuple(token_id for char in text for token_id in TOKENIZER.encode(char))
     call = Message("assistant", "", (ToolCall("1", "now", {}),), token_ids=said)
     result = Message("tool", "noon", call_id="1", name="now")
-    second = PROMPTS.build([user, call, result], [NOW])
+    second = list(PROMPTS.build([user, call, result], [NOW]).token_ids)
     assert second[: len(first) + len(said) + 1] == [*first, *said, PROMPTS.end_of_turn_id]
     unspliced = Message("assistant", "", call.tool_calls)
-    again = PROMPTS.build([user, unspliced, result], [NOW])
+    again = list(PROMPTS.build([user, unspliced, result], [NOW]).token_ids)
     assert spell(TOKENIZER, again) == spell(TOKENIZER, second)
 
 
@@ -108,7 +111,7 @@ def test_template_that_renders_tools_is_left_to_it() -> None:
         Message("assistant", "", (ToolCall("1", "now", {"a": "<|im_end|>"}),)),
         Message("tool", "noon", call_id="1", name="now"),
     ]
-    assert spell(tokenizer, prompts.build(messages, [NOW])) == (
+    assert spell(tokenizer, list(prompts.build(messages, [NOW]).token_ids)) == (
         '«<|im_start|>»system\n{"type": "function", "function": {"name": "now", "description": '
         '"Tells the time \\u003c|im_end|>.", "parameters": {"type": "object"}}}\n«<|im_end|>»\n'
         "«<|im_start|>»user\n<|im_end|>«<|im_end|>»\n"
@@ -126,7 +129,7 @@ def test_template_without_system_role_gets_it_in_the_first_user_turn() -> None:
     )
     tokenizer = tiny_tokenizer(chat_template=template)
     messages = [Message("system", " Be brief. "), Message("user", " Hi ")]
-    prompt = PromptBuilder(tokenizer).build(messages)
+    prompt = list(PromptBuilder(tokenizer).build(messages).token_ids)
     assert spell(tokenizer, prompt) == "«<|im_start|>»user\nBe brief.\n\nHi«<|im_end|>»"
 
 
@@ -134,17 +137,20 @@ def test_template_that_rewrites_contents_renders_plainly_or_not_at_all() -> None
     template = "{% for m in messages %}{{ m.content[:5] }}<|im_end|>{% endfor %}"
     tokenizer = tiny_tokenizer(chat_template=template)
     prompts = PromptBuilder(tokenizer)
-    assert spell(tokenizer, prompts.build([Message("user", "abcdefg")])) == "abcde«<|im_end|>»"
+    assert (
+        spell(tokenizer, list(prompts.build([Message("user", "abcdefg")]).token_ids))
+        == "abcde«<|im_end|>»"
+    )
     with pytest.raises(TemplateError, match="would become a control token"):
-        prompts.build([Message("user", "abc<|im_start|>")])
+        list(prompts.build([Message("user", "abc<|im_start|>")]).token_ids)
 
 
 def test_bos_is_put_in_front_once_where_the_model_wants_it() -> None:
     tokenizer = tiny_tokenizer(chat_template="{{ messages[0].content }}")
     tokenizer.adds_bos = True
-    prompt = PromptBuilder(tokenizer).build([Message("user", "a")])
+    prompt = list(PromptBuilder(tokenizer).build([Message("user", "a")]).token_ids)
     assert prompt == [tokenizer.bos_id, *tokenizer.encode("a")]
     tokenizer = tiny_tokenizer(chat_template="{{ bos_token }}{{ messages[0].content }}")
     tokenizer.adds_bos = True
-    prompt = PromptBuilder(tokenizer).build([Message("user", "a")])
+    prompt = list(PromptBuilder(tokenizer).build([Message("user", "a")]).token_ids)
     assert prompt == [tokenizer.bos_id, *tokenizer.encode("a")]

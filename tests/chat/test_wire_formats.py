@@ -8,10 +8,17 @@ import jsonschema
 import pytest
 
 from runtime.chat.messages import AUTO, Message, ToolCall, ToolChoice
-from runtime.chat.parser import MarkerSpeller, TurnParser
-from runtime.chat.wire_formats.grammar import turn_grammar
+from runtime.chat.parser import MarkedText, TurnParser
+from runtime.chat.wire_formats.format import bind
+from runtime.chat.wire_formats.grammar import TurnShape, turn_grammar
 from runtime.chat.wire_formats.hermes import HERMES
-from runtime.chat.wire_formats.render import dump_compact, plain_messages, write_calls
+from runtime.chat.wire_formats.render import (
+    add_to_system,
+    describe_tools,
+    dump_compact,
+    plain_messages,
+    write_calls,
+)
 from runtime.errors import UnsupportedSchemaError
 from runtime.grammar.compile import GrammarSource, compile_grammar, from_json_schema
 from runtime.tokenizer.tokenizer import Tokenizer
@@ -33,13 +40,14 @@ ADD = ToolSpec(
 NOW = ToolSpec("now", "Tells the time.", {"type": "object"})
 TOOLS = (ADD, NOW)
 
-CALL_ADD = '<tool_call>\n{"name": "add", "arguments": {"a":12,"b":2}}\n</tool_call>'
+CALL_ADD = '<tool_call>\n{"name": "add", "arguments": {"a": 12, "b": 2}}\n</tool_call>'
 CALL_NOW = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
 
 AS_BYTES = tiny_tokenizer()
 AS_TOKENS = tiny_tokenizer("<tool_call>", "</tool_call>")
 VOCABULARIES = {id(one): vocabulary_of(one) for one in (AS_BYTES, AS_TOKENS)}
 
+UNBOUND = bind(HERMES, {})
 REQUIRED, NONE = ToolChoice("required"), ToolChoice("none")
 TEXTS = ["", "Hello.\n\n日本 <tool>", "a <tool_cal"]
 CHATTER = [f"{CALL_ADD} done", f"{CALL_ADD}\n", f"{CALL_ADD}\n\n{CALL_NOW}"]
@@ -48,11 +56,11 @@ WRONG = [
     CALL_ADD[:-1],
     CALL_NOW.replace("now", "later"),
     CALL_ADD.replace("12", '"12"'),
-    CALL_ADD.replace('"b":2', '"b":3'),
-    CALL_ADD.replace('"b":2', '"c":2'),
-    CALL_ADD.replace('"a":12,', ""),
-    CALL_ADD.replace(":12", ": 12"),
-    CALL_NOW.replace("{}", '{"x":1}'),
+    CALL_ADD.replace('"b": 2', '"b": 3'),
+    CALL_ADD.replace('"b": 2', '"c": 2'),
+    CALL_ADD.replace('"a": 12, ', ""),
+    CALL_ADD.replace(": 12", ":12"),
+    CALL_NOW.replace("{}", '{"x": 1}'),
     "<tool_call>" + CALL_NOW,
 ]
 SHAPES: list[tuple[ToolChoice, list[str], list[str]]] = [
@@ -69,11 +77,15 @@ SHAPES: list[tuple[ToolChoice, list[str], list[str]]] = [
 ]
 
 
+def markers_of(tokenizer: Tokenizer) -> dict[str, int]:
+    return {m: tokenizer.special_ids[m] for m in HERMES.markers if m in tokenizer.special_ids}
+
+
 def accepted(
     tokenizer: Tokenizer, choice: ToolChoice, output: GrammarSource | None, text: str
 ) -> bool:
-    marker_ids = {m: tokenizer.special_ids[m] for m in HERMES.markers if m in tokenizer.special_ids}
-    source = turn_grammar(HERMES, TOOLS, choice, output, marker_ids)
+    marker_ids = markers_of(tokenizer)
+    source = turn_grammar(bind(HERMES, marker_ids), TOOLS, TurnShape(choice, output))
     assert source is not None
     constraint = compile_grammar(source, VOCABULARIES[id(tokenizer)]).constraint()
     return accepts(constraint, tokenizer.encode(text, parse_special=True))
@@ -89,7 +101,7 @@ def test_choice_shapes_the_turn(
 
 
 def test_marker_that_is_a_token_cannot_be_spelled() -> None:
-    source = turn_grammar(HERMES, TOOLS, AUTO, None, AS_TOKENS.special_ids)
+    source = turn_grammar(bind(HERMES, markers_of(AS_TOKENS)), TOOLS, TurnShape(AUTO))
     assert source is not None
     constraint = compile_grammar(source, VOCABULARIES[id(AS_TOKENS)]).constraint()
     spelled = AS_TOKENS.encode("<tool_call>")
@@ -138,20 +150,20 @@ PLAN = ToolSpec(
 
 @pytest.mark.parametrize("tokenizer", [AS_BYTES, AS_TOKENS], ids=["bytes", "tokens"])
 def test_whatever_is_drawn_parses_and_validates(tokenizer: Tokenizer) -> None:
-    markers = {m: tokenizer.special_ids[m] for m in HERMES.markers if m in tokenizer.special_ids}
-    source = turn_grammar(HERMES, [PLAN, ADD], REQUIRED, None, markers)
+    bound = bind(HERMES, markers_of(tokenizer))
+    source = turn_grammar(bound, [PLAN, ADD], TurnShape(REQUIRED))
     assert source is not None
     grammar = compile_grammar(source, VOCABULARIES[id(tokenizer)])
     draw = random.Random(0)
     num_calls = 0
     for _ in range(25):
-        constraint, parser = grammar.constraint(), TurnParser(HERMES)
-        decoder, speller = tokenizer.decoder(), MarkerSpeller(markers, tokenizer)
+        constraint, parser = grammar.constraint(), TurnParser(bound, [PLAN, ADD])
+        text = MarkedText(bound.ids, tokenizer)
         for _ in range(300):
             allowed = sorted(allowed_ids(constraint, tokenizer.vocab_size))
             chosen = constraint.forced() or [draw.choice(allowed)]
             assert constraint.advance(chosen) == len(chosen)
-            parser.push(speller.push(chosen, decoder.push(chosen)))
+            parser.push(text.push([one for one in chosen if one not in tokenizer.stop_ids]))
             if constraint.state == "done":
                 break
         if constraint.state == "done":
@@ -165,13 +177,13 @@ def test_whatever_is_drawn_parses_and_validates(tokenizer: Tokenizer) -> None:
 
 
 def test_nothing_to_constrain_is_no_grammar() -> None:
-    assert turn_grammar(HERMES, (), AUTO, None, {}) is None
+    assert turn_grammar(UNBOUND, (), TurnShape(AUTO)) is None
     output = GrammarSource("regex", "a")
-    assert turn_grammar(HERMES, (), AUTO, output, {}) is output
+    assert turn_grammar(UNBOUND, (), TurnShape(AUTO, output)) is output
 
 
 def test_required_calls_are_forced_up_to_the_first_choice() -> None:
-    source = turn_grammar(HERMES, TOOLS, REQUIRED, None, {})
+    source = turn_grammar(UNBOUND, TOOLS, TurnShape(REQUIRED))
     assert source is not None
     constraint = compile_grammar(source, VOCABULARIES[id(AS_BYTES)]).constraint()
     said = []
@@ -206,13 +218,13 @@ def test_impossible_choice_is_refused(
     tools: tuple[ToolSpec, ...], choice: ToolChoice, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error) as caught:
-        turn_grammar(HERMES, tools, choice, None, {})
+        turn_grammar(UNBOUND, tools, TurnShape(choice))
     assert message in str(caught.value)
 
 
 def test_rendered_call_is_what_the_grammar_accepts() -> None:
     call = ToolCall("1", "add", {"a": 12, "b": 2})
-    assert write_calls(HERMES, [call], dump_compact) == CALL_ADD
+    assert write_calls(HERMES, [call]) == CALL_ADD
 
 
 def test_conversation_for_a_template_without_tools() -> None:
@@ -224,7 +236,8 @@ def test_conversation_for_a_template_without_tools() -> None:
         Message("tool", "one", call_id="2", name="now"),
         Message("assistant", "Noon."),
     ]
-    rendered = plain_messages(HERMES, messages, [NOW], dump_compact)
+    rendered = plain_messages(HERMES, messages)
+    add_to_system(rendered, describe_tools(HERMES, [NOW], dump_compact))
     tool = (
         '{"type":"function","function":{"name":"now","description":"Tells the time.",'
         '"parameters":{"type":"object"}}}'

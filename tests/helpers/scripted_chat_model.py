@@ -20,6 +20,7 @@ from runtime.chat.messages import (
     TurnEnd,
 )
 from runtime.chat.model import Output
+from runtime.chat.support import ToolSupport
 from runtime.request import FinishReason, SamplingParams, Usage
 from tools.spec import ToolSpec
 
@@ -76,9 +77,14 @@ class ScriptedChatModel:
     prepared: list[tuple[str, ...]] = field(default_factory=list)
     was_prepared: anyio.Event = field(default_factory=anyio.Event)
 
-    async def find_unsupported(self, tools: Sequence[ToolSpec]) -> Mapping[str, str]:
+    async def support_of(self, tools: Sequence[ToolSpec]) -> Mapping[str, ToolSupport]:
         await anyio.lowlevel.checkpoint()
-        return {tool.name: why for tool in tools if (why := self.unsupported.get(tool.name))}
+        return {
+            tool.name: ToolSupport("refused", problem=self.unsupported[tool.name])
+            if tool.name in self.unsupported
+            else ToolSupport("strict")
+            for tool in tools
+        }
 
     async def prepare(self, tools: Sequence[ToolSpec]) -> None:
         await anyio.lowlevel.checkpoint()

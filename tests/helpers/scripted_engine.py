@@ -137,6 +137,7 @@ class _Sequence:
         self._num_forced = 0
         self._num_steps = 0
         self._error: str | None = None
+        self._is_off_script = False
 
     def step(self, num_tokens: int) -> TokenChunk:
         start = len(self._taken)
@@ -146,10 +147,7 @@ class _Sequence:
         self._take_forced()
         taken = tuple(self._taken[start:])
         text = self._release(taken)
-        is_over = self.finish_reason is not None
-        return TokenChunk(
-            taken, text, (), self.finish_reason, self._error, self._usage() if is_over else None
-        )
+        return TokenChunk(taken, text, (), self.finish_reason, self._error, self._usage())
 
     def _take_next(self) -> None:
         if self.finish_reason is None and len(self._taken) >= self._request.sampling.max_tokens:
@@ -160,11 +158,19 @@ class _Sequence:
             return
         token_id = self._left.pop(0) if self._left else self._tokenizer.eos_id
         if self._constraint is not None and self._constraint.advance([token_id]) != 1:
-            self.finish_reason = "error"
-            said = self._tokenizer.decode(self._taken)
-            self._error = f"token {token_id} is illegal after {said!r}"
+            self._refuse(self._constraint, token_id)
             return
         self._append(token_id)
+
+    def _refuse(self, constraint: Constraint, token_id: int) -> None:
+        """As the engine: the constraint may say how to go on, or be at an end."""
+        if constraint.state == "failed" or not constraint.forced():
+            is_whole = constraint.state == "accepting" and _allows(constraint, token_id)
+            self.finish_reason = "length" if is_whole else "error"
+            said = self._tokenizer.decode(self._taken)
+            self._error = None if is_whole else f"token {token_id} is illegal after {said!r}"
+        else:
+            self._is_off_script = True
 
     def _take_forced(self) -> None:
         while self._constraint is not None and self.finish_reason is None:
@@ -180,6 +186,8 @@ class _Sequence:
 
     def _drop_from_script(self, token_id: int) -> None:
         """Forced tokens say what the script says, but may cut it in other places."""
+        if self._is_off_script:
+            return
         if self._left[:1] == [token_id]:
             del self._left[0]
             return
@@ -216,3 +224,10 @@ class _Sequence:
             forced_tokens=self._num_forced,
             forward_passes=self._num_steps,
         )
+
+
+def _allows(constraint: Constraint, token_id: int) -> bool:
+    """Whether the mask has the token, which the constraint did not take."""
+    mask = np.full((1, token_id // 32 + 1024), -1, np.int32)
+    constraint.fill(mask, 0)
+    return bool(mask[0, token_id // 32] >> token_id % 32 & 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import mcp_types as t
@@ -13,7 +13,7 @@ from mcp import Client, MCPError
 
 from mcp_servers.model_server.resources import FORMATS, KEYWORDS, LEVELS, OUTPUTS, SUPPORT_URI
 from mcp_servers.model_server.tools import list_specs
-from runtime.chat.support import ToolSupport, support_of
+from runtime.chat.support import ToolSupport
 from runtime.errors import ModelFileError
 from runtime.grammar.compile import compile_grammar, from_json_schema
 from tests.helpers.model_service import (
@@ -128,18 +128,6 @@ async def test_unknown_resource_is_a_protocol_error(era: str) -> None:
         with pytest.raises(MCPError, match="did you mean 'grammar://support'") as caught:
             await client.read_resource("grammar://suport")
     assert caught.value.error.code == t.INVALID_PARAMS
-
-
-@pytest.mark.anyio
-async def test_model_that_only_filters_decodes_the_rest_strictly() -> None:
-    model = scripted_models(HELLO).model
-    model = replace(model, unsupported={"clock__now": "too deep"})
-    tools = await TOOLS.list_tools()
-    assert await support_of(model, tools) == {
-        "files__read": ToolSupport("strict"),
-        "files__find": ToolSupport("strict"),
-        "clock__now": ToolSupport("refused", problem="too deep"),
-    }
 
 
 def test_what_uses_an_output_kind_is_a_parameter_of_that_tool() -> None:

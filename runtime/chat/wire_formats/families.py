@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from runtime.chat.wire_formats.format import WireFormat
-from runtime.chat.wire_formats.gemma import GEMMA3
-from runtime.chat.wire_formats.hermes import HERMES
+from runtime.chat.wire_formats.format import Reasoning, WireFormat
+from runtime.chat.wire_formats.gemma import FUNCTION_GEMMA, GEMMA3, GEMMA4
+from runtime.chat.wire_formats.hermes import GLM45, GLM47, HERMES, QWEN_CODER
 from runtime.chat.wire_formats.llama import LLAMA3
 from runtime.chat.wire_formats.mistral import (
     MISTRAL_V3,
@@ -14,8 +14,20 @@ from runtime.chat.wire_formats.mistral import (
     MISTRAL_V11,
     MISTRAL_V13,
 )
+from runtime.chat.wire_formats.openai import HARMONY
+from runtime.chat.wire_formats.sections import DEEPSEEK_R1, DEEPSEEK_V31, KIMI_K2, PHI4
 
 WIRE_FORMATS = (
+    HARMONY,
+    GEMMA4,
+    FUNCTION_GEMMA,
+    KIMI_K2,
+    DEEPSEEK_V31,
+    DEEPSEEK_R1,
+    PHI4,
+    GLM47,
+    GLM45,
+    QWEN_CODER,
     MISTRAL_V11,
     MISTRAL_V13,
     MISTRAL_V3,
@@ -25,6 +37,8 @@ WIRE_FORMATS = (
     HERMES,
 )
 """Of two that fit a model, the earlier one is its; the last one fits every model."""
+
+_REASONING = (Reasoning("<think>", "</think>"), Reasoning("[THINK]", "[/THINK]"))
 
 _CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -59,8 +73,23 @@ _TEMPLATES: Mapping[str, tuple[tuple[str, ...], str]] = {
 def format_of_vocabulary(special_tokens: Collection[str]) -> WireFormat:
     """Return the format of the family that has these control tokens."""
     return next(
-        one for one in WIRE_FORMATS if all(text in special_tokens for text in one.vocabulary)
+        one
+        for one in WIRE_FORMATS
+        if all(text in special_tokens for text in one.vocabulary)
+        and (one.vocabulary or one is HERMES)
     )
+
+
+def reasoning_of(
+    wire_format: WireFormat, special_tokens: Collection[str], template: str
+) -> Reasoning | None:
+    """Return how a model marks its thoughts; None where nothing says that it has any."""
+    known = (wire_format.reasoning, *_REASONING)
+    for one in known:
+        opens = one.opens.strip("\n") if one is not None else ""
+        if one is not None and (opens in special_tokens or opens in template):
+            return one
+    return wire_format.reasoning
 
 
 def default_template(special_tokens: Collection[str]) -> tuple[str, str] | None:

@@ -1,57 +1,89 @@
 """What a turn may say, as one grammar from its first token to its last.
 
-`auto`, `none`, `required`, a named tool and calls one at a time are shapes of it.
+`auto`, `none`, `required`, a named tool, some of the tools and calls one at a time are shapes
+of it, and so are thoughts: open, closed, or opened by the prompt already.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field
 
 from runtime.chat.messages import ToolChoice
-from runtime.chat.wire_formats.format import CALL_ID, CALL_ID_CHARS, WireFormat
+from runtime.chat.wire_formats.arguments import (
+    NO_HINT_VALUES,
+    HintValues,
+    Scope,
+    field_values,
+    json_value,
+)
+from runtime.chat.wire_formats.format import (
+    CALL_ID,
+    CALL_ID_CHARS,
+    CALL_INDEX,
+    BoundFormat,
+    FieldArguments,
+    JsonArguments,
+    Thinking,
+)
+from runtime.chat.wire_formats.notation import notation_value
+from runtime.chat.wire_formats.rules import ANY_TEXT, Rules, escape, in_slashes, text_without
 from runtime.errors import UnsupportedSchemaError
 from runtime.grammar.compile import GrammarSource
-from runtime.grammar.ladder import with_options
-from runtime.grammar.schema import check_bounds, close_objects, dump_json
+from runtime.grammar.ladder import SchemaLevel
+from runtime.grammar.schema import check_bounds, close_objects
 from tools.errors import InvalidRequestError, UnknownToolError
 from tools.spec import JsonObject, ToolSpec
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
+_BLANKS = '("\\n" "\\n"?)?'
+
+
+@dataclass(frozen=True, slots=True)
+class TurnShape:
+    """What is asked of a turn, beside the tools.
+
+    Attributes:
+        choice: whether and which tools may be called.
+        output: language of the visible answer; None for any text.
+        thinking: how thoughts are marked, and whether the prompt has opened them; None where
+            the turn has none.
+        levels: how strictly the schema of each tool is compiled, by name; strict by default.
+        hints: what hints in the tools' schemas refer to.
+    """
+
+    choice: ToolChoice
+    output: GrammarSource | None = None
+    thinking: Thinking | None = None
+    levels: Mapping[str, SchemaLevel] = field(default_factory=dict)
+    hints: HintValues = NO_HINT_VALUES
 
 
 def turn_grammar(
-    wire_format: WireFormat,
-    tools: Sequence[ToolSpec],
-    choice: ToolChoice,
-    output: GrammarSource | None,
-    marker_ids: Mapping[str, int],
+    bound: BoundFormat, tools: Sequence[ToolSpec], shape: TurnShape
 ) -> GrammarSource | None:
     """Language of a turn with these tools; None where anything may be said.
 
-    With `output`, the visible answer is a sentence of it; otherwise it is any text that does
-    not open a call. Nothing follows the last call. `marker_ids` has the format's markers that
-    are single tokens of the vocabulary.
+    With `shape.output`, the visible answer is a sentence of it; otherwise it is any text that
+    does not open a call. Nothing follows the last call.
 
     Raises:
-        InvalidRequestError: a call is required and there is no tool, or a bad tool name.
+        InvalidRequestError: a call is required and there is no tool, a bad tool name, or a hint
+            that refers to nothing.
         UnknownToolError: the named tool is not among `tools`.
         UnsupportedSchemaError: a tool's schema is too large; the message names the tool.
     """
-    callable_tools = choose_tools(tools, choice)
-    if not callable_tools:
-        return output if output is not None or not tools else _text_only(wire_format, marker_ids)
-    trigger = _literal(wire_format.trigger, marker_ids)
-    rules = _call_rules(wire_format, callable_tools, choice, marker_ids)
-    if choice.mode == "required" or choice.name is not None:
-        return _lark(f"start: {trigger} calls", *rules)
-    if output is not None:
-        main = f"start: @output | {trigger} calls"
-        return replace(_lark(main, *rules), parts=(("output", output),))
-    lead, text = _lead(wire_format, marker_ids), _text(wire_format)
-    return _lark("start: TEXT | lead calls", lead, text, *rules)
+    callable_tools = choose_tools(tools, shape.choice)
+    if not tools and shape.output is None:
+        return None
+    is_plain = not callable_tools and shape.thinking is None and not bound.wire.answer_opens
+    if is_plain and shape.output is not None:
+        return shape.output
+    rules = Rules(bound.ids)
+    main = _main(bound, rules, callable_tools, shape)
+    start = _with_thoughts(bound, rules, main, shape.thinking)
+    return rules.source(start, **({} if shape.output is None else {"output": shape.output}))
 
 
 def choose_tools(tools: Sequence[ToolSpec], choice: ToolChoice) -> Sequence[ToolSpec]:
@@ -59,7 +91,7 @@ def choose_tools(tools: Sequence[ToolSpec], choice: ToolChoice) -> Sequence[Tool
 
     Raises:
         InvalidRequestError: names clash or are malformed, or a call is required of no tool.
-        UnknownToolError: the named tool is not among `tools`.
+        UnknownToolError: a named tool is not among `tools`.
     """
     names = [tool.name for tool in tools]
     for name in names:
@@ -70,13 +102,15 @@ def choose_tools(tools: Sequence[ToolSpec], choice: ToolChoice) -> Sequence[Tool
     if len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise InvalidRequestError(f"tool names must differ; given twice: {', '.join(twice)}")
-    if choice.name is not None:
-        if choice.name not in names:
-            raise UnknownToolError(choice.name, names)
-        return [tool for tool in tools if tool.name == choice.name]
+    wanted = choice.allowed if choice.name is None else (choice.name,)
+    for name in wanted or ():
+        if name not in names:
+            raise UnknownToolError(name, names)
+    if wanted is not None:
+        tools = [tool for tool in tools if tool.name in wanted]
     if choice.mode == "required" and not tools:
         raise InvalidRequestError("a tool call is required, but no tools are offered")
-    return tools if choice.mode != "none" else ()
+    return tools if choice.mode != "none" or choice.name is not None else ()
 
 
 def arguments_schema(tool: ToolSpec) -> JsonObject:
@@ -97,76 +131,120 @@ def arguments_schema(tool: ToolSpec) -> JsonObject:
     return close_objects(schema)
 
 
-def _call_rules(
-    wire_format: WireFormat,
-    tools: Sequence[ToolSpec],
-    choice: ToolChoice,
-    marker_ids: Mapping[str, int],
-) -> list[str]:
-    def literal(text: str) -> str:
-        return _literal(text, marker_ids)
+def unenforced(bound: BoundFormat, tool: ToolSpec, level: SchemaLevel) -> tuple[str, ...]:
+    """Keywords of a tool's schema, with their paths, that the family's notation cannot carry.
 
-    head, tail = wire_format.before_name, wire_format.before_arguments
-    rules = [
-        f"call_{index}: {literal(head + tool.name + tail)}"
-        f" %json {dump_json(with_options(arguments_schema(tool)))}"
-        f" {literal(wire_format.after_arguments)}"
-        for index, tool in enumerate(tools)
-    ]
-    rules.append("call: " + " | ".join(f"call_{index}" for index in range(len(tools))))
-    again = ""
-    if choice.parallel and wire_format.between_calls is not None:
-        again = f" ({literal(wire_format.between_calls)} call)*"
-    rest_of_open = literal(wire_format.opens.removeprefix(wire_format.trigger))
-    rules.append(f"calls: {rest_of_open} call{again} {literal(wire_format.closes)}")
-    if wire_format.has_call_ids:
-        rules.append(f"CALL_ID: /[A-Za-z0-9]{{{CALL_ID_CHARS}}}/")
-    return rules
-
-
-def _lead(wire_format: WireFormat, marker_ids: Mapping[str, int]) -> str:
-    """Text up to and including what opens the first call."""
-    trigger = _literal(wire_format.trigger, marker_ids)
-    if wire_format.trigger in marker_ids:
-        return f"lead: TEXT {trigger}"
-    # A greedy text would swallow the spelled marker; `suffix` ends it at the first one.
-    return f"lead[suffix={trigger}]: TEXT"
-
-
-def _text(wire_format: WireFormat) -> str:
-    """Any text that does not open a call."""
-    trigger = re.escape(wire_format.trigger).replace("/", "\\/").replace("\\ ", " ")
-    return f"TEXT: /(?s:.*)/ & ~/(?s:.*){trigger}(?s:.*)/"
-
-
-def _text_only(wire_format: WireFormat, marker_ids: Mapping[str, int]) -> GrammarSource:
-    """Text of a model that sees tools and may not call one.
-
-    Spelled markers are ruled out at their first character where the text begins: a model about
-    to call would otherwise be led into the marker and left there with a broken one.
+    Raises:
+        UnsupportedSchemaError: as `arguments_schema`.
     """
-    text = _text(wire_format)
-    if wire_format.trigger not in marker_ids:
-        text += f" & /([^{re.escape(wire_format.trigger[0])}](?s:.*))?/"
-    return _lark("start: TEXT", text)
+    scope = _scope(Rules(bound.ids), bound, tool, level, _AnyHintValues)
+    _arguments(bound, scope)
+    return tuple(dict.fromkeys(scope.dropped))
 
 
-def _literal(text: str, marker_ids: Mapping[str, int]) -> str:
-    """The text, its markers as tokens where the vocabulary has them, else as bytes."""
-    pattern = "|".join(map(re.escape, (CALL_ID, *marker_ids)))
-    pieces = (piece for piece in re.split(f"({pattern})", text) if piece)
-    return " ".join(_terminal(piece, marker_ids) for piece in pieces)
+class _AnyText(dict[str, str]):
+    def get(self, key: object, default: object = None) -> str:
+        return "text"
 
 
-def _terminal(piece: str, marker_ids: Mapping[str, int]) -> str:
+class _AnyList(dict[str, Sequence[str]]):
+    def get(self, key: object, default: object = None) -> Sequence[str]:
+        return ("text",)
+
+
+_AnyHintValues = HintValues(_AnyList(), _AnyText())
+
+
+def _scope(
+    rules: Rules, bound: BoundFormat, tool: ToolSpec, level: SchemaLevel, hints: HintValues
+) -> Scope:
+    style = bound.wire.arguments
+    is_spaced = isinstance(style, JsonArguments) and style.is_spaced
+    return Scope(rules, arguments_schema(tool), level, is_spaced, hints)
+
+
+def _main(bound: BoundFormat, rules: Rules, tools: Sequence[ToolSpec], shape: TurnShape) -> str:
+    """The turn behind its thoughts."""
+    wire, choice = bound.wire, shape.choice
+    answer = _answer(bound, rules, shape, may_call=bool(tools))
+    if not tools:
+        return answer
+    trigger, calls = rules.literal(wire.trigger), _calls(bound, rules, tools, shape)
+    if choice.mode == "required" or choice.name is not None:
+        return f"{trigger} {calls}"
+    if wire.answer_opens:
+        lead = f"{rules.literal(wire.lead_opens)} {rules.text_before(wire.lead_closes)}"
+        return f"{answer} | ({lead})? {trigger} {calls}"
+    if shape.output is not None:
+        return f"{answer} | {trigger} {calls}"
+    text = rules.lexeme(text_without(bound.spell(wire.trigger)))
+    lead = f"{text} {trigger}"
+    if wire.trigger not in bound.ids:
+        # A greedy text would swallow the spelled marker; `suffix` ends it at the first one.
+        lead = rules.rule(text, f"suffix={trigger}")
+    return f"{answer} | {lead} {calls}"
+
+
+def _answer(bound: BoundFormat, rules: Rules, shape: TurnShape, *, may_call: bool) -> str:
+    wire = bound.wire
+    opens = f"{rules.literal(wire.answer_opens)} " if wire.answer_opens else ""
+    if shape.output is not None:
+        return f"{opens}@output"
+    text = in_slashes(ANY_TEXT) if wire.answer_opens else text_without(bound.spell(wire.trigger))
+    if not may_call and wire.trigger not in bound.ids:
+        # A model about to call would be led into the spelled marker and left there with a
+        # broken one, so the text does not begin like it.
+        text += f" & {in_slashes(f'(?:[^{escape(wire.trigger[0])}]{ANY_TEXT})?')}"
+    return opens + rules.lexeme(text)
+
+
+def _with_thoughts(bound: BoundFormat, rules: Rules, main: str, thinking: Thinking | None) -> str:
+    if thinking is None:
+        return main
+    thoughts = f"{rules.text_before(thinking.reasoning.closes)} {_BLANKS}"
+    if thinking.is_open:
+        return f"{thoughts} ({main})"
+    return f"({_BLANKS} {rules.literal(thinking.reasoning.opens)} {thoughts})? ({main})"
+
+
+def _calls(bound: BoundFormat, rules: Rules, tools: Sequence[ToolSpec], shape: TurnShape) -> str:
+    """All calls of a turn, from behind the trigger on."""
+    wire = bound.wire
+    call = rules.rule(" | ".join(_call(bound, rules, tool, shape) for tool in tools))
+    again = ""
+    if shape.choice.parallel and wire.between_calls is not None:
+        again = f" ({rules.literal(wire.between_calls)} {call})*"
+    opens = _literal(rules, wire.opens.removeprefix(wire.trigger))
+    return rules.rule(f"{opens} {call}{again} {_literal(rules, wire.closes)}")
+
+
+def _call(bound: BoundFormat, rules: Rules, tool: ToolSpec, shape: TurnShape) -> str:
+    wire = bound.wire
+    scope = _scope(rules, bound, tool, shape.levels.get(tool.name, "strict"), shape.hints)
+    try:
+        arguments = _arguments(bound, scope)
+    except InvalidRequestError as exc:
+        raise type(exc)(f"tool {tool.name!r}: {exc}") from exc
+    head = _literal(rules, wire.before_name + tool.name + wire.before_arguments)
+    return rules.rule(f"{head} {arguments} {_literal(rules, wire.after_arguments)}")
+
+
+def _arguments(bound: BoundFormat, scope: Scope) -> str:
+    style = bound.wire.arguments
+    if isinstance(style, JsonArguments):
+        return json_value(scope, scope.root, "$")
+    if isinstance(style, FieldArguments):
+        return field_values(style, scope)
+    return notation_value(style, scope, scope.root, "$")
+
+
+def _literal(rules: Rules, text: str) -> str:
+    """A text of the format with the places of ids and numbers."""
+    pieces = (piece for piece in re.split(f"([{CALL_ID}{CALL_INDEX}])", text) if piece)
+    return " ".join(_piece(rules, piece) for piece in pieces)
+
+
+def _piece(rules: Rules, piece: str) -> str:
     if piece == CALL_ID:
-        return "CALL_ID"
-    return f"<[{marker_ids[piece]}]>" if piece in marker_ids else _quote(piece)
-
-
-def _lark(*rules: str) -> GrammarSource:
-    return GrammarSource("lark", "\n".join(rules))
-
-
-def _quote(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+        return rules.terminal(f"[A-Za-z0-9]{{{CALL_ID_CHARS}}}")
+    return rules.terminal("[0-9]{1,4}") if piece == CALL_INDEX else rules.literal(piece)

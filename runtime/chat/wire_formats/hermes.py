@@ -1,11 +1,21 @@
-"""The format of Hermes 2 and 3, Qwen 2.5 and 3, and of models that know none.
+"""The formats between `<tool_call>` tags: Hermes, Qwen and GLM; the first is everybody's.
 
-Source: chat template of Qwen/Qwen2.5-7B-Instruct; reference/grammar.md section 4.1.
+Source: chat templates of Qwen/Qwen2.5-7B-Instruct, Qwen/Qwen3-Coder-30B-A3B-Instruct,
+zai-org/GLM-4.5 and GLM-4.6; the call format of GLM-4.7's model card.
 """
 
 from __future__ import annotations
 
-from runtime.chat.wire_formats.format import WireFormat
+from dataclasses import replace
+
+from runtime.chat.wire_formats.format import FieldArguments, WireFormat
+
+_LISTED = (
+    "# Tools\n\n"
+    "You may call one or more functions to assist with the user query.\n\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\n"
+    "<tools>"
+)
 
 HERMES = WireFormat(
     name="hermes",
@@ -17,12 +27,7 @@ HERMES = WireFormat(
     between_calls="\n<tool_call>",
     closes="",
     vocabulary=(),
-    tools_before=(
-        "# Tools\n\n"
-        "You may call one or more functions to assist with the user query.\n\n"
-        "You are provided with function signatures within <tools></tools> XML tags:\n"
-        "<tools>"
-    ),
+    tools_before=_LISTED,
     tools_after=(
         "\n</tools>\n\n"
         "For each function call, return a json object with function name and arguments within"
@@ -33,4 +38,53 @@ HERMES = WireFormat(
     ),
     result_open="<tool_response>\n",
     result_close="\n</tool_response>",
+)
+
+QWEN_CODER = replace(
+    HERMES,
+    name="qwen-coder",
+    before_name="\n<function=",
+    before_arguments=">\n",
+    after_arguments="</function>\n</tool_call>",
+    arguments=FieldArguments("<parameter=", ">\n", "\n</parameter>\n"),
+    tools_after=(
+        "\n</tools>\n\n"
+        "To call a function, reply with nothing but\n"
+        "<tool_call>\n<function=NAME>\n<parameter=KEY>\nVALUE\n</parameter>\n</function>\n"
+        "</tool_call>"
+    ),
+)
+
+_GLM_MARKERS = (
+    *("<tool_call>", "</tool_call>"),
+    *("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
+)
+
+GLM45 = replace(
+    HERMES,
+    name="glm-4.5",
+    markers=_GLM_MARKERS,
+    before_name="",
+    before_arguments="\n",
+    after_arguments="</tool_call>",
+    arguments=FieldArguments("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n"),
+    tools_after=(
+        "\n</tools>\n\n"
+        "To call a function, write\n"
+        "<tool_call>NAME\n<arg_key>KEY</arg_key>\n<arg_value>VALUE</arg_value>\n</tool_call>"
+    ),
+)
+
+GLM47 = replace(
+    GLM45,
+    name="glm-4.7",
+    before_arguments="",
+    between_calls="<tool_call>",
+    arguments=FieldArguments("<arg_key>", "</arg_key><arg_value>", "</arg_value>"),
+    vocabulary=("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
+    tools_after=(
+        "\n</tools>\n\n"
+        "To call a function, write\n"
+        "<tool_call>NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value></tool_call>"
+    ),
 )

@@ -1,0 +1,280 @@
+"""Compiles what turns may say for one model, and remembers how strictly it can be enforced.
+
+A schema that the grammar cannot carry whole is compiled as strictly as it can be; what is
+missing is known by its keywords, and the caller checks it when a value is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from runtime.chat.messages import OutputSchema
+from runtime.chat.support import ToolSupport
+from runtime.chat.wire_formats.format import (
+    BoundFormat,
+    FieldArguments,
+    JsonArguments,
+    NotationArguments,
+)
+from runtime.chat.wire_formats.grammar import (
+    TurnShape,
+    arguments_schema,
+    choose_tools,
+    turn_grammar,
+    unenforced,
+)
+from runtime.chat.wire_formats.schemas import has_hints, properties_of
+from runtime.errors import UnsupportedSchemaError
+from runtime.grammar.ban import BannedConstraint
+from runtime.grammar.closing import BudgetedConstraint
+from runtime.grammar.compile import (
+    CompiledGrammar,
+    GrammarCache,
+    GrammarSource,
+    from_json_schema,
+)
+from runtime.grammar.end_finder import Closable, EndFinder
+from runtime.grammar.ladder import SchemaSupport
+from runtime.grammar.lengths import longest_chars
+from runtime.grammar.schema import check_bounds, close_objects, dump_json
+from runtime.grammar.vocabulary import Vocabulary
+from runtime.tokenizer.tokenizer import Tokenizer
+from tools.spec import ToolSpec
+
+STRICT = SchemaSupport("strict")
+MAX_CATALOGUES = 32
+CHARS_PER_TOKEN = 2
+"""Fewer than JSON has on average: what is estimated with it is rather too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnGrammar:
+    """What a turn is decoded under.
+
+    Attributes:
+        compiled: the language.
+        held: tools whose arguments are checked before they are given out.
+        end: the shortest turn that is known; None where none was found.
+        finder: finds others.
+        reserve: by how much the shortest call of one tool may be longer than another's.
+        longest: about as many tokens as it takes to say all that some schema lists.
+    """
+
+    compiled: CompiledGrammar
+    held: frozenset[str]
+    end: tuple[int, ...] | None
+    finder: EndFinder
+    reserve: int
+    longest: int
+
+    def constraint(
+        self,
+        max_tokens: int,
+        kept: Sequence[int] = (),
+        banned: Sequence[bytes] = (),
+        first_tokens: Collection[int] = (),
+    ) -> BudgetedConstraint:
+        """What may be said, to its end within `max_tokens`.
+
+        Args:
+            max_tokens: of the whole turn.
+            kept: tokens that were said already.
+            banned: texts that must not come next.
+            first_tokens: tokens that must not come next.
+        """
+        start = self.compiled.constraint()
+        if not banned and not first_tokens:
+            return self._budgeted(start, max_tokens, self.end)
+        start.advance(kept)
+        room = max_tokens - len(kept)
+        again = BannedConstraint(start, self.compiled.vocabulary, banned, first_tokens)
+        if again.state == "failed":  # nothing else can come first
+            again = BannedConstraint(start, self.compiled.vocabulary, banned)
+        end = self.finder.find(again, room)
+        return self._budgeted(again, room, end)
+
+    def _budgeted(
+        self, inner: Closable, max_tokens: int, end: tuple[int, ...] | None
+    ) -> BudgetedConstraint:
+        return BudgetedConstraint(
+            inner, max_tokens, self.finder, end, reserve=self.reserve, longest=self.longest
+        )
+
+
+class Grammars:
+    """One model's grammars; safe to use from several threads.
+
+    Args:
+        bound: how the model writes its turns.
+        tokenizer: its tokenizer.
+        end_of_turn_id: the token that ends its turns.
+    """
+
+    def __init__(self, bound: BoundFormat, tokenizer: Tokenizer, end_of_turn_id: int) -> None:
+        self._bound = bound
+        self._tokenizer = tokenizer
+        self._end_of_turn_id = end_of_turn_id
+        self._cache: GrammarCache | None = None
+        self._finder: EndFinder | None = None
+        self._lock = threading.Lock()
+        self._supports: dict[str, SchemaSupport] = {}
+        self._turns: OrderedDict[object, tuple[Sequence[ToolSpec], TurnGrammar | None]] = (
+            OrderedDict()
+        )
+
+    def compile(self, tools: Sequence[ToolSpec], shape: TurnShape) -> TurnGrammar | None:
+        """Return the grammar of a turn; None where anything may be said.
+
+        Raises:
+            InvalidRequestError: as `turn_grammar`; `UnsupportedSchemaError` names the tool,
+                the keyword and its path.
+        """
+        if not any(has_hints(tool.input_schema) for tool in tools):
+            shape = replace(shape, hints=TurnShape(shape.choice).hints)
+        elif shape.hints != TurnShape(shape.choice).hints:
+            return self._compile(tools, shape)  # the conversation is part of it: not seen again
+        # The tools' identities stand for their contents: who holds them here keeps them alive.
+        key = (tuple(map(id, tools)), shape.choice, shape.output, shape.thinking)
+        with self._lock:
+            if (found := self._turns.get(key)) is not None:
+                self._turns.move_to_end(key)
+                return found[1]
+        grammar = self._compile(tools, shape)
+        with self._lock:
+            self._turns[key] = (tuple(tools), grammar)
+            if len(self._turns) > MAX_CATALOGUES:
+                self._turns.popitem(last=False)
+        return grammar
+
+    def output(self, output: OutputSchema) -> tuple[GrammarSource, SchemaSupport]:
+        """The language of an answer; like a tool's arguments, its objects hold what they list.
+
+        Raises:
+            UnsupportedSchemaError: the schema is not supported; the message names the keyword.
+        """
+        check_bounds(output.schema)
+        schema = close_objects(output.schema)
+        try:
+            source = from_json_schema(schema)
+            self._get_cache().get_or_compile(source)
+        except UnsupportedSchemaError:
+            support = self._get_cache().grade(schema)
+            if support.level == "strict":
+                raise
+            return from_json_schema(schema, level=support.level), support
+        return source, STRICT
+
+    def support(self, tool: ToolSpec) -> SchemaSupport:
+        """Return how much of a tool's schema its calls are decoded under.
+
+        Raises:
+            UnsupportedSchemaError: the tool cannot be called; the message names it.
+        """
+        key = dump_json(tool.input_schema)
+        if key not in self._supports:
+            schema = arguments_schema(tool)
+            try:
+                graded = self._get_cache().grade(schema)
+            except UnsupportedSchemaError as exc:
+                raise UnsupportedSchemaError(f"tool {tool.name!r}: {exc}") from exc
+            own = unenforced(self._bound, tool, graded.level)
+            self._supports[key] = SchemaSupport(
+                "lenient" if own else graded.level, (*graded.dropped, *own)
+            )
+        return self._supports[key]
+
+    def support_of(self, tools: Sequence[ToolSpec]) -> dict[str, ToolSupport]:
+        """Return how strictly the calls of each tool are decoded, by the tool's name."""
+        supports: dict[str, ToolSupport] = {}
+        for tool in tools:
+            try:
+                graded = self.support(tool)
+                supports[tool.name] = ToolSupport(graded.level, graded.dropped)
+            except UnsupportedSchemaError as exc:
+                supports[tool.name] = ToolSupport("refused", problem=str(exc))
+        return supports
+
+    def _compile(self, tools: Sequence[ToolSpec], shape: TurnShape) -> TurnGrammar | None:
+        callable_tools = choose_tools(tools, shape.choice)
+        if not isinstance(self._bound.wire.arguments, JsonArguments):
+            return self._compile_degraded(tools, callable_tools, shape)
+        try:
+            source = turn_grammar(self._bound, tools, shape)
+            held = frozenset(tool.name for tool in callable_tools if has_hints(tool.input_schema))
+            return None if source is None else self._finish(source, callable_tools, shape, held)
+        except UnsupportedSchemaError:
+            if not callable_tools:
+                raise
+            return self._compile_degraded(tools, callable_tools, shape)
+
+    def _compile_degraded(
+        self, tools: Sequence[ToolSpec], callable_tools: Sequence[ToolSpec], shape: TurnShape
+    ) -> TurnGrammar | None:
+        """Grade each tool by itself: which is at fault, and what can be kept of it."""
+        supports = {tool.name: self.support(tool) for tool in callable_tools}
+        levels = {name: support.level for name, support in supports.items()}
+        source = turn_grammar(self._bound, tools, replace(shape, levels=levels))
+        held = {name for name, support in supports.items() if support.level != "strict"}
+        if source is None:
+            return None
+        return self._finish(source, callable_tools, shape, frozenset(held))
+
+    def _finish(
+        self,
+        source: GrammarSource,
+        tools: Sequence[ToolSpec],
+        shape: TurnShape,
+        held: frozenset[str],
+    ) -> TurnGrammar:
+        compiled = self._get_cache().get_or_compile(source)
+        if self._finder is None:
+            self._finder = EndFinder(compiled.vocabulary, _closing_texts(self._bound))
+        end = self._finder.get_end(compiled)
+        schemas = [tool.input_schema for tool in tools]
+        if shape.output is not None and shape.output.kind == "json_schema":
+            schemas.append(json.loads(shape.output.text))
+        longest = max(map(longest_chars, schemas), default=0) // CHARS_PER_TOKEN
+        reserve = self._reserve(tools)
+        return TurnGrammar(compiled, held, end, self._finder, reserve, longest)
+
+    def _reserve(self, tools: Sequence[ToolSpec]) -> int:
+        """How much longer the longest of the tools' shortest calls is, by their names and keys."""
+        lengths = [
+            len(self._tokenizer.encode(tool.name + dump_json(dict.fromkeys(_needed_of(tool), 0))))
+            for tool in tools
+        ]
+        return max(lengths, default=0) - min(lengths, default=0)
+
+    def _get_cache(self) -> GrammarCache:
+        with self._lock:
+            if self._cache is None:
+                tokenizer = self._tokenizer
+                vocabulary = Vocabulary(
+                    tokenizer.json,
+                    tokenizer.vocab_size,
+                    self._end_of_turn_id,
+                    tokenizer.special_ids,
+                    tokenizer.stop_ids,
+                )
+                self._cache = GrammarCache(vocabulary)
+            return self._cache
+
+
+def _closing_texts(bound: BoundFormat) -> list[str]:
+    """Spelled texts that end a free one."""
+    wire = bound.wire
+    texts = [wire.lead_closes, wire.reasoning.closes if wire.reasoning else ""]
+    if isinstance(wire.arguments, FieldArguments):
+        texts.append(wire.arguments.after_value)
+    elif isinstance(wire.arguments, NotationArguments):
+        texts.append(wire.arguments.quote)
+    return [text for text in texts if text and text[0] not in bound.ids]
+
+
+def _needed_of(tool: ToolSpec) -> list[str]:
+    """Names of the arguments that a call must have."""
+    return [name for name, _, must in properties_of(tool.input_schema) if must]

@@ -1,0 +1,117 @@
+"""Writes Lark grammars rule by rule, in llguidance's dialect; knows no schema and no format."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+from runtime.grammar.compile import GrammarSource
+
+ANY_TEXT = "(?s:.*)"
+"""A pattern of any text; it never matches a special token."""
+
+
+class Rules:
+    """Collects rules; equal ones are written once.
+
+    An *expression* is what may stand on the right of a rule: names, literals, groups.
+    """
+
+    def __init__(self, ids: Mapping[str, int]) -> None:
+        """`ids` has the tokens of the characters that stand for markers (`BoundFormat`)."""
+        self._ids = ids
+        self._markers = re.compile(f"([{''.join(ids)}])" if ids else "((?!))")
+        self._names: dict[str, str] = {}
+        self._lines: list[str] = []
+
+    def rule(self, expression: str, attributes: str = "") -> str:
+        """Return the name of a rule of that expression; `attributes` is like `suffix="x"`."""
+        return self._name("r", expression, f"[{attributes}]" if attributes else "")
+
+    def terminal(self, *patterns: str) -> str:
+        """Return the name of a lexeme that matches all of these patterns."""
+        return self._name("T", " & ".join(map(in_slashes, patterns)))
+
+    def lexeme(self, expression: str) -> str:
+        """Return the name of a lexeme written as it is."""
+        return self._name("T", expression)
+
+    def declare(self, key: str) -> tuple[str, bool]:
+        """Return the rule of that name of the caller's, and whether it is new, not defined yet."""
+        is_new = f"\0{key}" not in self._names
+        if is_new:
+            self._names[f"\0{key}"] = f"r{len(self._names)}"
+        return self._names[f"\0{key}"], is_new
+
+    def define(self, name: str, expression: str) -> None:
+        """Write the rule that `declare` named."""
+        self._lines.append(f"{name}: {expression}")
+
+    def literal(self, text: str) -> str:
+        """The text, its markers as tokens."""
+        pieces = [piece for piece in self._markers.split(text) if piece] or [""]
+        return " ".join(self._terminal(piece) for piece in pieces)
+
+    def text_before(self, closing: str, *patterns: str, attributes: str = "") -> str:
+        """A text that matches the patterns up to the first `closing`, and that."""
+        text = self.terminal(*(patterns or (ANY_TEXT,)))
+        plain = self._markers.split(closing)[0]
+        if not plain:  # a token ends it, which no text can hold
+            limited = self.rule(text, attributes) if attributes else text
+            return f"{limited} {self.literal(closing)}"
+        # A greedy lexeme would swallow the closing text; `suffix` ends it at the first one.
+        suffix = ", ".join(filter(None, [f"suffix={_quote(plain)}", attributes]))
+        rest = closing.removeprefix(plain)
+        return self.rule(text, suffix) + (f" {self.literal(rest)}" if rest else "")
+
+    def chain(self, items: Sequence[tuple[str, bool]], separator: str) -> str:
+        """The items in their order, a separator between two; (expression, is required) each."""
+        if not separator:
+            return " ".join(item if must else f"({item})?" for item, must in items) or '""'
+        following, leading = "", '""'
+        for item, must in reversed(items):
+            alternative = "" if must else f" | {leading}"
+            leading = self.rule(f"{item} {following}{alternative}")
+            link = f"{self.literal(separator)} {item}"
+            following = self.rule(f"{link if must else f'({link})?'} {following}")
+        return leading
+
+    def any_of(self, expressions: Sequence[str]) -> str:
+        """One of the expressions, as a rule."""
+        return expressions[0] if len(expressions) == 1 else self.rule(" | ".join(expressions))
+
+    def source(self, start: str, **parts: GrammarSource) -> GrammarSource:
+        """The grammar that begins with `start`; expressions refer to `parts` as `@name`."""
+        text = "\n".join([f"start: {start}", *self._lines])
+        return GrammarSource("lark", text, tuple(parts.items()))
+
+    def _name(self, kind: str, body: str, attributes: str = "") -> str:
+        key = f"{kind}{attributes}: {body}"
+        if key not in self._names:
+            self._names[key] = f"{kind}{len(self._names)}"
+            self._lines.append(f"{self._names[key]}{attributes}: {body}")
+        return self._names[key]
+
+    def _terminal(self, piece: str) -> str:
+        return f"<[{self._ids[piece]}]>" if piece in self._ids else _quote(piece)
+
+
+def text_without(text: str) -> str:
+    """A terminal of the texts that do not hold `text`."""
+    return f"{in_slashes(ANY_TEXT)} & ~{in_slashes(ANY_TEXT + escape(text) + ANY_TEXT)}"
+
+
+def escape(text: str) -> str:
+    """Escape for a pattern."""
+    return re.escape(text).replace("\\ ", " ")
+
+
+def in_slashes(pattern: str) -> str:
+    """A pattern as a terminal, its slashes escaped."""
+    escaped = re.sub(r"(\\.)|/", lambda found: found[1] or "\\/", pattern, flags=re.DOTALL)
+    return f"/{escaped}/"
+
+
+def _quote(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
