@@ -17,6 +17,7 @@ from typing import Any
 from runtime.chat.messages import Message, ToolCall
 from runtime.chat.template import ChatTemplate
 from runtime.chat.wire_formats.families import (
+    FALLBACK,
     WIRE_FORMATS,
     default_template,
     format_of_vocabulary,
@@ -106,7 +107,7 @@ class PromptBuilder:
         self.wire_format, self._dialect = found or (format_of_vocabulary(vocabulary), Dialect())
         self.has_native_calls = found is not None
         # A template may describe another format than the one that we fall back to.
-        is_known = self.has_native_calls or self.wire_format is not HERMES
+        is_known = self.has_native_calls or self.wire_format is not FALLBACK
         self.has_native_tools = is_known and self._probe_tools()
         self.reasoning = reasoning_of(self.wire_format, vocabulary, source)
         self.bound = bind(

@@ -44,7 +44,7 @@ ADD = ToolSpec(
     {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
 )
 CALL_NOW = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
-CALL_ADD = '<tool_call>\n{"name": "add", "arguments": {"a": 12}}\n</tool_call>'
+CALL_ADD = '<tool_call>\n{"name": "add", "arguments": {"a":12}}\n</tool_call>'
 
 
 def model_of(*said: str, tokenizer: Tokenizer = AS_BYTES, **options: Any) -> ChatModel:
@@ -99,7 +99,7 @@ async def test_calls_arrive_as_deltas_and_complete(tokenizer: Tokenizer, chunk_s
     assert text_of(events) == end.message.content == "Well.\n"
     deltas = [event for event in events if isinstance(event, ToolCallDelta)]
     assert [delta.name for delta in deltas if delta.name] == ["add", "now"]
-    for index, arguments in enumerate(['{"a": 12}', "{}"]):
+    for index, arguments in enumerate(['{"a":12}', "{}"]):
         assert "".join(d.arguments for d in deltas if d.index == index) == arguments
     assert (end.usage.forced_tokens > 0) == (chunk_size < 1000)
     assert tokenizer.encode(said, parse_special=True) == list(end.message.token_ids)
@@ -122,9 +122,9 @@ async def test_every_choice_reaches_the_grammar() -> None:
 async def test_calls_are_whole_at_every_limit() -> None:
     text = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
     say = ToolSpec("say", "", text)
-    script = '<tool_call>\n{"name": "say", "arguments": {"text": "' + "abc " * 99
+    script = '<tool_call>\n{"name": "say", "arguments": {"text":"' + "abc " * 99
     shortest = len(
-        AS_BYTES.encode('<tool_call>\n{"name": "say", "arguments": {"text": ""}}\n</tool_call>')
+        AS_BYTES.encode('<tool_call>\n{"name": "say", "arguments": {"text":""}}\n</tool_call>')
     )
     for max_tokens in range(shortest, shortest + 20):
         sampling = SamplingParams(max_tokens=max_tokens)
@@ -164,7 +164,7 @@ async def test_text_cut_by_the_limit_keeps_its_tokens_and_one_cut_by_a_stop_stri
 
 async def test_call_that_cannot_be_read_ends_the_turn_with_an_error() -> None:
     free = ToolSpec("now", "", {"type": "object", "additionalProperties": True})
-    deep = CALL_NOW.replace("{}", '{"a": ' + "[" * 1100 + "]" * 1100 + "}")
+    deep = CALL_NOW.replace("{}", '{"a":' + "[" * 1100 + "]" * 1100 + "}")
     _, end = await turn(model_of(deep), tools=[free], sampling=SamplingParams(max_tokens=9999))
     assert (end.finish_reason, end.message.tool_calls) == ("error", ())
     assert end.error == "the arguments of 'now' nest too deep to be read"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
-from runtime.chat.wire_formats.format import Reasoning, WireFormat
+from runtime.chat.wire_formats.format import JsonArguments, Reasoning, WireFormat
 from runtime.chat.wire_formats.gemma import FUNCTION_GEMMA, GEMMA3, GEMMA4
 from runtime.chat.wire_formats.hermes import GLM45, GLM47, HERMES, QWEN_CODER
 from runtime.chat.wire_formats.llama import LLAMA3
@@ -36,7 +37,10 @@ WIRE_FORMATS = (
     GEMMA3,
     HERMES,
 )
-"""Of two that fit a model, the earlier one is its; the last one fits every model."""
+"""Of two that fit a model, the earlier one is its."""
+
+FALLBACK = replace(HERMES, arguments=JsonArguments(is_spaced=False))
+"""For a model that knows no format; it has no habit of blanks, so there are none."""
 
 _REASONING = (Reasoning("<think>", "</think>"), Reasoning("[THINK]", "[/THINK]"))
 
@@ -71,13 +75,11 @@ _TEMPLATES: Mapping[str, tuple[tuple[str, ...], str]] = {
 
 
 def format_of_vocabulary(special_tokens: Collection[str]) -> WireFormat:
-    """Return the format of the family that has these control tokens."""
-    return next(
-        one
-        for one in WIRE_FORMATS
-        if all(text in special_tokens for text in one.vocabulary)
-        and (one.vocabulary or one is HERMES)
-    )
+    """Return the format of the family that has these control tokens, else a compact Hermes."""
+    for one in WIRE_FORMATS:
+        if one.vocabulary and all(text in special_tokens for text in one.vocabulary):
+            return one
+    return FALLBACK
 
 
 def reasoning_of(
