@@ -8,6 +8,7 @@ that a known `format` is enforced, the order of properties is fixed and numbers 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +21,19 @@ from runtime.grammar.evaluated import evaluated_items, evaluated_properties
 from runtime.grammar.limits import LIMITS
 from runtime.grammar.patterns import portable_pattern
 from runtime.grammar.references import Document, Place, check_progress
-from runtime.grammar.schema import MAX_DEPTH, Schema, dump_json
+from runtime.grammar.schema import MAX_OPTIONAL_PROPERTIES, Schema, dump_json
 from tools.spec import JsonObject
 
+# The compiler follows references by recursion, and thousands of them overflow its stack.
+MAX_FOLLOWED_DEPTH = 128
+# Each of these doubles what is compiled.
+MAX_DEPENDENTS = 4
+# Each of these walks the schemas in its place.
+MAX_UNEVALUATED = 100
+# Each pair of these is checked for names that match both.
+MAX_NAME_PATTERNS = 32
+
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _AND = "$and"  # of a schema being rewritten: what else must hold
 
 
@@ -72,6 +83,8 @@ class _Normaliser:
         self._has_open_objects = False
         self._assertions = Assertions()
         self._depth = 0
+        self._num_dependents = 0
+        self._num_unevaluated = 0
 
     def run(self) -> Normal:
         root = self._node(self._source, self._document.root)
@@ -102,9 +115,9 @@ class _Normaliser:
         if not isinstance(value, dict):
             raise malformed("schema", place, "an object or a boolean", value)
         self._depth += 1
-        if self._depth > MAX_DEPTH:
+        if self._depth > MAX_FOLLOWED_DEPTH:
             raise UnsupportedSchemaError(
-                f"the schema nests deeper than {MAX_DEPTH} levels at {place.path[:200]},"
+                f"the schema nests deeper than {MAX_FOLLOWED_DEPTH} levels at {place.path[:200]},"
                 " references followed; flatten it"
             )
         out = self._rewrite(value, place)
@@ -129,8 +142,9 @@ class _Normaliser:
         if extra := out.pop(_AND, None):
             out["allOf"] = [*out.get("allOf", ()), *extra]
         if "$ref" in out and len(out) > 1 and _target_of(out) in self._unfinished:
-            for keyword in value.keys() & (_REWRITES.keys() | ASSERTIONS) - {"$ref", "$dynamicRef"}:
-                self._drop(keyword, place, "it stands next to a recursive reference")
+            for keyword in value:
+                if keyword in ASSERTIONS or (keyword in _REWRITES and keyword not in _REFERENCES):
+                    self._drop(keyword, place, "it stands next to a recursive reference")
             out = {"$ref": out["$ref"]}
         is_listed = "properties" in out or "patternProperties" in out
         self._has_open_objects |= is_listed and out.get("additionalProperties") is not False
@@ -142,9 +156,9 @@ class _Normaliser:
         """Whether one object may have all of these as patterns of names."""
         if None in patterns or "patternProperties" in self._without:
             return False
+        if len(patterns) > MAX_NAME_PATTERNS:
+            return False
         return len(patterns) < 2 or _are_disjoint(tuple(sorted(map(str, patterns))))
-
-    # Keywords whose value is plain data.
 
     # Keywords that hold schemas.
 
@@ -157,8 +171,28 @@ class _Normaliser:
             for name, item in named.items()
         }
 
+    def _properties(self, keyword: str, schema: JsonObject, place: Place, out: JsonObject) -> None:
+        self._map(keyword, schema, place, out)
+        if not _has_too_many_optional(schema):
+            return
+        optional = {name: out[keyword].pop(name) for name in _optional_names(schema)}
+        values = {dump_json(item): item for item in optional.values()}
+        names: dict[str, list[str]] = {text: [] for text in values}
+        for name, item in optional.items():
+            names[dump_json(item)].append(name)
+        if len(values) > MAX_NAME_PATTERNS or "patternProperties" in schema:
+            self._drop(keyword, place, f"more than {MAX_OPTIONAL_PROPERTIES} may be left out")
+            values, names = {"true": True}, {"true": list(optional)}
+        out["patternProperties"] = {
+            f"^(?:{'|'.join(map(re.escape, names[text]))})$": item for text, item in values.items()
+        }
+
     def _patterns(self, keyword: str, schema: JsonObject, place: Place, out: JsonObject) -> None:
         self._map(keyword, schema, place, out)
+        if _has_too_many_optional(schema):
+            del out[keyword]
+            self._drop(keyword, place, "it stands next to too many properties")
+            return
         portable = {
             self._assertions.portable(name, keyword, place): item
             for name, item in out[keyword].items()
@@ -173,7 +207,7 @@ class _Normaliser:
         rest = self._child(schema[keyword], place.below(f".{keyword}"))
         given = schema.get("patternProperties", {})
         names = [portable_pattern(name) for name in given]
-        if names and not self._takes_patterns(names):
+        if names and (_has_too_many_optional(schema) or not self._takes_patterns(names)):
             # Names that a dropped pattern covers would fall under it.
             self._drop(keyword, place, "it depends on patternProperties")
         else:
@@ -302,12 +336,21 @@ class _Normaliser:
                 then: Schema = {"required": wanted}
             else:
                 then = self._child(wanted, place.below(f".{keyword}.{name}"))
-            if then is not True and wanted not in ([], {}):
+            if then is True or wanted in ([], {}):
+                continue
+            self._num_dependents += 1
+            if self._num_dependents > MAX_DEPENDENTS:
+                self._drop(keyword, place, f"more than {MAX_DEPENDENTS} names are too many")
+            else:
                 _and(out, {"anyOf": [{"properties": {name: False}}, then]})
 
     def _unevaluated(self, keyword: str, schema: JsonObject, place: Place, out: JsonObject) -> None:
         rest = self._child(schema[keyword], place.below(f".{keyword}"))
         if rest is True or rest == {}:
+            return
+        self._num_unevaluated += 1
+        if self._num_unevaluated > MAX_UNEVALUATED:
+            self._drop(keyword, place, f"the schema has more than {MAX_UNEVALUATED} of its kind")
             return
         if keyword == "unevaluatedProperties":
             found = evaluated_properties(schema, place, self._document)
@@ -330,7 +373,7 @@ class _Normaliser:
 
 
 _REWRITES: dict[str, Callable[[_Normaliser, str, JsonObject, Place, JsonObject], None]] = {
-    "properties": _Normaliser._map,
+    "properties": _Normaliser._properties,
     "patternProperties": _Normaliser._patterns,
     "additionalProperties": _Normaliser._additional,
     "items": _Normaliser._one,
@@ -366,6 +409,17 @@ _SINCE = {
     "propertyNames": 6,
 }
 _UNTIL = {"dependencies": 7, "$recursiveRef": 2019}
+
+
+def _optional_names(schema: JsonObject) -> list[str]:
+    required, properties = schema.get("required"), schema.get("properties")
+    named = set(required) if isinstance(required, list) else set()
+    return [name for name in properties if name not in named] if properties else []
+
+
+def _has_too_many_optional(schema: JsonObject) -> bool:
+    """Whether an object is written as a map: the compiler fails on a longer list of options."""
+    return len(_optional_names(schema)) > MAX_OPTIONAL_PROPERTIES
 
 
 def _target_of(out: JsonObject) -> str:

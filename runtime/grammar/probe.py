@@ -29,7 +29,6 @@ NUM_STEPS = 64
 _POLL_S = 0.02
 _READY = b"ready\n"
 _EOS_ID = 256
-_TOO_SLOW = (signal.SIGKILL, signal.SIGXCPU)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +84,16 @@ def probe_grammar(
         stderr=subprocess.PIPE,
     ) as worker:
         try:
-            if not _is_ready(worker, limits.start_s, cancelled):
-                problem = f"the process that tries it out was not ready in {limits.start_s} s"
-                return Verdict(problem, is_costly=True)
-            output, complaint = _converse(worker, request, limits.wall_s, cancelled)
+            is_ready = _is_ready(worker, limits.start_s, cancelled)
+            wall_s = limits.wall_s if is_ready else 0
+            output, complaint = _converse(worker, request, wall_s, cancelled)
         finally:
             worker.kill()
+    if cancelled and cancelled.is_set():
+        return Verdict("it was cancelled while it was tried out", is_costly=True)
+    if not is_ready:
+        problem = f"the process that tries it out was not ready in {limits.start_s:g} s"
+        return Verdict(problem, is_costly=True)
     return _verdict(worker.returncode, output, complaint, limits)
 
 
@@ -139,8 +142,10 @@ def _verdict(returncode: int, output: bytes, complaint: bytes, limits: ProbeLimi
     if returncode == 0:
         return Verdict(json.loads(output)["problem"])
     problem = f"the compiler breaks down over it (exit status {returncode})"
-    if -returncode in _TOO_SLOW:
-        problem = f"it takes more than {limits.cpu_s} s to compile"
+    if returncode == -signal.SIGKILL:
+        problem = f"it takes more than {limits.wall_s:g} s to compile"
+    elif returncode == -signal.SIGXCPU:
+        problem = f"it takes more than {limits.cpu_s} s of processor time to compile"
     elif b"memory allocation" in complaint or b"MemoryError" in complaint:
         problem = f"it takes more than {limits.memory_bytes // 2**20} MB of memory to compile"
     return Verdict(f"{problem}; make it smaller", is_costly=True)

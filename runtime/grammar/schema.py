@@ -159,17 +159,8 @@ def _check_node(path: str, schema: JsonObject) -> None:
         raise UnsupportedSchemaError(
             f"keyword 'enum' at {path} has {len(enum)} values; at most {MAX_ENUM} are supported"
         )
-    properties, required = schema.get("properties"), schema.get("required")
-    if isinstance(properties, dict):
-        named = set(required) if isinstance(required, list) else set()
-        optional = len(properties.keys() - named)
-        if optional > MAX_OPTIONAL_PROPERTIES:
-            raise UnsupportedSchemaError(
-                f"keyword 'properties' at {path} has {optional} optional properties; at most"
-                f" {MAX_OPTIONAL_PROPERTIES} are supported: make some required or split the object"
-            )
     pattern = schema.get("pattern")
-    if isinstance(pattern, str) and len(pattern.encode()) > MAX_PATTERN_BYTES:
+    if isinstance(pattern, str) and len(pattern.encode(errors="surrogatepass")) > MAX_PATTERN_BYTES:
         raise UnsupportedSchemaError(
             f"keyword 'pattern' at {path} is longer than {MAX_PATTERN_BYTES} bytes; shorten it"
         )

@@ -1,0 +1,298 @@
+"""Schemas made to hurt: each works, or is refused by name, within the limits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.errors import UnsupportedSchemaError
+from runtime.grammar.compile import (
+    GrammarCache,
+    compile_grammar,
+    from_json_schema,
+    grade_schema,
+)
+from runtime.grammar.ladder import SchemaSupport
+from runtime.grammar.probe import ProbeLimits, Verdict, probe_grammar
+from runtime.grammar.suspicion import find_suspicion
+from tests.helpers.tiny_tokenizer import tiny_tokenizer
+from tests.helpers.vocabularies import accepts, allowed_ids, vocabulary_of
+
+TOKENIZER = tiny_tokenizer()
+VOCABULARY = vocabulary_of(TOKENIZER)
+NUM_STEPS = 40
+
+STRICT = SchemaSupport("strict")
+# Minutes of work that llguidance's own limits do not see, in 600 bytes.
+INTERSECTED = {"allOf": [{"type": "string", "pattern": f".*a.{{{i}}}b"} for i in range(10, 26)]}
+REFERENCES = {
+    "$ref": "#/$defs/d0",
+    "$defs": {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(5000)} | {"d5000": {}},
+}
+
+
+def nested(levels: int, wrap: Callable[[Any], dict[str, Any]], inner: dict[str, Any]) -> Any:
+    for _ in range(levels):
+        inner = wrap(inner)
+    return inner
+
+
+def strings(num: int, **keywords: Any) -> dict[str, Any]:
+    return {f"p{i}": {"type": "string", **keywords} for i in range(num)}
+
+
+WORKS: dict[str, tuple[dict[str, Any], SchemaSupport]] = {
+    "long string": ({"type": "string", "minLength": 10**6, "maxLength": 10**9}, STRICT),
+    "many items": (
+        {"type": "array", "items": {"type": "string"}, "minItems": 10**9},
+        STRICT,
+    ),
+    "at most many items": ({"type": "array", "maxItems": 10**7}, STRICT),
+    "repeated alternatives": ({"type": "string", "pattern": "(a|aa){1,5000}"}, STRICT),
+    "remembered past": ({"type": "string", "pattern": ".*a.{200}"}, STRICT),
+    "catastrophic for backtracking": ({"type": "string", "pattern": "^(x+x+)+y$"}, STRICT),
+    "options then as many": ({"type": "string", "pattern": "(a?){2000}a{2000}"}, STRICT),
+    "nested repetitions": (
+        {"type": "string", "pattern": "((((a{1,99}){1,99}){1,99}){1,99}){1,99}"},
+        STRICT,
+    ),
+    "60 nested arrays": (nested(60, lambda x: {"type": "array", "items": x}, {}), STRICT),
+    "25,000 choices": ({"enum": [f"v{i}" for i in range(25_000)]}, STRICT),
+    "400 optional properties": ({"type": "object", "properties": strings(400)}, STRICT),
+    "9,000 optional properties": (
+        {"type": "object", "properties": {f"p{i}": {} for i in range(9_000)}},
+        STRICT,
+    ),
+    "401 kinds of optional properties": (
+        {"type": "object", "properties": {f"p{i}": {"const": i} for i in range(401)}},
+        SchemaSupport("lenient", ("properties at $",)),
+    ),
+    "itself, a step further": ({"type": "array", "items": {"$ref": "#"}}, STRICT),
+    "two that need each other": (
+        {
+            "$ref": "#/$defs/a",
+            "$defs": {
+                "a": {"allOf": [{"properties": {"n": {"$ref": "#/$defs/b"}}}]},
+                "b": {"allOf": [{"properties": {"n": {"$ref": "#/$defs/a"}}}]},
+            },
+        },
+        STRICT,
+    ),
+    "2**40 paths to one definition": (
+        {
+            "$ref": "#/$defs/d0",
+            "$defs": {
+                "d40": {},
+                **{
+                    f"d{i}": {"properties": {name: {"$ref": f"#/$defs/d{i + 1}"} for name in "xy"}}
+                    for i in range(40)
+                },
+            },
+        },
+        STRICT,
+    ),
+    "14 dependent names": (
+        {"type": "object", "dependentRequired": {f"a{i}": [f"b{i}"] for i in range(14)}},
+        SchemaSupport("lenient", ("dependentRequired at $",)),
+    ),
+    "divisors without end": (
+        {"allOf": [{"multipleOf": 100_000}, {"multipleOf": 99_999}]},
+        SchemaSupport("lenient", ("multipleOf at $.allOf[0]", "multipleOf at $.allOf[1]")),
+    ),
+}
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "60,000 choices": ({"enum": list(range(60_000))}, "keyword 'enum' at $ has 60000 values"),
+    "600 nested arrays": (
+        nested(600, lambda x: {"type": "array", "items": x}, {}),
+        "the schema nests deeper than 64 levels at $.items.items",
+    ),
+    "oneOf 14 deep": (
+        nested(14, lambda x: {"oneOf": [x, {"type": "array", "items": x}]}, {"type": "string"}),
+        "at most 262144 can be compiled",
+    ),
+    "product of alternatives": (
+        {"allOf": [{"anyOf": [{"required": [f"{i}{j}"]} for j in range(3)]} for i in range(12)]},
+        "keyword 'allOf' at $ is not supported: schema too large",
+    ),
+    "itself": ({"$ref": "#"}, "keyword '$ref' at $ is not supported: it leads back to itself"),
+    "itself by way of others": (
+        {
+            "$ref": "#/$defs/a",
+            "$defs": {
+                "a": {"allOf": [{"$ref": "#/$defs/b"}]},
+                "b": {"anyOf": [{}, {"$ref": "#/$defs/a"}]},
+            },
+        },
+        "keyword '$ref' at $.$defs.a is not supported: it leads back to itself",
+    ),
+    "5,000 references in a row": (REFERENCES, "nests deeper than 128 levels at $.$defs.d127"),
+    "half a character": ({"const": "\ud800"}, "not Unicode text"),
+    "half a character as a name": ({"properties": {"\udfff": {}}}, "not Unicode text"),
+    "half a character as a pattern": ({"pattern": "\ud800"}, "not Unicode text"),
+    "300 alternatives to begin with": (
+        {
+            "anyOf": [
+                {"type": "array", "items": {"maxLength": i}, "maxItems": i} for i in range(300)
+            ]
+        },
+        "Current row has",
+    ),
+    "long pattern": ({"pattern": "a" * 5000}, "keyword 'pattern' at $ is longer than 4096 bytes"),
+}
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_hostile_schema_works(name: str) -> None:
+    schema, support = WORKS[name]
+    assert grade_schema(schema, VOCABULARY) == support
+    source = from_json_schema(schema, level=support.level)
+    constraint = compile_grammar(source, VOCABULARY).constraint()
+    for _ in range(NUM_STEPS):
+        going_on = allowed_ids(constraint, VOCABULARY.vocab_size) - VOCABULARY.stop_ids
+        assert constraint.state in ("open", "accepting")
+        if not going_on:
+            break
+        assert constraint.advance([max(going_on)]) == 1
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_hostile_schema_is_refused_by_name(name: str) -> None:
+    schema, message = REFUSED[name]
+    with pytest.raises(UnsupportedSchemaError) as caught:
+        grade_schema(schema, VOCABULARY)
+    assert message in str(caught.value)
+
+
+@pytest.mark.slow
+def test_costly_schema_is_refused_after_one_probe_and_remembered() -> None:
+    cache = GrammarCache(VOCABULARY)
+    wanted = (
+        r"^the schema has 16 patterns and formats, one of them at \$\.allOf\[0\], several of which"
+        r" may have to hold at once, and it takes more than 1 s .* to compile; make it smaller$"
+    )
+    for schema in (INTERSECTED, json.loads(json.dumps(INTERSECTED))):
+        with pytest.raises(UnsupportedSchemaError, match=wanted):
+            cache.grade(schema)
+        with pytest.raises(UnsupportedSchemaError, match="it takes more than 1 s"):
+            cache.get_or_compile(from_json_schema(schema))
+
+
+SUSPICIOUS: list[tuple[dict[str, Any], str]] = [
+    ({"const": "x" * 40_000}, "the schema has 40012 bytes"),
+    ({"items": {"enum": list(range(6000))}}, "keyword 'enum' at $.items has 6000 values"),
+    ({"properties": strings(201)}, "keyword 'properties' at $ has 201 properties"),
+    ({"anyOf": [{}] * 51}, "keyword 'anyOf' at $ has 51 branches"),
+    (
+        nested(5, lambda x: {"oneOf": [x]}, {}),
+        "keyword 'oneOf' at $.oneOf[0].oneOf[0].oneOf[0].oneOf[0] is nested 5 times",
+    ),
+    ({"pattern": "a" * 257}, "keyword 'pattern' at $ has 257 bytes"),
+    ({"pattern": "(a{40}){30}"}, "keyword 'pattern' at $ repeats up to 1200 times"),
+    (
+        {"patternProperties": {"a{1001}": {}}},
+        "keyword 'patternProperties' at $ repeats up to 1001 times",
+    ),
+]
+
+
+@pytest.mark.parametrize(("schema", "suspicion"), SUSPICIOUS)
+def test_what_is_suspect_is_named(schema: dict[str, Any], suspicion: str) -> None:
+    assert find_suspicion(schema) == suspicion
+
+
+def test_ordinary_schema_is_not_suspect() -> None:
+    leaf = {"type": "string", "format": "date", "pattern": "^[0-9-]{10}$"}
+    schema = {"type": "object", "properties": {f"p{i}": leaf for i in range(40)}}
+    assert find_suspicion(schema) is None
+
+
+def grammar_of(schema: dict[str, Any]) -> str:
+    return json.dumps({"grammars": [{"json_schema": schema}]})
+
+
+def test_probe_says_what_the_compiler_says() -> None:
+    assert probe_grammar(grammar_of({"type": "null"})) == Verdict()
+    unsatisfiable = probe_grammar(grammar_of({"enum": []}))
+    assert unsatisfiable == Verdict("Unsatisfiable schema: anyOf is empty")
+    verdict = probe_grammar(grammar_of(REFUSED["300 alternatives to begin with"][0]))
+    assert verdict.problem is not None
+    assert "Current row has" in verdict.problem
+
+
+@pytest.mark.slow
+def test_probe_is_killed_past_each_of_its_limits() -> None:
+    slow, large = grammar_of(INTERSECTED), grammar_of({"enum": [f"v{i}" for i in range(25_000)]})
+    cases = [
+        (slow, ProbeLimits(wall_s=60), "it takes more than 1 s of processor time to compile"),
+        (slow, ProbeLimits(wall_s=0.1), "it takes more than 0.1 s to compile"),
+        (
+            large,
+            ProbeLimits(memory_bytes=4 * 2**20),
+            "it takes more than 4 MB of memory to compile",
+        ),
+        (
+            grammar_of(REFERENCES),
+            ProbeLimits(),
+            "the compiler breaks down over it (exit status -11)",
+        ),
+    ]
+    for grammar, limits, problem in cases:
+        verdict = probe_grammar(grammar, limits)
+        assert verdict == Verdict(f"{problem}; make it smaller", is_costly=True)
+    assert probe_grammar(large) == Verdict()
+    assert workers_of_ours() == []
+
+
+def test_cancelled_probe_leaves_no_process_behind() -> None:
+    cancelled = threading.Event()
+    cancelled.set()
+    verdict = probe_grammar(grammar_of(INTERSECTED), ProbeLimits(wall_s=60), cancelled)
+    assert verdict == Verdict("it was cancelled while it was tried out", is_costly=True)
+    assert workers_of_ours() == []
+
+
+def test_worker_yields_the_processor() -> None:
+    command = [sys.executable, "-m", "runtime.grammar.probe"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        try:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == b"ready\n"
+            assert os.getpriority(os.PRIO_PROCESS, worker.pid) == 19
+        finally:
+            worker.kill()
+
+
+def test_strict_map_form_still_ties_each_value_to_its_name() -> None:
+    kinds = [{"type": "string"}, {"type": "integer"}]
+    properties = {f"p{i}": kinds[i % 2] for i in range(500)}
+    schema = {"type": "object", "properties": {"r": {}, **properties}, "required": ["r"]}
+    source = from_json_schema({**schema, "additionalProperties": False})
+    constraint = compile_grammar(source, VOCABULARY).constraint()
+    accepted = ['{"r":1}', '{"r":1,"p1":2,"p0":"x"}']
+    refused = ['{"p0":"x"}', '{"r":1,"p0":2}', '{"r":1,"q":2}', '{"r":1,"\\u0070":2}']
+    assert [text for text in accepted if not accepts(constraint, TOKENIZER.encode(text))] == []
+    assert [text for text in refused if accepts(constraint, TOKENIZER.encode(text))] == []
+
+
+def workers_of_ours() -> list[str]:
+    """Command lines of probes that are children of this process, zombies included."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = path.read_text(encoding="utf-8").rpartition(")")
+            command = path.with_name("cmdline").read_text(encoding="utf-8")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        state, parent = rest.split()[:2]
+        if int(parent) == os.getpid() and (state == "Z" or "runtime.grammar.probe" in command):
+            found.append(f"{name}) {state} {command}")
+    return found
