@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import llguidance
 import numpy as np
 
-from runtime.errors import UnsupportedSchemaError
+from runtime.errors import CapacityError, UnsupportedSchemaError
 from runtime.grammar.bounded_cache import BoundedCache
 from runtime.grammar.diagnosis import find_fault
 from runtime.grammar.ladder import (
@@ -72,15 +72,36 @@ class CompiledGrammar:
         """Return a fresh constraint at the start of the language (2 to 20 microseconds)."""
         return MatcherConstraint(self.matcher.deep_copy(), self.vocabulary)
 
+    def warm(self, token_ids: Sequence[int]) -> int:
+        """Fill the masks along a likely output; return how many of its tokens are legal.
+
+        Copies share the lexer states that this finds, so that a request's first masks are fast:
+        at 49k tokens and 300 tools the slowest takes 0.1 instead of 0.2 ms, and 0.4 instead of
+        0.8 ms where free text is allowed.
+        """
+        constraint = self.constraint()
+        mask = np.zeros((1, self.vocabulary.num_mask_words), dtype=np.int32)
+        for index, token_id in enumerate(token_ids):
+            constraint.fill(mask, 0)
+            if constraint.advance([token_id]) == 0:
+                return index
+        return len(token_ids)
+
 
 class GrammarCache:
-    """Compiled grammars and grades of one vocabulary by content, bounded by their bytes.
+    """Compiled grammars and grades of one vocabulary by content, bounded by their memory.
 
     Safe to call from several threads; the least recently used grammars go first.
     """
 
-    def __init__(self, vocabulary: Vocabulary, max_bytes: int = 64 * 1024 * 1024) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        max_bytes: int = 128 * 1024 * 1024,
+        probe: Probe = probe_grammar,
+    ) -> None:
         self.vocabulary = vocabulary
+        self._probe = probe
         self._compiled: BoundedCache[CompiledGrammar] = BoundedCache(max_bytes)
         self._grades: BoundedCache[SchemaSupport | str] = BoundedCache(MAX_GRADE_BYTES)
         self._verdicts: BoundedCache[Verdict] = BoundedCache(MAX_GRADE_BYTES)
@@ -90,21 +111,21 @@ class GrammarCache:
         """Return the compiled `source`.
 
         Raises:
-            UnsupportedSchemaError: as `compile_grammar`.
+            UnsupportedSchemaError, CapacityError: as `compile_grammar`.
         """
         serialized = _serialize(source)
         key = _digest(serialized)
         compiled = self._compiled.get(key)
         if compiled is None:
             compiled = compile_grammar(source, self.vocabulary, self._probe_once)
-            self._compiled.put(key, compiled, len(serialized))
+            self._compiled.put(key, compiled, _compiled_bytes(serialized))
         return compiled
 
     def grade(self, schema: Schema) -> SchemaSupport:
         """Return how much of `schema` a grammar enforces; refusals are remembered, too.
 
         Raises:
-            UnsupportedSchemaError: as `grade_schema`.
+            UnsupportedSchemaError, CapacityError: as `grade_schema`.
         """
         check_bounds(schema)
         key = _digest(dump_json(schema))
@@ -124,6 +145,9 @@ class GrammarCache:
 
         Where all that are not known yet are harmless and strict, they are compiled once and
         together; otherwise each by itself.
+
+        Raises:
+            CapacityError: as `grade_schema`.
         """
         unknown = {_digest(dump_json(schema)): schema for schema in schemas if _is_bounded(schema)}
         unknown = {key: item for key, item in unknown.items() if self._grades.get(key) is None}
@@ -147,7 +171,8 @@ class GrammarCache:
         with self._probing:
             verdict = self._verdicts.get(key)
             if verdict is None:
-                verdict = probe_grammar(serialized)
+                verdict = self._probe(serialized)
+            if not verdict.is_transient:
                 self._verdicts.put(key, verdict, len(key) + len(str(verdict)))
         return verdict
 
@@ -236,6 +261,7 @@ def grade_schema(
     Raises:
         UnsupportedSchemaError: not even leniently, nothing satisfies it, or it is too large;
             the message names the keyword and its path.
+        CapacityError: the machine is too busy to try out a schema that may be costly.
     """
     check_bounds(schema)
     suspicion = find_suspicion(schema)
@@ -272,6 +298,7 @@ def compile_grammar(
     Raises:
         UnsupportedSchemaError: the language is unsupported, empty or too expensive. Of a JSON
             Schema the message names the keyword at fault and its path.
+        CapacityError: the machine is too busy to try out a schema that may be costly.
     """
     serialized = _serialize(source)
     if len(serialized) > MAX_GRAMMAR_BYTES:
@@ -306,10 +333,13 @@ def _probe_suspect(suspicion: str | None, serialized: str, probe: Probe) -> str 
 
     Raises:
         UnsupportedSchemaError: it costs too much.
+        CapacityError: the machine is too busy to find out.
     """
     if suspicion is None:
         return None
     verdict = probe(serialized)
+    if verdict.is_transient:
+        raise CapacityError(f"{suspicion}, and {verdict.problem}")
     if verdict.is_costly:
         raise UnsupportedSchemaError(f"{suspicion}, and {verdict.problem}")
     return verdict.problem
@@ -367,18 +397,25 @@ def _walk(compiled: CompiledGrammar) -> str | None:
     """
     constraint = compiled.constraint()
     mask = np.zeros((1, compiled.vocabulary.num_mask_words), dtype=np.int32)
+    going_on = ~compiled.vocabulary.stop_mask
     for _ in range(NUM_PROBED_STEPS):
         constraint.fill(mask, 0)
         if constraint.state == "failed":
             return constraint.error
-        allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
-        if not allowed.size:
+        if not mask.any():
             return "no output satisfies it"
-        going_on = np.setdiff1d(allowed, list(compiled.vocabulary.stop_ids))
-        if not going_on.size:
+        mask &= going_on
+        if not mask.any():
             break
-        constraint.advance(constraint.forced() or [int(going_on[0])])
+        word = int(np.flatnonzero(mask[0])[0])
+        lowest = int(mask[0, word]) & -int(mask[0, word])
+        constraint.advance(constraint.forced() or [32 * word + lowest.bit_length() - 1])
     return None
+
+
+def _compiled_bytes(serialized: str) -> int:
+    """Memory of a compiled grammar as measured, without the states that using it adds."""
+    return 128 * 1024 + 40 * len(serialized)
 
 
 def _digest(text: str) -> bytes:

@@ -38,13 +38,14 @@ class ProbeLimits:
     Attributes:
         memory_bytes: address space over what the idle worker has; not enforced on macOS.
         cpu_s: whole seconds of processor time, the start of the worker included.
-        wall_s: seconds from when the worker is ready.
+        wall_s: seconds from when the worker is ready, which is more than `cpu_s` only where
+            others keep the processor busy.
         start_s: seconds until it is ready.
     """
 
     memory_bytes: int = 256 * 1024 * 1024
     cpu_s: int = 1
-    wall_s: float = 1.0
+    wall_s: float = 10.0
     start_s: float = 10.0
 
 
@@ -58,10 +59,12 @@ class Verdict:
     Attributes:
         problem: why it cannot be taken; None if it can.
         is_costly: it broke a limit or the compiler, which would break ours.
+        is_transient: the machine, not the grammar, is to blame.
     """
 
     problem: str | None = None
     is_costly: bool = False
+    is_transient: bool = False
 
 
 def probe_grammar(
@@ -71,7 +74,8 @@ def probe_grammar(
 ) -> Verdict:
     """Try out llguidance's grammar `serialized`.
 
-    Blocks for `limits.wall_s` at most once the worker is ready, or until `cancelled` is set.
+    Only its content decides, unless the verdict is transient. Blocks for a second of the
+    worker's processor time at most, or until `cancelled` is set.
     The worker is gone when it returns or raises.
     """
     request = json.dumps({"grammar": serialized, "limits": asdict(limits)}).encode()
@@ -90,10 +94,11 @@ def probe_grammar(
         finally:
             worker.kill()
     if cancelled and cancelled.is_set():
-        return Verdict("it was cancelled while it was tried out", is_costly=True)
-    if not is_ready:
-        problem = f"the process that tries it out was not ready in {limits.start_s:g} s"
-        return Verdict(problem, is_costly=True)
+        return Verdict("it was cancelled while it was tried out", is_transient=True)
+    if not is_ready or worker.returncode == -signal.SIGKILL:
+        waited_s = limits.wall_s if is_ready else limits.start_s
+        problem = f"the machine is too busy to try it out within {waited_s:g} s; try again"
+        return Verdict(problem, is_transient=True)
     return _verdict(worker.returncode, output, complaint, limits)
 
 
@@ -142,9 +147,7 @@ def _verdict(returncode: int, output: bytes, complaint: bytes, limits: ProbeLimi
     if returncode == 0:
         return Verdict(json.loads(output)["problem"])
     problem = f"the compiler breaks down over it (exit status {returncode})"
-    if returncode == -signal.SIGKILL:
-        problem = f"it takes more than {limits.wall_s:g} s to compile"
-    elif returncode == -signal.SIGXCPU:
+    if returncode == -signal.SIGXCPU:
         problem = f"it takes more than {limits.cpu_s} s of processor time to compile"
     elif b"memory allocation" in complaint or b"MemoryError" in complaint:
         problem = f"it takes more than {limits.memory_bytes // 2**20} MB of memory to compile"

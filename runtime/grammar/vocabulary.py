@@ -84,6 +84,13 @@ class Vocabulary:
             raise ModelFileError(f"the vocabulary cannot constrain an output: {exc}") from exc
 
     @property
+    def stop_mask(self) -> npt.NDArray[np.int32]:
+        """The row of a token bitmask that allows `stop_ids` and nothing else."""
+        bits = np.zeros(self.num_mask_words * 32, dtype=np.uint8)
+        bits[list(self.stop_ids)] = 1
+        return np.packbits(bits, bitorder="little").view(np.int32)
+
+    @property
     def num_mask_words(self) -> int:
         """32-bit words of one row of a token bitmask."""
         return (self.vocab_size + 31) // 32

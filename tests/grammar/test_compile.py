@@ -220,3 +220,10 @@ def test_cache_compiles_equal_sources_once_and_forgets_the_oldest() -> None:
     for letter in "bcdef":
         cache.get_or_compile(GrammarSource("regex", letter))
     assert cache.get_or_compile(GrammarSource("regex", "a")) is not first
+
+
+def test_warming_follows_an_output_as_far_as_it_is_legal() -> None:
+    compiled = compile_grammar(from_json_schema({"type": "array"}), VOCABULARY)
+    assert compiled.warm(TOKENIZER.encode("[1,2]")) == len(TOKENIZER.encode("[1,2]"))
+    assert compiled.warm(TOKENIZER.encode("[1}")) == len(TOKENIZER.encode("[1"))
+    assert compiled.constraint().state == "open"
