@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import jsonschema
+from jsonschema import validators
 from jsonschema.protocols import Validator
 from jsonschema.validators import validator_for
 from referencing import Registry
@@ -68,7 +72,27 @@ def _compile(canonical: str) -> Validator:
     validator_class = validator_for(schema, default=jsonschema.Draft202012Validator)
     validator_class.check_schema(schema)
     # An explicit, empty registry: the default one would download what a `$ref` names.
-    return validator_class(schema, registry=Registry())
+    exact: Validator = validators.extend(  # type: ignore[no-untyped-call]  # its stub has no types
+        validator_class, {"multipleOf": _multiple_of}
+    )(schema, registry=Registry())
+    return exact
+
+
+def _multiple_of(
+    validator: Validator, divisor: float, value: Any, schema: JsonObject
+) -> Iterator[jsonschema.ValidationError]:
+    """Divide decimals as they are written: in binary, 19.99 is no multiple of 0.01."""
+    if validator.is_type(value, "number") and not _is_multiple(value, divisor):
+        yield jsonschema.ValidationError(f"{value!r} is not a multiple of {divisor!r}")
+
+
+def _is_multiple(value: float, divisor: float) -> bool:
+    is_finite = isinstance(value, int) or math.isfinite(value)
+    return is_finite and _fraction(value) % _fraction(divisor) == 0
+
+
+def _fraction(value: float) -> Fraction:
+    return Fraction(value if isinstance(value, int) else repr(value))
 
 
 def _shorten(message: str) -> str:

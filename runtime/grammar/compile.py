@@ -37,6 +37,7 @@ from runtime.grammar.schema import Schema, check_bounds, close_objects, dump_jso
 from runtime.grammar.suspicion import find_suspicion
 from runtime.grammar.vocabulary import Vocabulary
 from tools.spec import JsonObject
+from tools.validation import schema_problem
 
 Probe = Callable[[str], Verdict]
 GrammarKind = Literal["lark", "json_schema", "regex"]
@@ -266,6 +267,8 @@ def grade_schema(
     check_bounds(schema)
     suspicion = find_suspicion(schema)
     normal = normalise(schema)
+    if suspicion is None:
+        _check_readable(schema)
     levels: tuple[SchemaLevel, ...] = ("lenient",) if normal.drops else get_args(SchemaLevel)
     problem: str | None = None
     for level in levels:
@@ -353,11 +356,24 @@ def _is_bounded(schema: Schema) -> bool:
     return True
 
 
+def _check_readable(schema: Schema) -> None:
+    """Refuse what the final check cannot read: it would refuse every value.
+
+    Raises:
+        UnsupportedSchemaError: the schema breaks the rules of its draft.
+    """
+    problem = schema_problem(schema) if isinstance(schema, dict) else None
+    if problem is not None:
+        raise UnsupportedSchemaError(f"the schema is not supported: {problem}")
+
+
 def _are_strict(schemas: Sequence[Schema], vocabulary: Vocabulary) -> bool:
     """Whether all of these are harmless and can be compiled strictly, found out in one go."""
     try:
         if any(find_suspicion(schema) is not None for schema in schemas):
             return False
+        for schema in schemas:
+            _check_readable(schema)
         rules = [f"s{i}: %json {dump_json(with_options(s))}" for i, s in enumerate(schemas)]
     except UnsupportedSchemaError:
         return False

@@ -204,6 +204,8 @@ REFUSED: list[tuple[Schema, str]] = [
     ),
     ({"items": {"minLength": -1}}, "keyword 'minLength' at $.items must be a whole number"),
     ({"required": "a"}, "keyword 'required' at $ must be a list of names, not 'a'"),
+    ({"pattern": "^\\p{L}$"}, "the schema itself is invalid at $.pattern: '^\\\\p{L}$' is not a"),
+    ({"required": ["a", "a"]}, "the schema itself is invalid at $.required: ['a', 'a'] has"),
     ({"allOf": {}}, "keyword 'allOf' at $ must be a list, not {}"),
     ({"properties": {"a": 1}}, "keyword 'schema' at $.properties.a must be an object or a boolean"),
 ]

@@ -50,3 +50,11 @@ def test_a_reference_outside_of_the_schema_is_never_fetched() -> None:
 def test_draft_7_schemas_mean_what_their_draft_says() -> None:
     schema = {"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"type": "integer"}]}
     assert first_problem(schema, ["a"]) == "$[0]: 'a' is not of type 'integer'"
+
+
+def test_decimals_are_divided_as_they_are_written() -> None:
+    cents = {"multipleOf": 0.01}
+    assert [first_problem(cents, price) for price in (19.99, 0.94, 3, 1e300, 10**400)] == [None] * 5
+    assert first_problem(cents, 0.005) == "$: 0.005 is not a multiple of 0.01"
+    assert first_problem(cents, float("inf")) == "$: inf is not a multiple of 0.01"
+    assert first_problem({"items": {"multipleOf": 3}}, [6, 7]) == "$[1]: 7 is not a multiple of 3"
