@@ -41,6 +41,7 @@ from runtime.grammar.end_finder import Closable, EndFinder
 from runtime.grammar.ladder import SchemaSupport
 from runtime.grammar.lengths import longest_chars
 from runtime.grammar.schema import check_bounds, close_objects, dump_json
+from runtime.grammar.suspicion import find_suspicion
 from runtime.grammar.vocabulary import Vocabulary
 from runtime.tokenizer.tokenizer import Tokenizer
 from tools.spec import ToolSpec
@@ -200,7 +201,9 @@ class Grammars:
 
     def _compile(self, tools: Sequence[ToolSpec], shape: TurnShape) -> TurnGrammar | None:
         callable_tools = choose_tools(tools, shape.choice)
-        if not isinstance(self._bound.wire.arguments, JsonArguments):
+        is_json = isinstance(self._bound.wire.arguments, JsonArguments)
+        # A schema that may be costly is tried out by itself first, in another process.
+        if not is_json or any(find_suspicion(tool.input_schema) for tool in callable_tools):
             return self._compile_degraded(tools, callable_tools, shape)
         try:
             source = turn_grammar(self._bound, tools, shape)
