@@ -27,13 +27,17 @@ def test_commands_of_the_readme_exist() -> None:
     assert set(re.findall(r"^zonda ([a-z]+)", README, re.MULTILINE)) <= known
 
 
+PROGRAMS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
 @pytest.mark.real
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_program_of_the_readme_runs(smollm2: Path) -> None:
-    (program,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize(("number", "ending"), [(0, "AgentEnd("), (1, "name=")])
+def test_program_of_the_readme_runs(number: int, ending: str, smollm2: Path) -> None:
+    assert len(PROGRAMS) == 2
     done = subprocess.run(
-        [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-c", PROGRAMS[number]], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "AgentEnd(" in done.stdout.splitlines()[-1]
+    assert ending in done.stdout.splitlines()[-1]

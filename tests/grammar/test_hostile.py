@@ -21,7 +21,7 @@ from runtime.grammar.compile import (
     grade_schema,
 )
 from runtime.grammar.ladder import SchemaSupport
-from runtime.grammar.probe import ProbeLimits, Verdict, probe_grammar
+from runtime.grammar.probe import NICENESS, ProbeLimits, Verdict, probe_grammar
 from runtime.grammar.suspicion import find_suspicion
 from tests.helpers.tiny_tokenizer import tiny_tokenizer
 from tests.helpers.vocabularies import accepts, allowed_ids, vocabulary_of
@@ -280,7 +280,7 @@ def test_worker_yields_the_processor() -> None:
         try:
             assert worker.stdout is not None
             assert worker.stdout.readline() == b"ready\n"
-            assert os.getpriority(os.PRIO_PROCESS, worker.pid) == 19
+            assert os.getpriority(os.PRIO_PROCESS, worker.pid) == NICENESS
         finally:
             worker.kill()
 
