@@ -1,4 +1,4 @@
-"""What benchmarks measure and how it is recorded; shapes of design section 11."""
+"""What benchmarks measure and how it is recorded, one shape for all."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ async def extract(run: Run, model: Model, arguments: JsonObject) -> ToolResult:
 
     Raises:
         GenerationError: the value was cut off by `max_tokens`.
-        UnsupportedSchemaError: the schema has a keyword that cannot be enforced.
+        UnsupportedSchemaError: nothing satisfies the schema, or it costs too much.
     """
     from mcp_servers.answers import read_value, schema_rule
 
@@ -98,7 +98,7 @@ async def agent_run(run: Run, agent: Agent, model_name: str, arguments: JsonObje
     """Let an agent work on a task; with a schema, its answer is a value.
 
     Raises:
-        UnsupportedSchemaError: the schema has a keyword that cannot be enforced.
+        UnsupportedSchemaError: nothing satisfies the schema, or it costs too much.
         ZondaError: the model failed.
     """
     from mcp_servers.answers import schema_rule

@@ -183,8 +183,7 @@ def _extract(model: JsonObject) -> ToolSpec:
                 },
                 "schema": {
                     "type": "object",
-                    "description": "JSON Schema of the value. A keyword that cannot be enforced "
-                    "is an error that names it.",
+                    "description": "JSON Schema of the value; what is returned satisfies all of it.",
                 },
                 "input": _INPUT_TEXT,
                 "model": model,

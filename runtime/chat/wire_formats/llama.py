@@ -1,6 +1,6 @@
 """The JSON call of Llama 3.1, 3.2 and 3.3; one a turn, as the models were trained.
 
-Source: chat template of meta-llama/Llama-3.1-8B-Instruct; reference/grammar.md section 4.1.
+Source: chat template of meta-llama/Llama-3.1-8B-Instruct.
 """
 
 from __future__ import annotations

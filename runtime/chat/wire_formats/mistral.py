@@ -2,7 +2,7 @@
 
 Source: mistral-common's instruct tokenizers v3, v11 and v13; chat templates of
 mistralai/Mistral-7B-Instruct-v0.3, Mistral-Nemo-Instruct-2407 and
-Mistral-Small-3.2-24B-Instruct-2506; reference/grammar.md section 4.1.
+Mistral-Small-3.2-24B-Instruct-2506.
 """
 
 from __future__ import annotations
