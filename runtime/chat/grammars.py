@@ -6,6 +6,7 @@ missing is known by its keywords, and the caller checks it when a value is compl
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections import OrderedDict
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from runtime.chat.messages import OutputSchema
 from runtime.chat.support import ToolSupport
+from runtime.chat.wire_formats.arguments import NO_HINT_VALUES
 from runtime.chat.wire_formats.format import (
     BoundFormat,
     FieldArguments,
@@ -106,6 +108,14 @@ class TurnGrammar:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A turn's grammar, and the tools by whose identities it is found, if it is by them."""
+
+    tools: tuple[ToolSpec, ...]
+    grammar: TurnGrammar | None
+
+
 class Grammars:
     """One model's grammars; safe to use from several threads.
 
@@ -123,33 +133,32 @@ class Grammars:
         self._finder: EndFinder | None = None
         self._lock = threading.Lock()
         self._supports: dict[str, SchemaSupport] = {}
-        self._turns: OrderedDict[object, tuple[Sequence[ToolSpec], TurnGrammar | None]] = (
-            OrderedDict()
-        )
+        self._turns: OrderedDict[object, _Known] = OrderedDict()
 
     def compile(self, tools: Sequence[ToolSpec], shape: TurnShape) -> TurnGrammar | None:
         """Return the grammar of a turn; None where anything may be said.
+
+        Tools seen before are known by their identity (microseconds), or by what they say (15
+        microseconds each).
 
         Raises:
             InvalidRequestError: as `turn_grammar`; `UnsupportedSchemaError` names the tool,
                 the keyword and its path.
         """
-        if not any(has_hints(tool.input_schema) for tool in tools):
-            shape = replace(shape, hints=TurnShape(shape.choice).hints)
-        elif shape.hints != TurnShape(shape.choice).hints:
-            return self._compile(tools, shape)  # the conversation is part of it: not seen again
         # The tools' identities stand for their contents: who holds them here keeps them alive.
-        key = (tuple(map(id, tools)), shape.choice, shape.output, shape.thinking)
-        with self._lock:
-            if (found := self._turns.get(key)) is not None:
-                self._turns.move_to_end(key)
-                return found[1]
-        grammar = self._compile(tools, shape)
-        with self._lock:
-            self._turns[key] = (tuple(tools), grammar)
-            if len(self._turns) > MAX_CATALOGUES:
-                self._turns.popitem(last=False)
-        return grammar
+        asked = shape.choice, shape.output, shape.thinking
+        key = (tuple(map(id, tools)), *asked)
+        if (known := self._find(key)) is not None:
+            return known.grammar
+        if any(has_hints(tool.input_schema) for tool in tools):
+            return self._compile(tools, shape)  # the conversation is part of it: not seen again
+        content = (_digest(tools), *asked)
+        known = self._find(content)
+        if known is None:
+            known = _Known((), self._compile(tools, replace(shape, hints=NO_HINT_VALUES)))
+            self._keep(content, known)
+        self._keep(key, replace(known, tools=tuple(tools)))
+        return known.grammar
 
     def output(self, output: OutputSchema) -> tuple[GrammarSource, SchemaSupport]:
         """The language of an answer; like a tool's arguments, its objects hold what they list.
@@ -198,6 +207,18 @@ class Grammars:
             except UnsupportedSchemaError as exc:
                 supports[tool.name] = ToolSupport("refused", problem=str(exc))
         return supports
+
+    def _find(self, key: object) -> _Known | None:
+        with self._lock:
+            if key in self._turns:
+                self._turns.move_to_end(key)
+            return self._turns.get(key)
+
+    def _keep(self, key: object, known: _Known) -> None:
+        with self._lock:
+            self._turns[key] = known
+            if len(self._turns) > 2 * MAX_CATALOGUES:
+                self._turns.popitem(last=False)
 
     def _compile(self, tools: Sequence[ToolSpec], shape: TurnShape) -> TurnGrammar | None:
         callable_tools = choose_tools(tools, shape.choice)
@@ -265,6 +286,22 @@ class Grammars:
                 )
                 self._cache = GrammarCache(vocabulary)
             return self._cache
+
+
+def _digest(tools: Sequence[ToolSpec]) -> bytes:
+    """Stands for all of the tools that a grammar depends on.
+
+    Raises:
+        UnsupportedSchemaError: a schema is not JSON; the message names the tool.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for tool in tools:
+        try:
+            text = dump_json([tool.name, tool.input_schema])
+        except UnsupportedSchemaError as exc:
+            raise UnsupportedSchemaError(f"tool {tool.name!r}: {exc}") from exc
+        digest.update(text.encode(errors="surrogatepass") + b"\n")
+    return digest.digest()
 
 
 def _closing_texts(bound: BoundFormat) -> list[str]:

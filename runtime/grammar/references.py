@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urldefrag
 
@@ -45,16 +45,17 @@ class Place:
 
     def below(self, suffix: str) -> Place:
         """The place of a sub-schema in the same resource."""
-        return replace(self, path=self.path + suffix)
+        return Place(self.path + suffix, self.draft, self.resolver)
 
     def entering(self, schema: JsonObject) -> Place:
         """This place once `schema`'s own `$schema` and `$id` are taken into account."""
+        if "$schema" not in schema and "$id" not in schema and "id" not in schema:
+            return self
         draft = _DRAFTS.get(_bare(schema.get("$schema")), (self.draft, None))[0]
-        specification = _specification(draft)
         resolver = self.resolver
         if isinstance(schema.get("$id", schema.get("id")), str):
-            resolver = resolver.in_subresource(specification.create_resource(schema))
-        return replace(self, draft=draft, resolver=resolver)
+            resolver = resolver.in_subresource(_specification(draft).create_resource(schema))
+        return Place(self.path, draft, resolver)
 
 
 class Document:
@@ -65,13 +66,12 @@ class Document:
         resource = specification.create_resource(schema)
         uri = resource.id() or _ROOT_URI
         registry: SchemaRegistry = Registry().with_resource(uri, resource)
-        self._paths = {id(part): path for path, part in _objects(schema)}
+        objects = list(_objects(schema))
+        self._paths = {id(part): path for path, part in objects}
         self._dynamic_anchors = [
-            part["$dynamicAnchor"] for _, part in _objects(schema) if "$dynamicAnchor" in part
+            part["$dynamicAnchor"] for _, part in objects if "$dynamicAnchor" in part
         ]
-        self.has_recursive_anchor = any(
-            part.get("$recursiveAnchor") is True for _, part in _objects(schema)
-        )
+        self.has_recursive_anchor = any(part.get("$recursiveAnchor") is True for _, part in objects)
         self.root = Place("$", draft, registry.resolver(uri))
 
     def follow(self, reference: Any, place: Place) -> tuple[Schema, Place]:

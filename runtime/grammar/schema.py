@@ -21,21 +21,23 @@ MAX_REFERENCE_LEVELS = 800
 """The compiler recurses over references on the C stack, at most 6 kB a level: 1,650 levels
 overflow 8 MiB, which ends the process."""
 
-_ONE = (
-    "items",
-    "additionalItems",
-    "additionalProperties",
-    "contains",
-    "propertyNames",
-    "unevaluatedItems",
-    "unevaluatedProperties",
-    "not",
-    "if",
-    "then",
-    "else",
+_ONE = frozenset(
+    (
+        "items",
+        "additionalItems",
+        "additionalProperties",
+        "contains",
+        "propertyNames",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+        "not",
+        "if",
+        "then",
+        "else",
+    )
 )
-_MANY = ("prefixItems", "allOf", "anyOf", "oneOf", "items")
-_NAMED = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
+_MANY = frozenset(("prefixItems", "allOf", "anyOf", "oneOf", "items"))
+_NAMED = frozenset(("properties", "patternProperties", "dependentSchemas", "$defs", "definitions"))
 _COMBINING = frozenset(
     {
         "$ref",
@@ -58,19 +60,18 @@ _COMBINING = frozenset(
 
 def direct_subschemas(schema: JsonObject) -> Iterator[tuple[str, JsonObject]]:
     """Yield (path below `schema`, sub-schema) one level down; boolean schemas are left out."""
-    for keyword in _ONE:
-        if isinstance(schema.get(keyword), dict):
-            yield f".{keyword}", schema[keyword]
-    for keyword in _MANY:
-        if isinstance(schema.get(keyword), list):
-            for index, item in enumerate(schema[keyword]):
+    for keyword, value in schema.items():
+        if isinstance(value, dict):
+            if keyword in _ONE:
+                yield f".{keyword}", value
+            elif keyword in _NAMED:
+                for name, item in value.items():
+                    if isinstance(item, dict):
+                        yield f".{keyword}.{name}", item
+        elif isinstance(value, list) and keyword in _MANY:
+            for index, item in enumerate(value):
                 if isinstance(item, dict):
                     yield f".{keyword}[{index}]", item
-    for keyword in _NAMED:
-        if isinstance(schema.get(keyword), dict):
-            for name, item in schema[keyword].items():
-                if isinstance(item, dict):
-                    yield f".{keyword}.{name}", item
 
 
 def check_bounds(schema: Schema) -> None:
@@ -135,11 +136,13 @@ def _check_references(walked: Sequence[tuple[str, JsonObject]]) -> None:
 
     `walked` has the paths and sub-schemas, each after the one it stands in.
     """
+    references = {item["$ref"] for _, item in walked if isinstance(item.get("$ref"), str)}
+    if not references:
+        return
     heights: dict[str, int] = {}
     for path, item in reversed(walked):
         below = [heights[path + step] for step, _ in direct_subschemas(item)]
         heights[path] = 1 + max(below, default=0)
-    references = {item["$ref"] for _, item in walked if isinstance(item.get("$ref"), str)}
     # A reference that is spelled in another way counts as one to the whole schema.
     levels = sum(heights.get(_as_path(ref), heights["$"]) for ref in references)
     if levels > MAX_REFERENCE_LEVELS:
