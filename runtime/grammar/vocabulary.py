@@ -12,6 +12,22 @@ import numpy.typing as npt
 
 from runtime.errors import ModelFileError
 
+_IN_STRINGS = r"""[^"\\\x00-\x1F\x7F]"""
+# Without the characters that calls begin with, where any text but a call may stand.
+_IN_TEXT = r"""[^<{\["\\\x00-\x1F\x7F]"""
+SLICES = [
+    *(f"{_IN_TEXT}{{1,{length}}}" for length in (3, 6, 9, 12, 16, 24)),
+    f"{_IN_TEXT}+",
+    f"{_IN_STRINGS}+",
+    r"[^<{\[]+",
+]
+"""Patterns of tokens, tried in this order, that the mask engine takes together.
+
+Where all that a pattern matches may come next, its tokens are not looked at one by one. With
+llguidance's own slices, which end at 10 and 30 characters, a string that may still have 20
+takes 0.1 ms for a mask of 49k tokens and 0.4 ms of 262k; with these 0.01 ms.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class TokenTexts:
@@ -79,7 +95,7 @@ class Vocabulary:
         self.special_ids = dict(special_ids)
         ends = [eos_id, *sorted(self.stop_ids - {eos_id})]
         try:
-            self.tokenizer = llguidance.LLTokenizer(tokenizer_json, vocab_size, ends)
+            self.tokenizer = llguidance.LLTokenizer(tokenizer_json, vocab_size, ends, slices=SLICES)
         except ValueError as exc:
             raise ModelFileError(f"the vocabulary cannot constrain an output: {exc}") from exc
 

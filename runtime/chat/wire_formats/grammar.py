@@ -177,12 +177,10 @@ def _main(bound: BoundFormat, rules: Rules, tools: Sequence[ToolSpec], shape: Tu
         return f"{answer} | ({lead})? {trigger} {calls}"
     if shape.output is not None:
         return f"{answer} | {trigger} {calls}"
-    text = rules.lexeme(text_without(bound.spell(wire.trigger)))
-    lead = f"{text} {trigger}"
     if wire.trigger not in bound.ids:
-        # A greedy text would swallow the spelled marker; `suffix` ends it at the first one.
-        lead = rules.rule(text, f"suffix={trigger}")
-    return f"{answer} | {lead} {calls}"
+        return f"{answer} | {rules.text_up_to(wire.trigger)} {calls}"
+    text = rules.lexeme(text_without(bound.spell(wire.trigger)))
+    return f"{answer} | {text} {trigger} {calls}"
 
 
 def _answer(bound: BoundFormat, rules: Rules, shape: TurnShape, *, may_call: bool) -> str:

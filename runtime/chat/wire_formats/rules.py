@@ -55,15 +55,24 @@ class Rules:
 
     def text_before(self, closing: str, *patterns: str, attributes: str = "") -> str:
         """A text that matches the patterns up to the first `closing`, and that."""
-        text = self.terminal(*(patterns or (ANY_TEXT,)))
         plain = self._markers.split(closing)[0]
+        rest = closing.removeprefix(plain)
+        if plain and not patterns and not attributes:
+            return self.text_up_to(plain) + (f" {self.literal(rest)}" if rest else "")
+        text = self.terminal(*(patterns or (ANY_TEXT,)))
         if not plain:  # a token ends it, which no text can hold
             limited = self.rule(text, attributes) if attributes else text
             return f"{limited} {self.literal(closing)}"
         # A greedy lexeme would swallow the closing text; `suffix` ends it at the first one.
         suffix = ", ".join(filter(None, [f"suffix={_quote(plain)}", attributes]))
-        rest = closing.removeprefix(plain)
         return self.rule(text, suffix) + (f" {self.literal(rest)}" if rest else "")
+
+    def text_up_to(self, closing: str) -> str:
+        """Any text up to the first `closing`, and that; it has no markers."""
+        if _may_overlap(closing):
+            return self.rule(self.terminal(ANY_TEXT), f"suffix={_quote(closing)}")
+        before, opened, _ = _before(closing)
+        return self.terminal(f"{before}{opened}{escape(closing[1:])}")
 
     def chain(self, items: Sequence[tuple[str, bool]], separator: str) -> str:
         """The items in their order, a separator between two; (expression, is required) each."""
@@ -99,12 +108,39 @@ class Rules:
 
 def text_without(text: str) -> str:
     """A terminal of the texts that do not hold `text`."""
-    return f"{in_slashes(ANY_TEXT)} & ~{in_slashes(ANY_TEXT + escape(text) + ANY_TEXT)}"
+    if _may_overlap(text):
+        return f"{in_slashes(ANY_TEXT)} & ~{in_slashes(ANY_TEXT + escape(text) + ANY_TEXT)}"
+    before, opened, begun = _before(text)
+    return in_slashes(f"{before}(?:{opened}{begun})?")
+
+
+def _may_overlap(text: str) -> bool:
+    """Whether a text could begin within itself; also of a single character."""
+    return len(text) < 2 or text[0] in text[1:]
+
+
+def _before(text: str) -> tuple[str, str, str]:
+    """Patterns of what stands before `text`, of its first character there, and of a part more.
+
+    Spelled out, the mask engine sees that plain text may follow (`SLICES` of the vocabulary).
+    `text` can begin wherever its first character stands, and nowhere else.
+    """
+    first, rest = escape(text[0]), text[1:]
+    other, begun = _none_of(text[0] + rest[-1]), ""
+    for char in reversed(rest[:-1]):
+        other = f"(?:{_none_of(text[0] + char)}|{escape(char)}{other})"
+        begun = f"(?:{escape(char)}{begun})?"
+    opened = f"(?:{first}{begun})*{first}"
+    return f"(?:{_none_of(text[0])}|{opened}{other})*", opened, begun
 
 
 def escape(text: str) -> str:
     """Escape for a pattern."""
-    return re.escape(text).replace("\\ ", " ")
+    return re.escape(text).replace("\\ ", " ").replace("\\\n", "\\n")
+
+
+def _none_of(chars: str) -> str:
+    return f"[^{''.join(map(escape, chars))}]"
 
 
 def in_slashes(pattern: str) -> str:
