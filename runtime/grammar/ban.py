@@ -18,6 +18,9 @@ from runtime.grammar.vocabulary import Vocabulary
 _NUMBER = re.compile(rb"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _GOES_ON = b"0123456789.eE+-"
 
+_Words = npt.NDArray[np.int32]
+"""One row of a token bitmask."""
+
 
 class BannedConstraint:
     """A constraint whose outputs, from its creation on, do not start with a banned text.
@@ -52,7 +55,9 @@ class BannedConstraint:
         self._first_tokens = tuple(first_tokens)
         self._nodes: list[bytes | None] = [b"" if banned or first_tokens else None]
         # What is legal after a text does not depend on the tokens that spelled it.
-        self._kept: dict[bytes, npt.NDArray[np.int32]] = {}
+        self._kept: dict[bytes, _Words] = {}
+        self._splits: dict[bytes, tuple[_Words, list[int]]] = {}
+        self._past: dict[bytes, bool] = {}
 
     def fill(self, token_bitmask: npt.NDArray[np.int32], row: int) -> None:
         self._inner.fill(token_bitmask, row)
@@ -89,7 +94,7 @@ class BannedConstraint:
             self._inner.fork(), self._vocabulary, self._banned, self._first_tokens
         )
         copy._nodes = list(self._nodes)
-        copy._kept = self._kept
+        copy._kept, copy._splits, copy._past = self._kept, self._splits, self._past
         return copy
 
     @property
@@ -126,29 +131,64 @@ class BannedConstraint:
         goes_on = any(banned.startswith(said) for banned in self._banned)
         return said if text and goes_on else None
 
-    def _keep_now(self) -> npt.NDArray[np.int32]:
+    def _keep_now(self) -> _Words:
         node = self._nodes[-1]
         assert node is not None
-        return self._keep(node, self._inner, is_start=len(self._nodes) == 1)
+        return self._keep(node, self._inner)
 
-    def _keep(self, node: bytes, at: Closable, *, is_start: bool = False) -> npt.NDArray[np.int32]:
+    def _keep(self, node: bytes, at: Closable) -> _Words:
         """The tokens, as words of a mask, that lead from `node` past the banned texts."""
-        if node in self._kept:
-            return self._kept[node]
-        num_words = self._vocabulary.num_mask_words
-        kept = np.ones(num_words * 32, dtype=np.bool_)
-        if is_start:
-            kept[list(self._first_tokens)] = False
-        for text in self._banned:
-            if text.startswith(node):
-                self._strike_out(kept, text, node, at)
-        words = np.packbits(kept, bitorder="little").view(np.int32)
-        self._kept[node] = words
-        return words
+        if node not in self._kept:
+            certain, within = self._split(node)
+            kept = np.zeros(certain.size * 32, dtype=np.bool_)
+            for token_id in within:
+                ahead = at.fork()
+                if ahead.advance([token_id]) == 1:
+                    kept[token_id] = self._leads_past(self._say(node, token_id), ahead)
+            self._kept[node] = certain | np.packbits(kept, bitorder="little").view(np.int32)
+        return self._kept[node]
 
-    def _strike_out(
-        self, kept: npt.NDArray[np.bool_], text: bytes, node: bytes, at: Closable
-    ) -> None:
+    def _leads_past(self, node: bytes, at: Closable) -> bool:
+        """Whether an output that goes on from `node` can leave the banned texts.
+
+        Mostly the next token can; where a grammar dictates a long text it takes as many steps.
+        """
+        pending, before = [(node, at)], {node: b""}
+        while pending:
+            node, at = pending.pop()
+            certain, within = self._split(node)
+            if self._past.get(node) or self._has_way(at, certain):
+                while node:
+                    self._past[node] = True
+                    node = before[node]
+                return True
+            for token_id in within:
+                child, ahead = self._say(node, token_id), at.fork()
+                is_new = child not in before and self._past.get(child, True)
+                if is_new and ahead.advance([token_id]) == 1:
+                    before[child] = node
+                    pending.append((child, ahead))
+        self._past |= dict.fromkeys(before, False)
+        return False
+
+    def _say(self, node: bytes, token_id: int) -> bytes:
+        return node + self._vocabulary.texts.get(token_id)
+
+    def _split(self, node: bytes) -> tuple[_Words, list[int]]:
+        """The tokens after which no banned text can follow, and those that go on with one."""
+        if node not in self._splits:
+            kept = np.ones(self._vocabulary.num_mask_words * 32, dtype=np.bool_)
+            if not node:
+                kept[list(self._first_tokens)] = False
+            begun = [text for text in self._banned if text.startswith(node)]
+            within = {one for text in begun for one in self._strike_out(kept, text, node)}
+            going_on = [token_id for token_id in sorted(within) if kept[token_id]]
+            kept[going_on] = False
+            self._splits[node] = np.packbits(kept, bitorder="little").view(np.int32), going_on
+        return self._splits[node]
+
+    def _strike_out(self, kept: npt.NDArray[np.bool_], text: bytes, node: bytes) -> list[int]:
+        """Drop the tokens that complete the text; return those that go on with it."""
         texts = self._vocabulary.texts
         is_number = _NUMBER.fullmatch(text) is not None
         rest = text[len(node) :]
@@ -156,7 +196,7 @@ class BannedConstraint:
             # The banned number was said: it must not end here, only become a longer one.
             goes_on = np.isin(texts.bytes_at(0), list(_GOES_ON))
             kept[: goes_on.size] &= goes_on
-            return
+            return []
         within, beyond = texts.split_by_prefix(rest)
         if is_number:
             next_bytes = texts.bytes_at(len(rest))[beyond]
@@ -164,13 +204,10 @@ class BannedConstraint:
             within = np.concatenate([within, beyond[is_whole]])
             beyond = beyond[~is_whole & ~np.isin(next_bytes, list(_GOES_ON))]
         kept[beyond] = False
-        for token_id in within.tolist():
-            ahead = at.fork()
-            if kept[token_id] and ahead.advance([token_id]) == 1:
-                child = node + texts.get(token_id)
-                kept[token_id] = self._has_way(ahead, self._keep(child, ahead))
+        going_on: list[int] = within.tolist()
+        return going_on
 
-    def _has_way(self, at: Closable, kept: npt.NDArray[np.int32]) -> bool:
+    def _has_way(self, at: Closable, kept: _Words) -> bool:
         mask = np.zeros((1, self._vocabulary.num_mask_words), dtype=np.int32)
         at.fill(mask, 0)
         return bool((mask[0] & kept).any())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -200,3 +201,24 @@ def test_after_the_first_difference_the_inner_constraint_is_all_there_is() -> No
         constraint, VOCABULARY.vocab_size
     )
     assert constraint.count_legal(MERGED.encode('name"')) == len(MERGED.encode('name"'))
+
+
+@pytest.mark.parametrize("text", ["x" * 3000, "a\\\"b " * 500], ids=["plain", "escapes"])
+def test_long_text_is_excluded_like_a_short_one(text: str) -> None:
+    string = compile_grammar(from_json_schema({"type": "string"}), VOCABULARY).constraint()
+    banned = json.dumps(text)
+    constraint = BannedConstraint(string, VOCABULARY, [banned.encode()])
+    token_ids = MERGED.encode(banned)
+    assert constraint.advance(token_ids) == len(token_ids) - 1
+    assert constraint.state == "open"
+
+
+def test_only_way_past_a_long_text_is_found_at_its_start() -> None:
+    wrong, right = "x" * 1500 + "a", "x" * 1500 + "b"
+    for texts, is_open in (([wrong, right], True), ([wrong], False)):
+        source = from_json_schema({"enum": texts})
+        inner = compile_grammar(source, VOCABULARY).constraint()
+        constraint = BannedConstraint(inner, VOCABULARY, [json.dumps(wrong).encode()])
+        assert constraint.state == ("open" if is_open else "failed")
+        count = constraint.advance(MERGED.encode(json.dumps(right)))
+        assert count == (len(MERGED.encode(json.dumps(right))) if is_open else 0)
