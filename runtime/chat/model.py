@@ -28,6 +28,7 @@ from runtime.engine.async_engine import AsyncEngine
 from runtime.engine.saved_pages import SavedPages
 from runtime.errors import GenerationError, PromptTooLongError
 from runtime.grammar.compile import GrammarSource
+from runtime.grammar.constraint import Constraint
 from runtime.request import FinishReason, GenerateRequest, SamplingParams, TokenChunk, Usage
 from runtime.tokenizer.tokenizer import Tokenizer
 from tools.errors import InvalidRequestError, ZondaError
@@ -143,8 +144,13 @@ class ChatModel:
         asked = _Asked(messages, tools, tool_choice, output, sampling, thinks, choices)
         plan = await anyio.to_thread.run_sync(self._plan, asked)
         sampling = replace(sampling, stop=())  # they end the visible text, which is ours to know
-        restart, usage = Restart(), Usage()
+        restart, usage, last = Restart(), Usage(), TokenChunk()
+        refused: Attempt | None = None
         for repairs_left in range(MAX_REPAIRS, -1, -1):
+            constraint = await self._constrain(plan, restart)
+            if refused is not None and constraint is not None and constraint.state == "failed":
+                yield self._end(plan, refused, last, usage)  # nothing else could be said
+                return
             attempt = Attempt(plan, self._prompts.bound, self.tokenizer, restart)
             request = GenerateRequest(
                 plan.prompt.token_ids + restart.kept,
@@ -153,7 +159,6 @@ class ChatModel:
                 lease_s=lease_s if conversation is not None else 0.0,
             )
             last = TokenChunk()
-            constraint = restart.constraint(plan, self._prompts.bound, self.tokenizer)
             generated = self._engine.generate(request, constraint)
             async with aclosing(generated) as chunks:
                 async for last in chunks:
@@ -166,9 +171,11 @@ class ChatModel:
                 raise GenerationError("the engine ended the turn without saying why; try again")
             usage = _add_usage(usage, last.usage or Usage(), plan.prompt, attempt)
             if attempt.rejected is None or not repairs_left:
+                if refused is not None and attempt.breaks_off_in(refused):
+                    attempt = refused  # what was wrong is more to the point than what is missing
                 yield self._end(plan, attempt, last, usage)
                 return
-            restart = attempt.mend(attempt.rejected)
+            refused, restart = attempt, attempt.mend(attempt.rejected)
 
     async def choose(self, messages: Sequence[Message], options: Sequence[str]) -> dict[str, float]:
         """Return how likely the model would answer with each option; the shares sum to 1.
@@ -240,6 +247,11 @@ class ChatModel:
         )
         _check_budget(plan)
         return plan
+
+    async def _constrain(self, plan: TurnPlan, restart: Restart) -> Constraint | None:
+        build = partial(restart.constraint, plan, self._prompts.bound, self.tokenizer)
+        # A fresh one is a copy; to exclude a text takes milliseconds.
+        return await anyio.to_thread.run_sync(build) if restart.kept else build()
 
     def _build_prompt(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec], *, thinks: bool | None = None

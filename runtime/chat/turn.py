@@ -134,6 +134,7 @@ class Attempt:
         self._restart = restart
         self._marked = MarkedText(bound.ids, tokenizer)
         self._raw = ""
+        self._is_over = False
         self._stop = StopStrings(plan.stop)
         self.push(TokenChunk(restart.kept))  # its events were given out before
 
@@ -141,6 +142,11 @@ class Attempt:
     def is_stopped(self) -> bool:
         """A stop string ended the text."""
         return self._stop.is_stopped
+
+    def breaks_off_in(self, refused: Attempt) -> bool:
+        """Whether too few tokens were left to say the call that was refused in another way."""
+        is_same = len(self.parser.calls) == len(refused.parser.calls)
+        return self._is_over and self.rejected is None and self.parser.is_cut and is_same
 
     def push(self, chunk: TokenChunk) -> list[ParserEvent]:
         """Take tokens; return what they say. The last chunk has a finish reason."""
@@ -154,7 +160,8 @@ class Attempt:
         if is_over:
             events += self.parser.finish()
         self.rejected = self.parser.rejected
-        if chunk.finish_reason in {"stop", "length"} and not self.parser.calls:
+        self._is_over = chunk.finish_reason in {"stop", "length"}
+        if self._is_over and not self.parser.calls:
             self.rejected = self.rejected or self._check_answer()
         return self._cut(events, is_over=is_over)
 

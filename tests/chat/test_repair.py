@@ -14,7 +14,7 @@ from runtime.chat.wire_formats.format import WireFormat
 from runtime.chat.wire_formats.gemma import GEMMA3
 from runtime.chat.wire_formats.hermes import HERMES
 from runtime.chat.wire_formats.render import write_calls
-from runtime.request import GenerateRequest
+from runtime.request import GenerateRequest, SamplingParams
 from tests.chat.test_model import turn
 from tests.helpers.scripted_engine import ScriptedEngine
 from tests.helpers.wire_models import format_named, spell, tokenizer_of
@@ -133,3 +133,36 @@ async def test_answer_is_mended_like_a_call() -> None:
     assert (end.finish_reason, end.rejected) == ("error", None)
     assert end.error is not None
     assert end.error.startswith("the answer does not fit its schema: $: ")
+
+
+async def test_call_that_too_few_tokens_are_left_to_mend_is_rejected() -> None:
+    other = "a text that takes many more tokens"
+    schema = {"properties": {"word": {"enum": ["a", other], "not": {"const": "a"}}}}
+    bad, good = (call_of(HERMES, {"word": word}) for word in ("a", other))
+    num_tokens = len(tokenizer_of("hermes").encode(bad, parse_special=True))
+    model, engine = saying(bad, good)
+    _, end = await turn(
+        model,
+        tools=[ToolSpec("pick", "", {**schema, "required": ["word"]})],
+        sampling=SamplingParams(max_tokens=num_tokens + 2),
+        tool_choice=ToolChoice("required"),
+    )
+    assert len(engine.requests) == 2
+    assert end.finish_reason == "error"
+    assert end.rejected is not None
+    assert end.rejected.arguments == {"word": "a"}
+    assert end.error is not None
+    assert end.error.startswith("the call of 'pick' does not fit its schema: $.word: 'a' should")
+
+
+async def test_call_that_could_only_be_the_same_again_is_rejected() -> None:
+    never = {"properties": {"n": {"enum": [1], "not": {"const": 1}}}, "required": ["n"]}
+    model, engine = saying(call_of(HERMES, {"n": 1}))
+    _, end = await turn(
+        model, tools=[ToolSpec("pick", "", never)], tool_choice=ToolChoice("required")
+    )
+    assert len(engine.requests) == 1
+    assert (end.finish_reason, end.message.tool_calls) == ("error", ())
+    assert end.rejected is not None
+    assert (end.rejected.name, end.rejected.arguments) == ("pick", {"n": 1})
+    assert end.usage.completion_tokens > 5
