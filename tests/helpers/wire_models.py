@@ -18,20 +18,24 @@ def format_named(name: str) -> WireFormat:
     return next(one for one in WIRE_FORMATS if one.name == name)
 
 
-@functools.cache
-def tokenizer_of(name: str) -> Tokenizer:
-    """A tokenizer whose template writes calls as that format does, its markers being tokens.
+def template_of(name: str) -> str:
+    """A template that writes calls as that format does.
 
-    The template knows the one call by which formats are told apart, and no other.
+    It knows the one call by which formats are told apart, and no other.
     """
     call = write_calls(format_named(name), [PROBE_CALL])
-    template = (
+    return (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.tool_calls is defined %}{% raw %}"
         + call
         + "{% endraw %}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    return tiny_tokenizer(*MARKERS, chat_template=template)
+
+
+@functools.cache
+def tokenizer_of(name: str) -> Tokenizer:
+    """A tokenizer whose template writes calls as that format does, its markers being tokens."""
+    return tiny_tokenizer(*MARKERS, chat_template=template_of(name))
 
 
 def spell(tokenizer: Tokenizer, token_ids: tuple[int, ...]) -> str:
