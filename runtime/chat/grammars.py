@@ -150,7 +150,7 @@ class Grammars:
         key = (tuple(map(id, tools)), *asked)
         if (known := self._find(key)) is not None:
             return known.grammar
-        if any(has_hints(tool.input_schema) for tool in tools):
+        if any(has_hints(tool.input_schema, tool.input_schema) for tool in tools):
             return self._compile(tools, shape)  # the conversation is part of it: not seen again
         content = (_digest(tools), *asked)
         known = self._find(content)
@@ -228,7 +228,11 @@ class Grammars:
             return self._compile_degraded(tools, callable_tools, shape)
         try:
             source = turn_grammar(self._bound, tools, shape)
-            held = frozenset(tool.name for tool in callable_tools if has_hints(tool.input_schema))
+            held = frozenset(
+                tool.name
+                for tool in callable_tools
+                if has_hints(tool.input_schema, tool.input_schema)
+            )
             return None if source is None else self._finish(source, callable_tools, shape, held)
         except UnsupportedSchemaError:
             if not callable_tools:

@@ -11,6 +11,7 @@ import sys
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from runtime.chat.messages import ReasoningDelta, TextDelta, ToolCall, ToolCallDelta
 from runtime.chat.wire_formats.format import (
@@ -32,11 +33,11 @@ from runtime.chat.wire_formats.readers import (
     read_fields,
     read_json,
 )
-from runtime.chat.wire_formats.schemas import properties_of, types_of
+from runtime.chat.wire_formats.schemas import fits, object_of, properties_of, types_of
 from runtime.grammar.locate import locate_value
 from runtime.tokenizer.tokenizer import Tokenizer
 from tools.spec import JsonObject, ToolSpec
-from tools.validation import Problem, first_problem
+from tools.validation import Problem
 
 ParserEvent = ReasoningDelta | TextDelta | ToolCallDelta
 
@@ -381,10 +382,7 @@ def _before_placeholder(literal: str) -> tuple[str, str]:
 def _fields(tool: ToolSpec) -> dict[str, Field]:
     """What is known of a tool's arguments by their names."""
     root = tool.input_schema
-
-    def field(schema: JsonObject) -> Field:
-        within = dict(schema)
-        within |= {key: root[key] for key in ("$defs", "definitions") if key in root}
-        return types_of(schema, root), lambda value: first_problem(within, value) is None
-
-    return {name: field(schema) for name, schema, _ in properties_of(root)}
+    return {
+        name: (types_of(schema, root), partial(fits, schema, root))
+        for name, schema, _ in properties_of(object_of(root, root, []))
+    }

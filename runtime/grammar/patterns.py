@@ -19,6 +19,7 @@ _QUANTIFIERS = ("*", "+", "?", "{")
 _SETS = ("d", "D", "w", "W", "s", "S", "p", "P")
 _CLASS_OPENING = re.compile(r"\[\^?")
 _SET_OR_END = re.compile(r"\]|\\[dDwWsSpP]")
+_ANYTHING = "(?s:.*)"
 _NEVER_LITERAL = frozenset("*+?{}])")
 
 
@@ -36,6 +37,34 @@ def portable_pattern(pattern: str) -> str | None:
         return text if reader.at == len(pattern) else None
     except (_UnportableError, RecursionError):
         return None
+
+
+def whole_pattern(pattern: str) -> str | None:
+    """As `portable_pattern`, but of the whole of a text in which `pattern` is found.
+
+    None, too, where an anchor stands in a group.
+    """
+    if _SURROGATE.search(pattern):
+        return None
+    try:
+        reader = _Reader(pattern)
+        pieces = reader.sequences(leading=True)
+    except (_UnportableError, RecursionError):
+        return None
+    # In a group an anchor does not stand at an end of its alternative's text.
+    is_plain = all(
+        piece.starts <= piece.text.startswith("^") and piece.ends <= piece.text.endswith("$")
+        for piece in pieces
+    )
+    if reader.at < len(pattern) or not is_plain:
+        return None
+    texts = [
+        f"{'' if piece.starts else _ANYTHING}(?:{piece.text[piece.starts : end]})"
+        f"{'' if piece.ends else _ANYTHING}"
+        for piece in pieces
+        for end in (len(piece.text) - piece.ends,)
+    ]
+    return "|".join(texts)
 
 
 class _UnportableError(Exception):
@@ -59,12 +88,17 @@ class _Reader:
 
     def alternatives(self, *, leading: bool) -> _Piece:
         """Read up to `)` or the end; an anchor `^` is taken only where it is `leading`."""
+        pieces = self.sequences(leading=leading)
+        starts, ends = any(p.starts for p in pieces), any(p.ends for p in pieces)
+        return _Piece("|".join(p.text for p in pieces), starts, ends)
+
+    def sequences(self, *, leading: bool) -> list[_Piece]:
+        """As `alternatives`, one by one."""
         pieces = [self._sequence(leading=leading)]
         while self._peek() == "|":
             self.at += 1
             pieces.append(self._sequence(leading=leading))
-        starts, ends = any(p.starts for p in pieces), any(p.ends for p in pieces)
-        return _Piece("|".join(p.text for p in pieces), starts, ends)
+        return pieces
 
     def _sequence(self, *, leading: bool) -> _Piece:
         text, starts, ends = "", False, False

@@ -104,12 +104,16 @@ def close_objects(schema: JsonObject) -> JsonObject:
     """Return `schema` with the objects that list properties closed to others.
 
     What is generated from it is still valid against `schema`. Left as they are: objects that
-    list nothing or say what else may stand in them, and whatever hangs below a combining
-    keyword or a reference, where closing one part could contradict another.
+    list nothing, require what they do not list or say what else may stand in them, and
+    whatever hangs below a combining keyword or a reference, where closing one part could
+    contradict another.
     """
     closed = dict(schema)
     if _COMBINING.isdisjoint(schema) and isinstance(schema.get("properties"), dict):
-        closed.setdefault("additionalProperties", False)
+        required = schema.get("required")
+        listed = list(schema["properties"])
+        if not isinstance(required, list) or all(name in listed for name in required):
+            closed.setdefault("additionalProperties", False)
         closed["properties"] = {
             name: close_objects(item) if isinstance(item, dict) else item
             for name, item in schema["properties"].items()

@@ -22,8 +22,6 @@ from runtime.chat.parser import MarkedText, ParserEvent, TurnParser
 from runtime.chat.wire_formats.families import WIRE_FORMATS
 from runtime.chat.wire_formats.format import (
     BoundFormat,
-    FieldArguments,
-    NotationArguments,
     Reasoning,
     Thinking,
     bind,
@@ -33,6 +31,7 @@ from runtime.chat.wire_formats.openai import HARMONY
 from runtime.chat.wire_formats.render import write_calls
 from runtime.grammar.compile import compile_grammar
 from runtime.tokenizer.tokenizer import Tokenizer
+from tests.fuzz.schemas import draw_arguments, draw_text, draw_tool
 from tests.helpers.tiny_tokenizer import tiny_tokenizer
 from tests.helpers.vocabularies import accepts, vocabulary_of
 from tools.spec import JsonObject, ToolSpec
@@ -41,11 +40,6 @@ logger = logging.getLogger("fuzz")
 
 NUM_RANDOM_SPLITS = 4
 THINK = Reasoning("<think>", "</think>")
-WORDS = (
-    *("", "a", "Zürich", "日本", "😀", " ", "\n", "\t", "</", "<tool_cal", "<|", '"', "\\", "'"),
-    *("{", "}", "[", "]", ":", ",", "```", "\n</parameter", "</arg_value", "null", "7", "true"),
-)
-NAMES = ("a", "b", "city name", "ключ", "x-y", "n_1", "$", "type")
 
 
 @functools.cache
@@ -83,16 +77,18 @@ def draw_turn(rng: random.Random) -> Turn:
     ids = {text: tokenizer.special_ids[text] for text in texts if text in tokenizer.special_ids}
     bound = bind(replace(wire, reasoning=reasoning), ids)
     assert bound.wire.reasoning is not None
-    tools = tuple(_draw_tool(rng, at) for at in range(rng.randrange(1, 5)))
+    tools = tuple(draw_tool(rng, at) for at in range(rng.randrange(1, 5)))
     most = 3 if wire.between_calls is not None else 1
     drawn = rng.choices(tools, k=rng.randrange(most + 1))
+    arguments = [draw_arguments(rng, tool, wire.arguments) for tool in drawn]
     calls = tuple(
-        ToolCall(f"{at:09}", tool.name, _draw_object(rng, tool.input_schema, wire.arguments))
-        for at, tool in enumerate(drawn)
+        ToolCall(f"{at:09}", tool.name, one)
+        for at, (tool, one) in enumerate(zip(drawn, arguments, strict=True))
+        if one is not None
     )
     banned = [wire.trigger, reasoning.opens, reasoning.closes]
-    text = _draw_text(rng, banned).strip("\n")
-    thought = _draw_text(rng, banned).strip("\n")
+    text = draw_text(rng, banned).strip("\n")
+    thought = draw_text(rng, banned).strip("\n")
     pieces: list[tuple[str, bool]] = []  # text, and whether its markers are tokens
     if thought:
         pieces += [
@@ -116,77 +112,6 @@ def draw_turn(rng: random.Random) -> Turn:
     ]
     thinking = Thinking(bound.wire.reasoning)
     return Turn(bound, tools, thinking, token_ids, thought, text, calls, index)
-
-
-def _draw_tool(rng: random.Random, at: int) -> ToolSpec:
-    names = rng.sample(NAMES, k=rng.randrange(5))
-    properties = {name: _draw_schema(rng, 2) for name in names}
-    required = [name for name in names if rng.random() < 0.5]
-    schema: JsonObject = {"type": "object", "properties": properties, "required": required}
-    return ToolSpec(rng.choice(("get", "get_", "set.x", "t-")) + str(at), "", schema)
-
-
-def _draw_schema(rng: random.Random, depth: int) -> JsonObject:
-    kinds = ("string", "integer", "number", "boolean", "null", "enum", "array", "object", "any")
-    kind = rng.choice(kinds if depth else kinds[:6])
-    if kind == "enum":
-        return {"enum": rng.sample(["red", "x y", 1, 2.5, None, True], k=rng.randrange(1, 4))}
-    if kind == "array":
-        return {"type": "array", "items": _draw_schema(rng, depth - 1), "maxItems": 3}
-    if kind == "object":
-        inner = {name: _draw_schema(rng, depth - 1) for name in rng.sample(NAMES[:4], k=2)}
-        return {"type": "object", "properties": inner, "additionalProperties": False}
-    if kind == "any":
-        return {"anyOf": [_draw_schema(rng, depth - 1), {"type": "null"}]}
-    return {"type": kind}
-
-
-def _draw_object(rng: random.Random, schema: JsonObject, style: object) -> JsonObject:
-    required = schema.get("required", ())
-    return {
-        name: _draw_value(rng, part, style, is_field=isinstance(style, FieldArguments))
-        for name, part in schema["properties"].items()
-        if name in required or rng.random() < 0.6
-    }
-
-
-def _draw_value(
-    rng: random.Random, schema: JsonObject, style: object, *, is_field: bool = False
-) -> object:
-    if "anyOf" in schema:
-        return _draw_value(rng, rng.choice(schema["anyOf"]), style, is_field=is_field)
-    if "enum" in schema:
-        return rng.choice(schema["enum"])
-    match schema["type"]:
-        case "string":
-            banned = []
-            if isinstance(style, FieldArguments):
-                banned = [style.after_value] if is_field else []
-            elif isinstance(style, NotationArguments):
-                banned = [style.quote]
-            text = _draw_text(rng, banned)
-            # Beside other types a text that reads as one of them is one of them.
-            return f"x{text}" if is_field else text
-        case "integer":
-            return rng.choice((0, 7, -12, 10 ** rng.randrange(12)))
-        case "number":
-            return rng.choice((0.5, -3, 1e-7, 2.5e20))
-        case "boolean":
-            return rng.random() < 0.5
-        case "array":
-            return [_draw_value(rng, schema["items"], style) for _ in range(rng.randrange(4))]
-        case "object":
-            return {
-                name: _draw_value(rng, part, style)
-                for name, part in schema["properties"].items()
-                if rng.random() < 0.6
-            }
-    return None
-
-
-def _draw_text(rng: random.Random, banned: Sequence[str]) -> str:
-    text = "".join(rng.choices(WORDS, k=rng.randrange(8)))
-    return "" if any(one in f"{text}" for one in banned) else text
 
 
 def check_turn(turn: Turn, rng: random.Random, *, every_split: bool) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from runtime.chat.messages import ToolChoice
 from runtime.chat.wire_formats.arguments import (
-    NO_HINT_VALUES,
     HintValues,
     Scope,
     field_values,
@@ -32,7 +31,7 @@ from runtime.chat.wire_formats.rules import ANY_TEXT, Rules, escape, in_slashes,
 from runtime.errors import UnsupportedSchemaError
 from runtime.grammar.compile import GrammarSource
 from runtime.grammar.ladder import SchemaLevel
-from runtime.grammar.schema import check_bounds, close_objects
+from runtime.grammar.schema import check_bounds, close_objects, dump_json
 from tools.errors import InvalidRequestError, UnknownToolError
 from tools.spec import JsonObject, ToolSpec
 
@@ -50,14 +49,14 @@ class TurnShape:
         thinking: how thoughts are marked, and whether the prompt has opened them; None where
             the turn has none.
         levels: how strictly the schema of each tool is compiled, by name; strict by default.
-        hints: what hints in the tools' schemas refer to.
+        hints: what hints in the tools' schemas refer to; None where that is not known yet.
     """
 
     choice: ToolChoice
     output: GrammarSource | None = None
     thinking: Thinking | None = None
     levels: Mapping[str, SchemaLevel] = field(default_factory=dict)
-    hints: HintValues = NO_HINT_VALUES
+    hints: HintValues | None = None
 
 
 def turn_grammar(
@@ -126,6 +125,9 @@ def arguments_schema(tool: ToolSpec) -> JsonObject:
         )
     try:
         check_bounds(schema)
+        dump_json(schema).encode()
+    except UnicodeEncodeError as exc:
+        raise UnsupportedSchemaError(f"tool {tool.name!r}: the schema is no Unicode text") from exc
     except UnsupportedSchemaError as exc:
         raise UnsupportedSchemaError(f"tool {tool.name!r}: {exc}") from exc
     return close_objects(schema)
@@ -137,30 +139,17 @@ def unenforced(bound: BoundFormat, tool: ToolSpec, level: SchemaLevel) -> tuple[
     Raises:
         UnsupportedSchemaError: as `arguments_schema`.
     """
-    scope = _scope(Rules(bound.ids), bound, tool, level, _AnyHintValues)
+    scope = _scope(Rules(bound.ids), bound, tool, level, None)
     _arguments(bound, scope)
     return tuple(dict.fromkeys(scope.dropped))
 
 
-class _AnyText(dict[str, str]):
-    def get(self, key: object, default: object = None) -> str:
-        return "text"
-
-
-class _AnyList(dict[str, Sequence[str]]):
-    def get(self, key: object, default: object = None) -> Sequence[str]:
-        return ("text",)
-
-
-_AnyHintValues = HintValues(_AnyList(), _AnyText())
-
-
 def _scope(
-    rules: Rules, bound: BoundFormat, tool: ToolSpec, level: SchemaLevel, hints: HintValues
+    rules: Rules, bound: BoundFormat, tool: ToolSpec, level: SchemaLevel, hints: HintValues | None
 ) -> Scope:
     style = bound.wire.arguments
     is_spaced = isinstance(style, JsonArguments) and style.is_spaced
-    return Scope(rules, arguments_schema(tool), level, is_spaced, hints)
+    return Scope(tool.name, rules, arguments_schema(tool), level, is_spaced, hints)
 
 
 def _main(bound: BoundFormat, rules: Rules, tools: Sequence[ToolSpec], shape: TurnShape) -> str:

@@ -8,87 +8,104 @@ Source: chat template of google/gemma-4-31B-it; FunctionGemma's formatting guide
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
-from runtime.chat.wire_formats.arguments import Scope, embedded, raw_text, repeated
+from runtime.chat.wire_formats.arguments import (
+    UNKEPT_OF_ARRAYS,
+    UNKEPT_OF_OBJECTS,
+    Scope,
+    embedded,
+    raw_text,
+    repeated,
+)
 from runtime.chat.wire_formats.format import NotationArguments
 from runtime.chat.wire_formats.readers import Reader, Wait
-from runtime.chat.wire_formats.schemas import properties_of, resolve, types_of
+from runtime.chat.wire_formats.schemas import HINTS, properties_of, types_of
+from runtime.errors import UnsupportedSchemaError
 from tools.spec import JsonObject
 
 _BARE_NAME = r"[^:,{}\[\]\s]+"
-_UNKEPT_OF_OBJECTS = ("minProperties", "maxProperties", "patternProperties", "propertyNames")
-_UNKEPT_OF_ARRAYS = ("uniqueItems", "contains", "prefixItems")
+_MARKUP = re.compile(r"[^\w .$/-]")
+_NUMERIC = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 
 
 def notation_value(style: NotationArguments, scope: Scope, schema: JsonObject, path: str) -> str:
-    """Expression of a value in the notation."""
-    if "$ref" in schema:
-        key = json.dumps(schema, sort_keys=True)
-        name, is_new = scope.rules.declare(f"{id(scope)} {key}")
-        if is_new:
-            whole = resolve(schema, scope.root)
-            scope.rules.define(name, notation_value(style, scope, whole, path))
-        return name
-    if "const" in schema or isinstance(schema.get("enum"), list):
-        values = schema["enum"] if "enum" in schema else [schema["const"]]
-        written = [write_notation(style, value) for value in values]
-        return scope.rules.any_of([scope.rules.literal(text) for text in written] or ['""'])
-    for keyword in ("anyOf", "oneOf"):
-        if isinstance(schema.get(keyword), list):
-            parts = [part for part in schema[keyword] if isinstance(part, dict)]
-            rest = {key: value for key, value in schema.items() if key != keyword}
-            scope.drop(schema, path, "oneOf")
-            options = [notation_value(style, scope, {**rest, **part}, path) for part in parts]
-            return scope.rules.any_of(options)
-    scope.drop(schema, path, "allOf", "not", "if", "dependentRequired", "dependentSchemas")
-    kinds = sorted(types_of(schema, scope.root) - {"integer"})
-    if "integer" in types_of(schema, scope.root) and "number" not in kinds:
-        kinds.append("integer")
-    return scope.rules.any_of([_of_kind(style, scope, schema, path, kind) for kind in kinds])
+    """Expression of a value in the notation.
+
+    Raises:
+        UnsupportedSchemaError: a property's name, or no value at all, can be written so.
+    """
+    if not schema:
+        return _anything(style, scope)
+    return scope.memoized("notation", schema, lambda: _written(style, scope, schema, path))
 
 
-def _of_kind(
-    style: NotationArguments, scope: Scope, schema: JsonObject, path: str, kind: str
-) -> str:
+def _written(style: NotationArguments, scope: Scope, schema: JsonObject, path: str) -> str:
+    flat, rules = scope.flatten(schema, path), scope.rules
+    if (values := scope.values(flat)) is not None:
+        written = [write_notation(style, one) for one in values if _can_be_written(style, one)]
+        if not written:
+            raise UnsupportedSchemaError(f"keyword 'enum' at {path}: no value can be written")
+        scope.drop(flat, path, *HINTS)
+        return rules.any_of([rules.literal(text) for text in written])
+    if (options := scope.alternatives(flat, path)) is not None:
+        return rules.any_of([notation_value(style, scope, one, path) for one in options])
+    types = types_of(flat, scope.root)
+    kinds = sorted(types - {"integer"} if "number" in types else types)
+    if not kinds:
+        raise UnsupportedSchemaError(f"the schema at {path}: no value satisfies it")
+    if "string" not in kinds:
+        scope.drop(flat, path, *HINTS)
+    return rules.any_of([_of_kind(style, scope, flat, path, kind) for kind in kinds])
+
+
+def _can_be_written(style: NotationArguments, value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_name(name) and _can_be_written(style, one) for name, one in value.items())
+    if isinstance(value, list):
+        return all(_can_be_written(style, one) for one in value)
+    return not isinstance(value, str) or (value + style.quote).find(style.quote) == len(value)
+
+
+def _is_name(name: str) -> bool:
+    return ":" not in name and not name.startswith("}")
+
+
+def _of_kind(style: NotationArguments, scope: Scope, flat: JsonObject, path: str, kind: str) -> str:
     rules = scope.rules
     if kind == "string":
-        text = raw_text(scope, schema, path, style.quote)
+        text = raw_text(scope, flat, path, style.quote)
         return rules.rule(f"{rules.literal(style.quote)} {text}")
     if kind == "array":
-        scope.drop(schema, path, *_UNKEPT_OF_ARRAYS)
-        items = schema.get("items")
-        item = items if isinstance(items, dict) else {}
-        value = rules.rule(_item(style, scope, item, path))
-        return f'"[" {repeated(rules, value, schema, ",")} "]"'
+        scope.drop(flat, path, *UNKEPT_OF_ARRAYS)
+        items = flat.get("items")
+        item = notation_value(style, scope, items if isinstance(items, dict) else {}, f"{path}[]")
+        return rules.rule(f'"[" {repeated(rules, rules.rule(item), flat, ",")} "]"')
     if kind == "object":
-        return _object(style, scope, schema, path)
-    return embedded(scope, {**_numeric(schema), "type": kind})
+        return _object(style, scope, flat, path)
+    kept = {key: flat[key] for key in _NUMERIC if key in flat}
+    return embedded(scope, {**kept, "type": kind})
 
 
-def _item(style: NotationArguments, scope: Scope, schema: JsonObject, path: str) -> str:
-    return notation_value(style, scope, schema, f"{path}[]") if schema else _anything(style, scope)
-
-
-def _numeric(schema: JsonObject) -> JsonObject:
-    keywords = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
-    return {key: schema[key] for key in keywords if key in schema}
-
-
-def _object(style: NotationArguments, scope: Scope, schema: JsonObject, path: str) -> str:
+def _object(style: NotationArguments, scope: Scope, flat: JsonObject, path: str) -> str:
     rules = scope.rules
-    scope.drop(schema, path, *_UNKEPT_OF_OBJECTS)
+    scope.drop(flat, path, *UNKEPT_OF_OBJECTS)
     items = []
-    for name, part, must in properties_of(schema):
-        value = _item(style, scope, part, f"{path}.{name}")
+    for name, part, must in properties_of(flat):
+        if not _is_name(name):
+            raise UnsupportedSchemaError(
+                f"keyword 'properties' at {path}: the model's notation cannot write {name!r}"
+            )
+        value = notation_value(style, scope, part, f"{path}.{name}")
         items.append((f"{rules.literal(name + ':')} {value}", must))
-    if items or schema.get("additionalProperties") is False:
-        return f'"{{" {rules.chain(items, ",")} "}}"'
-    extra = schema.get("additionalProperties")
-    value = _item(style, scope, extra if isinstance(extra, dict) else {}, f"{path}.*")
+    extra = flat.get("additionalProperties", "properties" not in flat)
+    if items or extra is False:
+        return rules.rule(f'"{{" {rules.chain(items, ",")} "}}"')
+    value = notation_value(style, scope, extra if isinstance(extra, dict) else {}, f"{path}.*")
     entry = rules.rule(f'{rules.terminal(_BARE_NAME)} ":" {value}')
-    return f'"{{" {repeated(rules, entry, {}, ",")} "}}"'
+    return rules.rule(f'"{{" {repeated(rules, entry, {}, ",")} "}}"')
 
 
 def _anything(style: NotationArguments, scope: Scope) -> str:
@@ -107,12 +124,20 @@ def _anything(style: NotationArguments, scope: Scope) -> str:
     return name
 
 
+def hide_name(name: str, hide: Callable[[str], str]) -> str:
+    """Hide an argument's name that may spell a control token, and leave any other to sort by."""
+    return hide(name) if _MARKUP.search(name) else name
+
+
 def write_notation(style: NotationArguments, value: Any, hide: Callable[[str], str] = str) -> str:
     """Write a JSON value in the notation; texts go through `hide`."""
     if isinstance(value, str):
         return style.quote + hide(value) + style.quote
     if isinstance(value, dict):
-        entries = (f"{name}:{write_notation(style, item, hide)}" for name, item in value.items())
+        entries = (
+            f"{hide_name(name, hide)}:{write_notation(style, item, hide)}"
+            for name, item in value.items()
+        )
         return "{" + ",".join(entries) + "}"
     if isinstance(value, list):
         return "[" + ",".join(write_notation(style, item, hide) for item in value) + "]"
@@ -129,7 +154,8 @@ def read_notation(
     closing = {"{": "}", "[": "]"}
     nested: list[str] = []
     spans: dict[str, tuple[int, int]] = {}
-    name, start, has_text = "", 0, False
+    name: str | None = None
+    start, has_text = 0, False
     while True:
         if (yield from reader.which([style.quote])) == 0:
             has_text = has_text or start == reader.position
@@ -140,7 +166,7 @@ def read_notation(
             emit('"')
             continue
         char = yield from reader.char()
-        if len(nested) == 1 and char in ",}" and name:
+        if len(nested) == 1 and char in ",}" and name is not None:
             end = reader.position - 1
             spans[name] = (start, end - (len(style.quote) if has_text else 0))
         emit(char)
@@ -150,7 +176,7 @@ def read_notation(
             nested.pop()
         if not nested:
             return spans
-        if (char == "{" or (char == "," and nested[-1] == "}")) and (yield from _is_name(reader)):
+        if (char == "{" or (char == "," and nested[-1] == "}")) and (yield from _is_named(reader)):
             pieces: list[str] = []
             yield from reader.until(":", pieces.append)
             emit(f'"{_escape("".join(pieces))}":')
@@ -158,7 +184,7 @@ def read_notation(
                 name, start, has_text = "".join(pieces), reader.position, False
 
 
-def _is_name(reader: Reader) -> Wait[bool]:
+def _is_named(reader: Reader) -> Wait[bool]:
     return (yield from reader.which(["}"])) is None
 
 

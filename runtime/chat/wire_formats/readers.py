@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from runtime.chat.wire_formats.format import FieldArguments
 from runtime.chat.wire_formats.schemas import TYPES
@@ -176,12 +176,16 @@ def _read_field(style: FieldArguments, field: Field, reader: Reader, emit: Emit)
 def _as_json(text: str, fits: Callable[[Any], bool]) -> str:
     """A text that may stand for a value of another type is that value where it fits."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         value = text
-    if not isinstance(value, str) and fits(value):
+    if not isinstance(value, str) and text == text.strip() and fits(value):
         return text
     return json.dumps(text, ensure_ascii=False)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _escape(text: str) -> str:

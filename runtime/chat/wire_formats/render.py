@@ -16,7 +16,7 @@ from runtime.chat.wire_formats.format import (
     WireFormat,
     native_call_id,
 )
-from runtime.chat.wire_formats.notation import write_notation
+from runtime.chat.wire_formats.notation import hide_name, write_notation
 from tools.spec import JsonObject, ToolSpec
 
 WriteJson = Callable[[Any], str]
@@ -96,12 +96,12 @@ def _hide_texts(wire_format: WireFormat, arguments: JsonObject, hide: Hide) -> J
 
 
 def map_texts(value: Any, hide: Hide, *, is_deep: bool) -> Any:
-    """Apply `hide` to the texts of an object, or of all that is in it."""
+    """Apply `hide` to the texts and names of an object, or of all that is in it."""
     if isinstance(value, str):
         return hide(value)
     if isinstance(value, dict):
         return {
-            name: map_texts(item, hide, is_deep=is_deep)
+            hide_name(name, hide): map_texts(item, hide, is_deep=is_deep)
             if is_deep or isinstance(item, str)
             else item
             for name, item in value.items()
@@ -219,7 +219,7 @@ def write_arguments(wire_format: WireFormat, arguments: JsonObject, hide: Hide =
     if isinstance(style, FieldArguments):
         return "".join(
             style.before_key
-            + name
+            + hide_name(name, hide)
             + style.before_value
             + hide(value if isinstance(value, str) else dump_compact(value))
             + style.after_value

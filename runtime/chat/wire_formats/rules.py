@@ -53,19 +53,26 @@ class Rules:
         pieces = [piece for piece in self._markers.split(text) if piece] or [""]
         return " ".join(self._terminal(piece) for piece in pieces)
 
-    def text_before(self, closing: str, *patterns: str, attributes: str = "") -> str:
-        """A text that matches the patterns up to the first `closing`, and that."""
+    def text_before(self, closing: str, *terminals: str) -> str:
+        """A text that matches all of these terminals up to the first `closing`, and that."""
         plain = self._markers.split(closing)[0]
         rest = closing.removeprefix(plain)
-        if plain and not patterns and not attributes:
-            return self.text_up_to(plain) + (f" {self.literal(rest)}" if rest else "")
-        text = self.terminal(*(patterns or (ANY_TEXT,)))
         if not plain:  # a token ends it, which no text can hold
-            limited = self.rule(text, attributes) if attributes else text
-            return f"{limited} {self.literal(closing)}"
-        # A greedy lexeme would swallow the closing text; `suffix` ends it at the first one.
-        suffix = ", ".join(filter(None, [f"suffix={_quote(plain)}", attributes]))
-        return self.rule(text, suffix) + (f" {self.literal(rest)}" if rest else "")
+            text = self.lexeme(" & ".join(terminals or [in_slashes(ANY_TEXT)]))
+            return f"{text} {self.literal(closing)}"
+        if not terminals:
+            return self.text_up_to(plain) + (f" {self.literal(rest)}" if rest else "")
+        # A greedy lexeme would swallow the closing text; `suffix` ends it at the first one at
+        # which the terminals match, so these must not match what holds an earlier one.
+        early = [f"{escape(plain)}{ANY_TEXT}"] + [
+            escape(plain[:-length])
+            for length in range(1, len(plain))
+            if plain.startswith(plain[-length:])
+        ]
+        refused = [f"~{in_slashes(ANY_TEXT + pattern)}" for pattern in early]
+        text = self.lexeme(" & ".join([*terminals, *refused]))
+        rule = self.rule(text, f"suffix={_quote(plain)}")
+        return f"{rule} {self.literal(rest)}" if rest else rule
 
     def text_up_to(self, closing: str) -> str:
         """Any text up to the first `closing`, and that; it has no markers."""
@@ -87,8 +94,9 @@ class Rules:
         return leading
 
     def any_of(self, expressions: Sequence[str]) -> str:
-        """One of the expressions, as a rule."""
-        return expressions[0] if len(expressions) == 1 else self.rule(" | ".join(expressions))
+        """One of the expressions."""
+        one, *others = dict.fromkeys(expressions)
+        return self.rule(" | ".join([one, *others])) if others else one
 
     def source(self, start: str, **parts: GrammarSource) -> GrammarSource:
         """The grammar that begins with `start`; expressions refer to `parts` as `@name`."""
@@ -144,8 +152,11 @@ def _none_of(chars: str) -> str:
 
 
 def in_slashes(pattern: str) -> str:
-    """A pattern as a terminal, its slashes escaped."""
-    escaped = re.sub(r"(\\.)|/", lambda found: found[1] or "\\/", pattern, flags=re.DOTALL)
+    """A pattern as a terminal, its slashes and line breaks escaped."""
+    spelled = {"/": "\\/", "\n": "\\n", "\r": "\\r", "\\\n": "\\n", "\\\r": "\\r"}
+    escaped = re.sub(
+        r"\\.|[/\n\r]", lambda found: spelled.get(found[0], found[0]), pattern, flags=re.DOTALL
+    )
     return f"/{escaped}/"
 
 
