@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 
 from runtime.chat.messages import OutputSchema
 from runtime.chat.support import ToolSupport
-from runtime.chat.wire_formats.arguments import NO_HINT_VALUES
 from runtime.chat.wire_formats.format import (
     BoundFormat,
     FieldArguments,
@@ -32,6 +31,7 @@ from runtime.chat.wire_formats.grammar import (
 from runtime.chat.wire_formats.schemas import has_hints, properties_of
 from runtime.errors import UnsupportedSchemaError
 from runtime.grammar.ban import BannedConstraint
+from runtime.grammar.bounded_cache import BoundedCache
 from runtime.grammar.closing import BudgetedConstraint
 from runtime.grammar.compile import (
     CompiledGrammar,
@@ -50,6 +50,7 @@ from tools.spec import ToolSpec
 
 STRICT = SchemaSupport("strict")
 MAX_CATALOGUES = 32
+MAX_SUPPORT_BYTES = 1024 * 1024
 CHARS_PER_TOKEN = 2
 """Fewer than JSON has on average: what is estimated with it is rather too long."""
 
@@ -110,10 +111,14 @@ class TurnGrammar:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A turn's grammar, and the tools by whose identities it is found, if it is by them."""
+    """What is known of a turn: its grammar, if hints do not change it from turn to turn.
+
+    It has the tools by whose identities it is found, if it is by them.
+    """
 
     tools: tuple[ToolSpec, ...]
     grammar: TurnGrammar | None
+    is_hinted: bool = False
 
 
 class Grammars:
@@ -132,7 +137,7 @@ class Grammars:
         self._cache: GrammarCache | None = None
         self._finder: EndFinder | None = None
         self._lock = threading.Lock()
-        self._supports: dict[str, SchemaSupport] = {}
+        self._supports: BoundedCache[SchemaSupport] = BoundedCache(MAX_SUPPORT_BYTES)
         self._turns: OrderedDict[object, _Known] = OrderedDict()
 
     def compile(self, tools: Sequence[ToolSpec], shape: TurnShape) -> TurnGrammar | None:
@@ -148,17 +153,21 @@ class Grammars:
         # The tools' identities stand for their contents: who holds them here keeps them alive.
         asked = shape.choice, shape.output, shape.thinking
         key = (tuple(map(id, tools)), *asked)
-        if (known := self._find(key)) is not None:
-            return known.grammar
+        known = self._find(key)
+        if known is None:
+            known = self._learn(tools, shape, (_digest(tools), *asked))
+            self._keep(key, replace(known, tools=tuple(tools)))
+        return self._compile(tools, shape) if known.is_hinted else known.grammar
+
+    def _learn(self, tools: Sequence[ToolSpec], shape: TurnShape, content: object) -> _Known:
+        """Compile what is not known by its content; what hints refer to changes every turn."""
         if any(has_hints(tool.input_schema, tool.input_schema) for tool in tools):
-            return self._compile(tools, shape)  # the conversation is part of it: not seen again
-        content = (_digest(tools), *asked)
+            return _Known((), None, is_hinted=True)
         known = self._find(content)
         if known is None:
-            known = _Known((), self._compile(tools, replace(shape, hints=NO_HINT_VALUES)))
+            known = _Known((), self._compile(tools, shape))
             self._keep(content, known)
-        self._keep(key, replace(known, tools=tuple(tools)))
-        return known.grammar
+        return known
 
     def output(self, output: OutputSchema) -> tuple[GrammarSource, SchemaSupport]:
         """The language of an answer; like a tool's arguments, its objects hold what they list.
@@ -184,18 +193,19 @@ class Grammars:
         Raises:
             UnsupportedSchemaError: the tool cannot be called; the message names it.
         """
-        key = dump_json(tool.input_schema)
-        if key not in self._supports:
-            schema = arguments_schema(tool)
+        schema = arguments_schema(tool)
+        key = hashlib.blake2b(dump_json(tool.input_schema).encode(), digest_size=16).digest()
+        support = self._supports.get(key)
+        if support is None:
             try:
                 graded = self._get_cache().grade(schema)
+                own = unenforced(self._bound, tool, graded.level)
             except UnsupportedSchemaError as exc:
                 raise UnsupportedSchemaError(f"tool {tool.name!r}: {exc}") from exc
-            own = unenforced(self._bound, tool, graded.level)
-            self._supports[key] = SchemaSupport(
-                "lenient" if own else graded.level, (*graded.dropped, *own)
-            )
-        return self._supports[key]
+            level = "lenient" if own else graded.level
+            support = SchemaSupport(level, tuple(dict.fromkeys((*graded.dropped, *own))))
+            self._supports.put(key, support, len(key) + len(str(support)))
+        return support
 
     def support_of(self, tools: Sequence[ToolSpec]) -> dict[str, ToolSupport]:
         """Return how strictly the calls of each tool are decoded, by the tool's name."""
@@ -259,8 +269,9 @@ class Grammars:
         held: frozenset[str],
     ) -> TurnGrammar:
         compiled = self._get_cache().get_or_compile(source)
-        if self._finder is None:
-            self._finder = EndFinder(compiled.vocabulary, _closing_texts(self._bound))
+        with self._lock:
+            if self._finder is None:
+                self._finder = EndFinder(compiled.vocabulary, _closing_texts(self._bound))
         end = self._finder.get_end(compiled)
         schemas = [tool.input_schema for tool in tools]
         if shape.output is not None and shape.output.kind == "json_schema":

@@ -17,6 +17,7 @@ import anyio.to_thread
 
 from runtime.chat.catalogue import Catalogue
 from runtime.chat.grammars import Grammars
+from runtime.chat.limited import limits_of
 from runtime.chat.messages import AUTO, ChatEvent, Message, OutputSchema, ToolChoice, TurnEnd
 from runtime.chat.prompt import Prompt, PromptBuilder
 from runtime.chat.support import ToolSupport
@@ -49,7 +50,7 @@ class _Asked:
     output: Output | None
     sampling: SamplingParams
     thinks: bool | None
-    choices: Mapping[str, Sequence[str]]
+    choices: Mapping[str, Sequence[str]] | None  # None: not known yet
 
 
 class ChatModel:
@@ -102,7 +103,7 @@ class ChatModel:
         Raises:
             InvalidRequestError: as `stream`, for what is wrong with the tools.
         """
-        asked = _Asked([Message("user", "?")], tools, AUTO, None, GREEDY, None, NO_CHOICES)
+        asked = _Asked([Message("user", "?")], tools, AUTO, None, GREEDY, None, None)
         await anyio.to_thread.run_sync(self._plan, asked)
         await self._catalogue.warm(tools, system=system)
 
@@ -232,7 +233,9 @@ class ChatModel:
             asked.choice,
             language,
             prompt.thinking,
-            hints=HintValues(asked.choices, _texts(asked.messages)),
+            hints=None
+            if asked.choices is None
+            else HintValues(asked.choices, _texts(asked.messages)),
         )
         room = self.context_length - len(prompt.token_ids)
         plan = TurnPlan(
@@ -244,6 +247,7 @@ class ChatModel:
             stop=asked.sampling.stop,
             max_tokens=min(asked.sampling.max_tokens, room),
             temperatures={tool.name: temperatures_of(tool) for tool in asked.tools},
+            limits={tool.name: limits_of(tool) for tool in asked.tools},
         )
         _check_budget(plan)
         return plan

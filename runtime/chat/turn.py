@@ -12,7 +12,9 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from runtime.chat.cursor import TurnCursor
 from runtime.chat.grammars import TurnGrammar
+from runtime.chat.limited import LimitedConstraint, WaysOut
 from runtime.chat.messages import TextDelta, ToolCall
 from runtime.chat.parser import (
     MarkedText,
@@ -23,8 +25,9 @@ from runtime.chat.parser import (
     locate_text,
 )
 from runtime.chat.prompt import Prompt
-from runtime.chat.tempered import Path, TemperedConstraint
+from runtime.chat.tempered import TemperedConstraint
 from runtime.chat.wire_formats.format import BoundFormat
+from runtime.chat.wire_formats.schemas import Path
 from runtime.grammar.constraint import Constraint
 from runtime.request import TokenChunk
 from runtime.tokenizer.decoder import StopStrings
@@ -48,6 +51,7 @@ class TurnPlan:
         stop: strings that end the visible text.
         max_tokens: most tokens of the turn.
         temperatures: of single arguments, by the tools' names.
+        limits: tokens of single arguments, by the tools' names.
     """
 
     prompt: Prompt
@@ -58,6 +62,7 @@ class TurnPlan:
     stop: tuple[str, ...]
     max_tokens: int
     temperatures: Mapping[str, Mapping[Path, float]]
+    limits: Mapping[str, Mapping[Path, int]]
 
     def parser(
         self,
@@ -100,8 +105,6 @@ class Restart:
         constraint: Constraint = plan.grammar.constraint(
             plan.max_tokens, self.kept, self.banned, self.first_tokens
         )
-        if not any(plan.temperatures.values()):
-            return constraint
 
         def begin() -> tuple[TurnParser, MarkedText]:
             text = MarkedText(bound.ids, tokenizer)
@@ -109,7 +112,12 @@ class Restart:
             parser.push(text.push(self.kept))
             return parser, text
 
-        return TemperedConstraint(constraint, plan.temperatures, begin)
+        if any(plan.limits.values()):
+            ways_out = WaysOut(bound, plan.grammar.compiled.vocabulary)
+            constraint = LimitedConstraint(constraint, plan.limits, TurnCursor(begin), ways_out)
+        if any(plan.temperatures.values()):
+            constraint = TemperedConstraint(constraint, plan.temperatures, TurnCursor(begin))
+        return constraint
 
 
 class Attempt:

@@ -13,12 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.chat.cursor import JsonCursor, TurnCursor
 from runtime.chat.messages import ToolCall
 from runtime.chat.parser import MarkedText, TurnParser
-from runtime.chat.tempered import ITEM, JsonCursor, Path, TemperedConstraint, temperatures_of
+from runtime.chat.tempered import TemperedConstraint, temperatures_of
 from runtime.chat.wire_formats.families import WIRE_FORMATS
 from runtime.chat.wire_formats.format import WireFormat, bind
 from runtime.chat.wire_formats.render import write_calls
+from runtime.chat.wire_formats.schemas import ITEM, Path
 from runtime.grammar.constraint import Constraint, ConstraintState
 from tests.helpers.tiny_tokenizer import tiny_tokenizer
 from tools.errors import InvalidRequestError
@@ -86,7 +88,7 @@ def test_each_argument_has_its_own_temperature_in_every_format(wire_format: Wire
     constraint = TemperedConstraint(
         Anything(),
         {"write": temperatures_of(WRITE)},
-        lambda: (TurnParser(bound, [WRITE]), MarkedText(bound.ids, tokenizer)),
+        TurnCursor(lambda: (TurnParser(bound, [WRITE]), MarkedText(bound.ids, tokenizer))),
     )
     seen: dict[str, float | None] = {}
     draw, position = random.Random(0), 0

@@ -12,7 +12,7 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from runtime.chat.messages import AUTO, Message, ToolChoice
+from runtime.chat.messages import AUTO, Message, ToolChoice, TurnEnd
 from runtime.chat.model import ChatModel
 from runtime.config import load_config
 from runtime.hub import Hub
@@ -81,7 +81,8 @@ async def test_none_calls_nothing_and_does_not_begin_to(model: ChatModel) -> Non
     said = [drawn(seed, 60) for seed in range(3)]
     asks = [Ask(STRICT, each, ToolChoice("none"), text) for each in (GREEDY, *said)]
     for turn in await take_all(model, asks):
-        assert turn.calls == turn.streamed == []
+        assert turn.calls == []
+        assert turn.streamed == []
         assert trigger not in turn.end.message.content
         assert turn.end.finish_reason in {"stop", "length"}
 
@@ -147,6 +148,7 @@ async def test_next_turn_reads_the_result_of_a_call_from_cached_pages(model: Cha
     ]
     stream = model.stream(messages, tools=(WEATHER,), sampling=replace(GREEDY, max_tokens=20))
     *_, end = [event async for event in stream]
+    assert isinstance(end, TurnEnd)
     first_usage = first.end.usage
     seen = first_usage.prompt_tokens + first_usage.completion_tokens
     assert end.usage.cached_tokens >= seen - 2 * 16

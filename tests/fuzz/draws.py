@@ -101,7 +101,8 @@ def draw(
     parser = TurnParser(bound, tools, thinking=thinking, held=grammar.held, check=check_arguments)
     drawn = Drawn(parser)
     constraint = grammar.constraint(MAX_TOKENS)
-    for _ in range(MAX_TOKENS + 1):
+    num_taken = 0
+    while num_taken <= MAX_TOKENS:
         allowed = sorted(allowed_ids(constraint, tokenizer.vocab_size))
         closing = [one for one in allowed if tokenizer.decode([one])[:1] in CLOSING]
         markers = [one for one in allowed if one in bound.ids.values()]
@@ -111,7 +112,10 @@ def draw(
         count = constraint.advance(chosen)
         if count == 0 and (chosen := constraint.forced()):
             count = constraint.advance(chosen)
-            assert count, "what is dictated is refused"
+            assert count or num_taken == MAX_TOKENS, "what is dictated is refused"
+        if not count:
+            break
+        num_taken += count
         said = [one for one in chosen[:count] if one not in tokenizer.stop_ids]
         drawn.events += parser.push(text.push(said))
         drawn.is_over = constraint.state == "done"

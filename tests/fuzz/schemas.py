@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from runtime.chat.wire_formats.format import FieldArguments, NotationArguments
+from runtime.chat.wire_formats.schemas import object_of, properties_of
 from tools.spec import JsonObject, ToolSpec
 from tools.validation import first_problem
 
@@ -24,6 +25,11 @@ TREE: JsonObject = {
     "additionalProperties": False,
 }
 SHORT: JsonObject = {"type": "string", "maxLength": 6}
+SHORTS: tuple[JsonObject, ...] = (
+    {"type": "string", "minLength": 2},
+    {"type": "string", "pattern": "^[a-z ]+$", "maxLength": 9},
+    {"type": "string", "pattern": "a|7$"},
+)
 LEAVES = ("string", "integer", "number", "boolean", "null", "enum", "const", "short", "nullable")
 NESTS = ("array", "object", "map", "optional", "one", "both", "anything", "tree", "reference")
 UNCARRIED: tuple[JsonObject, ...] = (
@@ -67,25 +73,24 @@ def _draw_arguments_schema(rng: random.Random, uncarried: float) -> JsonObject:
 
 
 def draw_schema(rng: random.Random, depth: int) -> JsonObject:
-    def inner() -> JsonObject:
-        return draw_schema(rng, depth - 1)
-
-    match kind := rng.choice(LEAVES + NESTS if depth else LEAVES):
+    kind = rng.choice(LEAVES + NESTS if depth else LEAVES)
+    if kind in NESTS:
+        return _draw_nest(rng, kind, lambda: draw_schema(rng, depth - 1))
+    match kind:
         case "enum":
-            values = ["red", "x y", "1", 1, 2.5, None, True, "é\n", {"a": [1]}]
+            values = ["red", "x y", "1", 3, 2.5, None, True, "é\n", {"a": [1]}]
             return {"enum": rng.sample(values, k=rng.randrange(1, 4))}
         case "const":
             return {"const": rng.choice([{"a": {"b": "x"}, "c": []}, [1, "y"], "z", 0])}
         case "short":
-            return rng.choice(
-                (
-                    {"type": "string", "minLength": 2},
-                    {"type": "string", "pattern": "^[a-z ]+$", "maxLength": 9},
-                    {"type": "string", "pattern": "a|7$"},
-                )
-            )
+            return rng.choice(SHORTS)
         case "nullable":
             return {"type": ["string", rng.choice(("null", "integer"))], "maxLength": 9}
+    return {"type": kind}
+
+
+def _draw_nest(rng: random.Random, kind: str, inner: Callable[[], JsonObject]) -> JsonObject:
+    match kind:
         case "array":
             return {"type": "array", "items": inner(), "maxItems": 3}
         case "object":
@@ -101,13 +106,11 @@ def draw_schema(rng: random.Random, depth: int) -> JsonObject:
             return {"oneOf": [{"type": "string", "maxLength": 7}, {"type": "boolean"}]}
         case "both":
             return {"allOf": [{"$ref": "#/$defs/short"}, {"minLength": 1}], "description": "D"}
-        case "anything":
-            return {}
         case "tree":
             return {"$ref": "#/$defs/tree"}
         case "reference":
             return {"$ref": "#/$defs/short", "description": "D"}
-    return {"type": kind}
+    return {}
 
 
 def draw_arguments(rng: random.Random, tool: ToolSpec, style: object) -> JsonObject | None:
@@ -117,7 +120,10 @@ def draw_arguments(rng: random.Random, tool: ToolSpec, style: object) -> JsonObj
         value = _draw_value(rng, root, root, style, level=0)
         if first_problem(root, value) is None:
             assert isinstance(value, dict)
-            return value
+            if not isinstance(style, FieldArguments):
+                return value
+            order = [name for name, _, _ in properties_of(object_of(root, root, []))]
+            return dict(sorted(value.items(), key=lambda item: order.index(item[0])))
     return None
 
 

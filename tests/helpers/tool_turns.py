@@ -52,10 +52,8 @@ class Turn:
 
 async def take(model: ChatModel, ask: Ask) -> Turn:
     messages = [Message("user", ask.text)]
-    events: list[ChatEvent] = []
     stream = model.stream(messages, tools=ask.tools, tool_choice=ask.choice, sampling=ask.sampling)
-    async for event in stream:
-        events.append(event)
+    events: list[ChatEvent] = [event async for event in stream]
     end = events.pop()
     assert isinstance(end, TurnEnd)
     return Turn(ask, events, end)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.chat.wire_formats.format import FieldArguments
-from runtime.chat.wire_formats.rules import Rules, in_slashes
+from runtime.chat.wire_formats.rules import Rules, any_text_of, in_slashes
 from runtime.chat.wire_formats.schemas import (
     HINTS,
     alternatives,
@@ -124,7 +124,8 @@ def json_value(scope: Scope, schema: JsonObject, path: str) -> str:
 def _spelled_out(scope: Scope, schema: JsonObject, path: str) -> str:
     rules, flat = scope.rules, scope.flatten(schema, path)
     if (options := scope.alternatives(flat, path)) is not None:
-        return rules.any_of([json_value(scope, option, path) for option in options])
+        possible = [option for option in options if types_of(option, scope.root)]
+        return rules.any_of([json_value(scope, option, path) for option in possible])
     types = types_of(flat, scope.root)
     parts = []
     if "string" in types and (text := hinted_text(scope, flat, path, '"', is_json=True)):
@@ -191,7 +192,8 @@ def raw_text(scope: Scope, schema: JsonObject, path: str, closing: str) -> str:
         if not texts:
             raise UnsupportedSchemaError(f"keyword 'enum' at {path}: no value can be written")
         scope.drop(flat, path, *HINTS)
-        return f"{rules.any_of([*map(rules.literal, texts)])} {rules.literal(closing)}"
+        # Not literals: of these and other alternatives the lexer would read the longest.
+        return rules.text_before(closing, any_text_of(texts))
     if (options := scope.alternatives(flat, path)) is not None:
         kept = [one for one in options if "string" in types_of(one, scope.root)]
         return rules.any_of([raw_text(scope, one, path, closing) for one in kept])
@@ -248,6 +250,9 @@ def _field(style: FieldArguments, scope: Scope, schema: JsonObject, path: str) -
     return rules.any_of([text, f"{json_value(scope, rest, path)} {rules.literal(closing)}"])
 
 
+_UNKEPT_OF_RUNS = ("enum", "const", "pattern", "format", "minLength", "maxLength")
+
+
 def hinted_text(
     scope: Scope, flat: JsonObject, path: str, closing: str, *, is_json: bool = False
 ) -> str | None:
@@ -270,18 +275,20 @@ def hinted_text(
         ]
         if not choices and scope.hints is not None:
             raise InvalidRequestError(f"x-choices-from at {path}: no text of {name!r} is allowed")
-        texts = rules.any_of([rules.literal(spell(one)) for one in choices or [""]])
-        return f"{texts} {rules.literal(closing)}"
+        texts = any_text_of(map(spell, choices or [""]))
+        if is_json:
+            return f"{rules.lexeme(texts)} {rules.literal(closing)}"
+        return rules.text_before(closing, texts)
     if (source := flat.get("x-verbatim-from")) is None:
         return None
     chunks = [spell(one) for one in _WORDS.findall(_text(scope.hints, source, path))]
     run = rules.lexeme(f"%regex {json.dumps({'substring_chunks': chunks}, ensure_ascii=False)}")
-    scope.drop(flat, path, "format")
+    # A run cut to a length or a pattern may reach places from which nothing goes on.
+    scope.drop(flat, path, *_UNKEPT_OF_RUNS)
     if is_json:
-        scope.drop(flat, path, "enum", "const", "pattern")
-        some, lengths = in_slashes(f"{_JSON_CHAR}+"), in_slashes(_JSON_CHAR + _lengths(flat))
-        return f"{rules.lexeme(f'{run} & {some} & {lengths}')} {rules.literal(closing)}"
-    return rules.text_before(closing, run, in_slashes("(?s:.+)"), *_patterns(scope, flat, path))
+        some = in_slashes(f"{_JSON_CHAR}+")
+        return f"{rules.lexeme(f'{run} & {some}')} {rules.literal(closing)}"
+    return rules.text_before(closing, run, in_slashes("(?s:.+)"))
 
 
 def _patterns(scope: Scope, schema: JsonObject, path: str) -> list[str]:

@@ -28,6 +28,7 @@ from runtime.chat.wire_formats.format import (
 )
 from runtime.chat.wire_formats.notation import notation_value
 from runtime.chat.wire_formats.rules import ANY_TEXT, Rules, escape, in_slashes, text_without
+from runtime.chat.wire_formats.schemas import unfollowed_hints
 from runtime.errors import UnsupportedSchemaError
 from runtime.grammar.compile import GrammarSource
 from runtime.grammar.ladder import SchemaLevel
@@ -134,14 +135,14 @@ def arguments_schema(tool: ToolSpec) -> JsonObject:
 
 
 def unenforced(bound: BoundFormat, tool: ToolSpec, level: SchemaLevel) -> tuple[str, ...]:
-    """Keywords of a tool's schema, with their paths, that the family's notation cannot carry.
+    """Keywords of a tool's schema, with their paths, that a turn's decoding does not enforce.
 
     Raises:
         UnsupportedSchemaError: as `arguments_schema`.
     """
     scope = _scope(Rules(bound.ids), bound, tool, level, None)
     _arguments(bound, scope)
-    return tuple(dict.fromkeys(scope.dropped))
+    return tuple(dict.fromkeys((*scope.dropped, *unfollowed_hints(tool.input_schema))))
 
 
 def _scope(

@@ -45,11 +45,15 @@ def notation_value(style: NotationArguments, scope: Scope, schema: JsonObject, p
 def _written(style: NotationArguments, scope: Scope, schema: JsonObject, path: str) -> str:
     flat, rules = scope.flatten(schema, path), scope.rules
     if (values := scope.values(flat)) is not None:
-        written = [write_notation(style, one) for one in values if _can_be_written(style, one)]
-        if not written:
+        known = [one for one in values if _can_be_written(style, one)]
+        if not known:
             raise UnsupportedSchemaError(f"keyword 'enum' at {path}: no value can be written")
-        scope.drop(flat, path, *HINTS)
-        return rules.any_of([rules.literal(text) for text in written])
+        written = [
+            rules.literal(write_notation(style, one)) for one in known if not isinstance(one, str)
+        ]
+        if len(written) < len(known):
+            written.append(_of_kind(style, scope, flat, path, "string"))
+        return rules.any_of(written)
     if (options := scope.alternatives(flat, path)) is not None:
         return rules.any_of([notation_value(style, scope, one, path) for one in options])
     types = types_of(flat, scope.root)

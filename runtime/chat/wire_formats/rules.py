@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from runtime.errors import UnsupportedSchemaError
 from runtime.grammar.compile import GrammarSource
 
 ANY_TEXT = "(?s:.*)"
 """A pattern of any text; it never matches a special token."""
+
+
+_META = re.compile(r"[\\.+*?()|\[\]{}^$#&~-]")
 
 
 class Rules:
@@ -94,7 +98,13 @@ class Rules:
         return leading
 
     def any_of(self, expressions: Sequence[str]) -> str:
-        """One of the expressions."""
+        """One of the expressions.
+
+        Raises:
+            UnsupportedSchemaError: there is none.
+        """
+        if not expressions:
+            raise UnsupportedSchemaError("no value satisfies the schema")
         one, *others = dict.fromkeys(expressions)
         return self.rule(" | ".join([one, *others])) if others else one
 
@@ -142,9 +152,14 @@ def _before(text: str) -> tuple[str, str, str]:
     return f"(?:{_none_of(text[0])}|{opened}{other})*", opened, begun
 
 
+def any_text_of(texts: Iterable[str]) -> str:
+    """A terminal of these texts."""
+    return in_slashes(f"(?:{'|'.join(map(escape, texts))})")
+
+
 def escape(text: str) -> str:
     """Escape for a pattern."""
-    return re.escape(text).replace("\\ ", " ").replace("\\\n", "\\n")
+    return _META.sub(r"\\\g<0>", text)
 
 
 def _none_of(chars: str) -> str:

@@ -18,6 +18,12 @@ from tools.validation import first_problem
 HINTS = ("x-verbatim-from", "x-choices-from")
 """Those that are part of the grammar."""
 
+ITEM = 0
+"""Stands in a path for any item of a list."""
+
+Path = tuple[str | int, ...]
+"""Leads to an argument: names, and `ITEM`s."""
+
 TYPES = frozenset({"string", "integer", "number", "boolean", "null", "array", "object"})
 
 _MAX_LEVELS = 32
@@ -54,6 +60,58 @@ def has_hints(schema: JsonObject, root: JsonObject, seen: set[str] | None = None
         if isinstance(target, dict) and has_hints(target, root, seen):
             return True
     return any(has_hints(part, root, seen) for _, part in direct_subschemas(schema))
+
+
+def hinted_places(root: JsonObject, hint: str) -> Iterator[tuple[Path, JsonObject]]:
+    """Yield path and schema of each value that carries a hint, as far as paths lead to it."""
+    return _places(root, root, hint, (), ())
+
+
+def _places(
+    schema: Any, root: JsonObject, hint: str, path: Path, references: tuple[str, ...]
+) -> Iterator[tuple[Path, JsonObject]]:
+    if not isinstance(schema, dict):
+        return
+    if hint in schema:
+        yield path, schema
+    same: list[Any] = [
+        part
+        for keyword in ("allOf", "anyOf", "oneOf")
+        if isinstance(schema.get(keyword), list)
+        for part in schema[keyword]
+    ]
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and reference not in references:
+        yield from _places(find(reference, root), root, hint, path, (*references, reference))
+    for part in same:
+        yield from _places(part, root, hint, path, references)
+    properties = schema.get("properties")
+    for name, part in properties.items() if isinstance(properties, dict) else ():
+        yield from _places(part, root, hint, (*path, name), references)
+    yield from _places(schema.get("items"), root, hint, (*path, ITEM), references)
+
+
+def unfollowed_hints(root: JsonObject) -> list[str]:
+    """Hints beside the grammar that no path leads to, or that limit what is no text."""
+    unfollowed = []
+    for hint in ("x-temperature", "x-max-tokens"):
+        followed = {
+            id(part)
+            for _, part in hinted_places(root, hint)
+            if hint != "x-max-tokens" or "string" in types_of(part, root)
+        }
+        unfollowed += [
+            f"{hint} at {path}"
+            for path, part in _walk(root, "$")
+            if hint in part and id(part) not in followed
+        ]
+    return unfollowed
+
+
+def _walk(schema: JsonObject, path: str) -> Iterator[tuple[str, JsonObject]]:
+    yield path, schema
+    for below, part in direct_subschemas(schema):
+        yield from _walk(part, path + below)
 
 
 def flatten(schema: Any, root: JsonObject, lost: list[str] | None = None) -> JsonObject:
