@@ -15,7 +15,8 @@ from runtime.grammar.end_finder import Closable, EndFinder
 
 # An old end often fits again once the first of its tokens have been said otherwise.
 _MAX_SKIPPED = 2
-# While more is left than twice the last end and this, ends are looked for now and then.
+# While more is left than twice the last end and this, ends are looked for now and then: after
+# so many tokens, or as many as any end takes, where that is known.
 _NEAR_TOKENS = 64
 _LOOK_TOKENS = 16
 # Where no end could be found, it is tried again after so many tokens.
@@ -102,7 +103,7 @@ class BudgetedConstraint:
         if num_tokens:
             self._inner.rollback(num_tokens)
             del self._ends[-num_tokens:]
-            self._num_unseen = _LOOK_TOKENS
+            self._num_unseen = max(_LOOK_TOKENS, self._longest)
 
     def fork(self) -> BudgetedConstraint:
         copy = BudgetedConstraint(
@@ -164,7 +165,7 @@ class BudgetedConstraint:
         if self._is_lost:
             return room % _RETRY_TOKENS == 0
         near = 2 * max(self._length, self._longest) + _NEAR_TOKENS
-        return room < near or self._num_unseen >= _LOOK_TOKENS
+        return room < near or self._num_unseen >= max(_LOOK_TOKENS, self._longest)
 
     def _append(self, token_id: int, end: tuple[int, ...] | None) -> bool:
         if self._inner.advance([token_id]) != 1:
