@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 
 import llguidance
@@ -33,8 +34,10 @@ class MatcherConstraint:
         if len(words) > num_words:
             words[num_words:] = 0
         if not self._has_ended:
-            # `llguidance.numpy` does the same, and takes as long to check as this to fill.
-            self._matcher.unsafe_compute_mask_ptr(words.ctypes.data, 4 * num_words)
+            # `llguidance.numpy` does the same, and takes as long to check as this to fill; so
+            # does `words.ctypes`.
+            address = ctypes.addressof(ctypes.c_char.from_buffer(words))
+            self._matcher.unsafe_compute_mask_ptr(address, 4 * num_words)
         # In its error state the matcher would allow the end token, as if all were well.
         if self._has_ended or self._matcher.is_error():
             words[:] = 0
@@ -91,10 +94,10 @@ class MatcherConstraint:
 
     @property
     def state(self) -> ConstraintState:
-        if self._matcher.is_error():
-            return "failed"
         if self._has_ended:
             return "done"
+        if self._matcher.is_error():
+            return "failed"
         return "accepting" if self._matcher.is_accepting() else "open"
 
     @property
