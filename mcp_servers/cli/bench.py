@@ -51,7 +51,7 @@ AREAS: Mapping[str, Area] = {
     "decode": Area("bench_single", (16, 1024, 2000), 128),
     "serve": Area("bench_serve", (128,), 128, takes_url=True),
     "prefix": Area("bench_serve", (2000,), takes_url=True),
-    "tools": Area("bench_tools", new_tokens=200),
+    "tools": Area("bench_tools", (2000,), new_tokens=200),
     "startup": Area("bench_startup"),
 }
 

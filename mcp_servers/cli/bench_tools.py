@@ -1,11 +1,14 @@
-"""What a grammar costs: JSON that follows a schema against free text, same prompt and length."""
+"""What calling tools costs: grammars, their masks and steps, and catalogues in prompts."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from mcp_servers.cli.bench_calls import measure_calls
+from mcp_servers.cli.bench_catalogue import TOKENS_PER_TOOL, measure_catalogue
+from mcp_servers.cli.bench_grammars import measure_grammars
 from mcp_servers.cli.bench_machine import MachineProbe
 from mcp_servers.cli.bench_setup import BenchOptions, Generation, LoadedModel, generate
 from mcp_servers.cli.bench_single import warm_up
@@ -45,9 +48,21 @@ _PROMPT = (
 )
 
 
-def measure_tools(options: BenchOptions) -> list[Measurement]:
-    """Time per token with the schema and without, and the share of answers that satisfy it."""
+def measure_tools(options: BenchOptions) -> Iterator[Measurement]:
+    """All that calls cost: tokens, masks, grammars, and the first token of a session.
+
+    The catalogue of the sessions has about as many tokens as the first of the options' prompts.
+    """
     model = warm_up(options)
+    yield from measure_calls(options, model)
+    yield from measure_grammars(options, model)
+    yield from measure_schema(options, model)
+    num_tools = max(1, options.prompt_tokens[0] // TOKENS_PER_TOOL)
+    yield from measure_catalogue(options, num_tools)
+
+
+def measure_schema(options: BenchOptions, model: LoadedModel) -> list[Measurement]:
+    """Time per token with a schema and without, and the share of answers that satisfy it."""
     grammar = _compile(model.tokenizer)
     probe = MachineProbe(options.config)
     constrained_ms, free_ms, slowdowns, valid = [], [], [], []

@@ -18,7 +18,7 @@ from tests.helpers.tiny_gguf import write_tiny_llama
 ROOT = Path(mcp_servers.__file__).parent.parent
 
 
-CONTEXT = 512
+CONTEXT = 2048
 """Of the tiny model."""
 
 Run = Callable[..., list[dict[str, Any]]]
@@ -114,13 +114,23 @@ def test_prefix_seen_before_and_not(run_bench: Run) -> None:
 
 
 @pytest.mark.slow
-def test_tools_under_a_schema_and_free(run_bench: Run) -> None:
-    assert describe(run_bench("tools", "--new-tokens", "40")) == [
-        ("token of free text", "ms", False),
-        ("token under a schema", "ms", False),
+def test_tools_are_measured_from_calls_to_catalogues(run_bench: Run) -> None:
+    options = ("--new-tokens", "40", "--prompt-tokens", "100")
+    found = describe(run_bench("tools", *options))
+    assert [one for one in found if one[2]] == [
+        ("tokens per forward pass", "tokens", True),
+        ("turns whose calls are valid", "%", True),
+        ("turns that say the same, nothing forced", "%", True),
+        ("constraints' share of a step", "%", True),
+        ("constraints' share of a step", "%", True),
+        ("grammar, calls may be made", "ms", True),
+        ("grammar, a call must be made", "ms", True),
         ("schema over free", "ratio", True),
         ("answers that satisfy the schema", "%", True),
+        ("first session over second", "ratio", True),
     ]
+    assert ("token under a schema", "ms", False) in found
+    assert ("first token, second session", "ms", False) in found
 
 
 @pytest.mark.slow

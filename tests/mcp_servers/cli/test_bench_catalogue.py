@@ -24,7 +24,7 @@ def test_first_tokens_are_measured_cold_shared_and_after_a_restart(tmp_path: Pat
         ("first session over second", "ratio"),
     ]
     for one in taken:
-        assert one.bench == "catalogue"
+        assert one.bench == "tools"
         assert one.params["tools"] == 2
         assert 200 < one.params["prompt_tokens"] < 2048
         assert len(one.values) == 2
