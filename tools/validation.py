@@ -39,7 +39,8 @@ def first_problem(schema: JsonObject, value: Any) -> str | None:
 def find_problem(schema: JsonObject, value: Any) -> Problem | None:
     """Return the most telling mismatch, or None if `value` matches.
 
-    A schema that is itself broken, or refers to something outside of itself, is a problem too.
+    A schema that is itself broken, or refers to something outside of itself, is a problem too,
+    and so is what nests hundreds of levels deep where the schema looks into each.
     """
     if (broken := schema_problem(schema)) is not None:
         return Problem(broken)
@@ -47,6 +48,8 @@ def find_problem(schema: JsonObject, value: Any) -> Problem | None:
         error = jsonschema.exceptions.best_match(_compile(_canonical(schema)).iter_errors(value))
     except Unresolvable as exc:
         return Problem(f"$: the schema refers to {exc.ref!r}, which is not part of it")
+    except RecursionError:
+        return Problem("$: it nests too deep to be checked; use fewer levels")
     if error is None:
         return None
     message = f"{error.json_path}: {_shorten(error.message)}"
@@ -59,6 +62,8 @@ def schema_problem(schema: JsonObject) -> str | None:
         _compile(_canonical(schema))
     except jsonschema.SchemaError as exc:
         return f"$: the schema itself is invalid at {exc.json_path}: {_shorten(exc.message)}"
+    except RecursionError:
+        return "$: the schema itself nests too deep to be checked; use fewer levels"
     return None
 
 

@@ -183,7 +183,7 @@ def _extract(model: JsonObject) -> ToolSpec:
                 },
                 "schema": {
                     "type": "object",
-                    "description": "JSON Schema of the value; what is returned satisfies all of it.",
+                    "description": "JSON Schema of the value; what comes back satisfies it.",
                 },
                 "input": _INPUT_TEXT,
                 "model": model,

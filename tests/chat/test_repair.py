@@ -166,3 +166,21 @@ async def test_call_that_could_only_be_the_same_again_is_rejected() -> None:
     assert end.rejected is not None
     assert (end.rejected.name, end.rejected.arguments) == ("pick", {"n": 1})
     assert end.usage.completion_tokens > 5
+
+
+async def test_lists_too_deep_to_be_checked_are_no_call() -> None:
+    lists = {"$defs": {"l": {"type": "array", "items": {"$ref": "#/$defs/l"}}}}
+    schema = {**lists, "properties": {"l": {"$ref": "#/$defs/l"}}, "required": ["l"]}
+    said = call_of(HERMES, {"l": []}).replace("[]", "[" * 500 + "]" * 500)
+    model, _ = saying(*(said.replace("[", f"[{'[], ' * n}", 1) for n in range(3)))
+    _, end = await turn(
+        model,
+        tools=[ToolSpec("pick", "", schema)],
+        sampling=SamplingParams(max_tokens=2000),
+        tool_choice=ToolChoice("required"),
+    )
+    assert (end.finish_reason, end.message.tool_calls) == ("error", ())
+    assert end.error == (
+        "the call of 'pick' does not fit its schema: $: it nests too deep to be checked;"
+        " use fewer levels"
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tools.spec import JsonObject
@@ -58,3 +60,30 @@ def test_decimals_are_divided_as_they_are_written() -> None:
     assert first_problem(cents, 0.005) == "$: 0.005 is not a multiple of 0.01"
     assert first_problem(cents, float("inf")) == "$: inf is not a multiple of 0.01"
     assert first_problem({"items": {"multipleOf": 3}}, [6, 7]) == "$[1]: 7 is not a multiple of 3"
+
+
+def nest(inner: object, num_levels: int, key: str | None = None) -> Any:
+    """Put a value into lists, or objects with one key, that stand in each other."""
+    for _ in range(num_levels):
+        inner = [inner] if key is None else {key: inner}
+    return inner
+
+
+DEEP = [
+    ({"type": "array", "items": {"$ref": "#"}}, nest([], 900)),
+    ({"additionalProperties": {"anyOf": [{"type": "null"}, {"$ref": "#"}]}}, nest({}, 900, "a")),
+    ({"uniqueItems": True}, [nest(0, 900), nest(0, 900)]),
+]
+
+
+@pytest.mark.parametrize(("schema", "value"), DEEP)
+def test_what_nests_too_deep_is_a_problem_and_no_crash(schema: JsonObject, value: object) -> None:
+    problem = "$: it nests too deep to be checked; use fewer levels"
+    assert first_problem(schema, value) == problem
+    assert first_problem({"type": ["array", "object"]}, value) is None
+
+
+def test_schema_that_nests_too_deep_is_a_problem_of_its_own() -> None:
+    schema = nest({}, 5000, "items")
+    problem = "$: the schema itself nests too deep to be checked; use fewer levels"
+    assert schema_problem(schema) == first_problem(schema, {}) == problem
