@@ -30,12 +30,16 @@ TURN_USAGE = Usage(prompt_tokens=10, completion_tokens=5, forced_tokens=2, forwa
 
 @dataclass(frozen=True)
 class ScriptedTurn:
-    """What the model does in one turn: text, then calls, then an end, a failure or nothing."""
+    """What the model does in one turn: text, then calls, then an end, a failure or nothing.
+
+    `rejected` is a call that its schema refuses, `error` says why.
+    """
 
     text: str = ""
     calls: tuple[ToolCall, ...] = ()
     finish_reason: FinishReason | None = None
     error: str | None = None
+    rejected: ToolCall | None = None
     raises: Exception | None = None
     hangs: bool = False
     breaks_off: bool = False
@@ -135,6 +139,7 @@ class ScriptedChatModel:
 
 
 def _end(turn: ScriptedTurn) -> TurnEnd:
-    reason: FinishReason = turn.finish_reason or ("tool_calls" if turn.calls else "stop")
+    usual: FinishReason = "tool_calls" if turn.calls else "stop"
+    reason = turn.finish_reason or ("error" if turn.rejected else usual)
     message = Message(role="assistant", content=turn.text, tool_calls=turn.calls, token_ids=(1, 2))
-    return TurnEnd(message, reason, TURN_USAGE, turn.error)
+    return TurnEnd(message, reason, TURN_USAGE, turn.error, turn.rejected)

@@ -53,8 +53,7 @@ class Turn:
 async def take(model: ChatModel, ask: Ask) -> Turn:
     messages = [Message("user", ask.text)]
     stream = model.stream(messages, tools=ask.tools, tool_choice=ask.choice, sampling=ask.sampling)
-    events: list[ChatEvent] = [event async for event in stream]
-    end = events.pop()
+    *events, end = [event async for event in stream]
     assert isinstance(end, TurnEnd)
     return Turn(ask, events, end)
 
