@@ -33,7 +33,6 @@ from tools.errors import InvalidRequestError
 from tools.spec import JsonObject
 
 _WORDS = re.compile(r"\w+|\W")
-_JSON_CHAR = r'(?:[^"\\\x00-\x1F\x7F]|\\["\\\/bfnrt])'
 _UNKEPT = ("not", "if", "dependentRequired", "dependentSchemas", "dependencies")
 UNKEPT_OF_OBJECTS = (
     *("minProperties", "maxProperties", "patternProperties", "propertyNames"),
@@ -96,6 +95,8 @@ class Scope:
         lost: list[str] = []
         options = alternatives(flat, self.root, lost)
         self.lose(lost, path)
+        if options == []:
+            raise UnsupportedSchemaError(f"the schema at {path}: no value satisfies it")
         return options
 
     def values(self, flat: JsonObject) -> list[Any] | None:
@@ -124,8 +125,7 @@ def json_value(scope: Scope, schema: JsonObject, path: str) -> str:
 def _spelled_out(scope: Scope, schema: JsonObject, path: str) -> str:
     rules, flat = scope.rules, scope.flatten(schema, path)
     if (options := scope.alternatives(flat, path)) is not None:
-        possible = [option for option in options if types_of(option, scope.root)]
-        return rules.any_of([json_value(scope, option, path) for option in possible])
+        return rules.any_of([json_value(scope, option, path) for option in options])
     types = types_of(flat, scope.root)
     parts = []
     if "string" in types and (text := hinted_text(scope, flat, path, '"', is_json=True)):
@@ -242,15 +242,16 @@ def _field(style: FieldArguments, scope: Scope, schema: JsonObject, path: str) -
     # Any text is a text, or one of the other types, and valid as either.
     if types == {"string"} or text == any_text:
         return text
-    rest = {**scope.flatten(schema, path), "type": sorted(types - {"string"})}
-    # Of two lexemes the longest is read, so a text hides what begins like it and ends earlier.
-    if types & {"object", "array"} or "minLength" in rest:
+    flat = scope.flatten(schema, path)
+    if (values := scope.values(flat)) is None and types <= {"string", "null", "boolean"}:
+        values = [one for one in (None, True, False) if fits(flat, scope.root, one)]
+    if values is None:
+        # Of two lexemes the longest is read: a text hides what begins like it and ends earlier.
         scope.dropped.append(f"types at {path}")
+        scope.drop(flat, path, *HINTS)
         return any_text
-    return rules.any_of([text, f"{json_value(scope, rest, path)} {rules.literal(closing)}"])
-
-
-_UNKEPT_OF_RUNS = ("enum", "const", "pattern", "format", "minLength", "maxLength")
+    words = [dump_json(one) for one in values if not isinstance(one, str)]
+    return rules.any_of([text, rules.text_before(closing, any_text_of(words))])
 
 
 def hinted_text(
@@ -283,12 +284,12 @@ def hinted_text(
         return None
     chunks = [spell(one) for one in _WORDS.findall(_text(scope.hints, source, path))]
     run = rules.lexeme(f"%regex {json.dumps({'substring_chunks': chunks}, ensure_ascii=False)}")
-    # A run cut to a length or a pattern may reach places from which nothing goes on.
-    scope.drop(flat, path, *_UNKEPT_OF_RUNS)
+    # The compiler follows a run into what another pattern refuses, and is stuck there.
+    scope.drop(flat, path, "format", "enum", "const", "pattern", "minLength", "maxLength")
+    some = in_slashes("(?s:.+)")
     if is_json:
-        some = in_slashes(f"{_JSON_CHAR}+")
         return f"{rules.lexeme(f'{run} & {some}')} {rules.literal(closing)}"
-    return rules.text_before(closing, run, in_slashes("(?s:.+)"))
+    return rules.text_before(closing, run, some)
 
 
 def _patterns(scope: Scope, schema: JsonObject, path: str) -> list[str]:

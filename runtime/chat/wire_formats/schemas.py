@@ -176,7 +176,8 @@ def alternatives(flat: JsonObject, root: JsonObject, lost: list[str]) -> list[Js
             if keyword == "oneOf":
                 lost.append(keyword)
             parts = [part for part in flat[keyword] if part is not False]
-            return [flatten({"allOf": [rest, part]}, root, lost) for part in parts]
+            options = [flatten({"allOf": [rest, part]}, root, lost) for part in parts]
+            return [option for option in options if types_of(option, root)]
     return None
 
 
