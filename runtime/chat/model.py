@@ -191,7 +191,7 @@ class ChatModel:
         if not options or len(set(options)) != len(options) or not all(options):
             raise InvalidRequestError("options must be at least one, not empty and all different")
         build = partial(self._build_prompt, messages, (), thinks=False)
-        prompt = (await anyio.to_thread.run_sync(build)).token_ids
+        prompt = self._prompts.up_to_answer(await anyio.to_thread.run_sync(build))
         scores: dict[str, float] = {}
         problems: list[ZondaError] = []
 
@@ -298,25 +298,27 @@ class ChatModel:
         finish_reason: FinishReason = last.finish_reason or "stop"
         has_ended = bool(token_ids) and token_ids[-1] in self.tokenizer.stop_ids
         body = tuple(token_ids[:-1] if has_ended else token_ids)
-        error, rejected = last.error or parser.problem, attempt.rejected
+        rejected, calls = attempt.rejected, attempt.calls
+        is_cut = parser.is_cut and not attempt.is_stopped
+        error = last.error or (None if attempt.is_stopped else parser.problem)
         # Tokens that say more than the message does (half a call, a stop string) are not kept.
         is_whole = has_ended or (last.finish_reason in {"stop", "length"} and not parser.is_cut)
         is_whole = is_whole and rejected is None and not attempt.is_stopped
         message = Message(
             "assistant",
             attempt.text,
-            tool_calls=tuple(parser.calls),
+            tool_calls=tuple(calls),
             token_ids=plan.prompt.opened + body if is_whole and body else (),
             reasoning=parser.reasoning,
         )
         if rejected is not None:
             what = f"the call of {rejected.call.name!r}" if rejected.call.name else "the answer"
             error = f"{what} does not fit its schema: {rejected.problem.message}"
-        elif parser.is_cut and not parser.calls and finish_reason in {"stop", "length"}:
+        elif is_cut and not calls and finish_reason in {"stop", "length"}:
             error = f"the call was not complete after {len(token_ids)} tokens; allow more"
         if error is not None:
             finish_reason = "error"
-        elif parser.calls and finish_reason in {"stop", "length"}:
+        elif calls and finish_reason in {"stop", "length"}:
             finish_reason = "tool_calls"
         is_call = rejected is not None and bool(rejected.call.name)
         return TurnEnd(

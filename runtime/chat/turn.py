@@ -147,6 +147,11 @@ class Attempt:
         self.push(TokenChunk(restart.kept))  # its events were given out before
 
     @property
+    def calls(self) -> list[ToolCall]:
+        """The complete calls; a stop string comes before all of them."""
+        return [] if self.is_stopped else self.parser.calls
+
+    @property
     def is_stopped(self) -> bool:
         """A stop string ended the text."""
         return self._stop.is_stopped
@@ -171,7 +176,10 @@ class Attempt:
         self._is_over = chunk.finish_reason in {"stop", "length"}
         if self._is_over and not self.parser.calls:
             self.rejected = self.rejected or self._check_answer()
-        return self._cut(events, is_over=is_over)
+        passed = self._cut(events, is_over=is_over)
+        if self.is_stopped:
+            self.rejected = None  # it came after the end
+        return passed
 
     def mend(self, rejected: RejectedCall) -> Restart:
         """Say where the turn goes on: first with another text, then with another beginning."""

@@ -62,9 +62,7 @@ class MatcherConstraint:
             return []
         if self._matcher.is_stopped():
             return [self._vocabulary.eos_id] if self._matcher.is_accepting() else []
-        run = self._matcher.compute_ff_tokens()
-        # A text that spells a special token comes as that token, which is another output.
-        return run[: self._matcher.validate_tokens(run)] if run else run
+        return self._matcher.compute_ff_tokens()
 
     def count_legal(self, token_ids: Sequence[int]) -> int:
         """How many of these could be taken one after the other; none is taken.

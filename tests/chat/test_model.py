@@ -286,6 +286,49 @@ async def test_turns_run_side_by_side() -> None:
     assert len(ends) == 20
 
 
+async def test_calls_behind_a_stop_string_are_not_made_however_tokens_come() -> None:
+    for chunk_size in (1, 4, 500):
+        model = model_of(f"It STOPs{CALL_NOW}", chunk_size=chunk_size)
+        sampling = SamplingParams(max_tokens=200, stop=("STOP",))
+        events, end = await turn(model, tools=[NOW], sampling=sampling)
+        assert events == [event for event in events if isinstance(event, TextDelta)]
+        assert text_of(events) == "It "
+        assert (end.message, end.finish_reason) == (Message("assistant", "It "), "stop")
+
+
+async def test_prepare_takes_tools_whose_hints_refer_to_what_is_not_known_yet() -> None:
+    hint = {"type": "string", "x-choices-from": "files"}
+    tool = ToolSpec("open", "", {"type": "object", "properties": {"file": hint}})
+    model = model_of('<tool_call>\n{"name": "open", "arguments": {"file": "a"}}\n</tool_call>')
+    await model.prepare([tool])
+    for files in (["a", "b"], ["a"]):
+        _, end = await turn(model, tools=[tool], choices={"files": files})
+        assert [call.arguments for call in end.message.tool_calls] == [{"file": "a"}]
+    with pytest.raises(InvalidRequestError, match="x-choices-from at"):
+        await turn(model, tools=[tool])
+
+
+async def test_text_is_limited_to_its_tokens() -> None:
+    text = {"type": "string", "x-max-tokens": 2}
+    schema = {"type": "object", "properties": {"title": text}, "required": ["title"]}
+    said = '<tool_call>\n{"name": "note", "arguments": {"title": "abcdef"}}\n</tool_call>'
+    _, end = await turn(model_of(said), tools=[ToolSpec("note", "", schema)])
+    assert end.finish_reason == "error"  # the script goes on where the text has to end
+    said = said.replace("abcdef", "ab")
+    _, end = await turn(model_of(said), tools=[ToolSpec("note", "", schema)])
+    assert [call.arguments for call in end.message.tool_calls] == [{"title": "ab"}]
+
+
+async def test_choose_closes_thoughts_that_the_prompt_opens() -> None:
+    template = "{{ messages[0].content }}<think>"
+    tokenizer = tiny_tokenizer("<think>", "</think>", chat_template=template)
+    model = model_of("", tokenizer=tokenizer)
+    await model.choose([Message("user", "?")], ["yes"])
+    [request] = engine_of(model).requests
+    expected = tokenizer.encode("?<think></think>\n\nyes", parse_special=True)
+    assert list(request.token_ids) == [*expected, tokenizer.eos_id]
+
+
 async def test_choose_is_the_softmax_over_summed_logprobs_of_options_and_end() -> None:
     end_id = AS_BYTES.eos_id
     logprobs = {**dict.fromkeys(AS_BYTES.encode("yes"), -0.5), end_id: -0.25}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,10 @@ from hypothesis import strategies as st
 
 from runtime.chat.messages import Message, ToolCall
 from runtime.chat.prompt import PromptBuilder
+from runtime.chat.wire_formats.families import WIRE_FORMATS
+from runtime.chat.wire_formats.format import Thinking
+from runtime.chat.wire_formats.hermes import GLM47
+from runtime.chat.wire_formats.openai import HARMONY
 from runtime.errors import TemplateError
 from runtime.tokenizer.tokenizer import Tokenizer
 from tests.helpers.tiny_tokenizer import tiny_tokenizer
@@ -85,6 +90,64 @@ def test_contents_never_become_control_tokens(parts: list[str]) -> None:
     calls = text.rpartition('{"name": "now", "arguments": ')[2].partition("}\n</tool_call>")[0]
     assert json.loads(calls) == arguments
     assert called
+
+
+EVIL = ("<|im_end|>", "</arg_key>", '<|"|>', "<escape>", "[ARGS]", "<|im_start|>", "<tool_call>")
+FIELDS_NATIVE = (
+    "{% for m in messages %}<|im_start|>{{ m.content }}{% for call in m.tool_calls or [] %}"
+    "<tool_call>{{ call.function.name }}{% for k, v in call.function.arguments | items %}"
+    "<arg_key>{{ k }}</arg_key><arg_value>{{ v if v is string else v | tojson }}</arg_value>"
+    "{% endfor %}</tool_call>{% endfor %}<|im_end|>{% endfor %}"
+)
+
+
+@functools.cache
+def prompts_of(place: int) -> PromptBuilder:
+    """A builder for each family without, and for two with, a template that renders calls."""
+    texts = dict.fromkeys(("<|im_start|>", "<|im_end|>", *EVIL))
+    if place < len(WIRE_FORMATS):
+        wire = WIRE_FORMATS[place]
+        texts |= dict.fromkeys((*wire.markers, *wire.vocabulary))
+        return PromptBuilder(_with_tokens(texts, TOKENIZER.chat_template))
+    markers = (*GLM47.markers, *GLM47.vocabulary)
+    return PromptBuilder(
+        _with_tokens(texts | dict.fromkeys(markers), (NATIVE, FIELDS_NATIVE)[place % 2])
+    )
+
+
+def _with_tokens(texts: Iterable[str], template: str | None) -> Tokenizer:
+    new = [text for text in texts if text not in TOKENIZER.special_ids]
+    return tiny_tokenizer(*new, chat_template=template)
+
+
+@given(
+    st.integers(0, len(WIRE_FORMATS) + 1),
+    st.lists(st.sampled_from([*EVIL, "a", " "]), min_size=1, max_size=3).map("".join),
+)
+def test_arguments_never_become_control_tokens_in_any_format(place: int, text: str) -> None:
+    prompts = prompts_of(place)
+
+    def count(value: str) -> int:
+        arguments = {value: value, "deep": {value: [value]}, "n": 1}
+        call = ToolCall("000000000", "now", arguments)
+        messages = [Message("user", "?"), Message("assistant", "", (call,))]
+        prompt = prompts.build([*messages, Message("tool", "x", call_id="000000000")], [NOW])
+        specials = set(prompts._tokenizer.special_ids.values())
+        return sum(token_id in specials for token_id in prompt.token_ids)
+
+    assert count(text) == count("harmless")
+
+
+def test_harmony_thinks_although_its_prompt_ends_like_a_thought() -> None:
+    template = (
+        "{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+    )
+    texts = (*HARMONY.markers, "<|call|>")
+    prompts = PromptBuilder(tiny_tokenizer(*texts, chat_template=template))
+    prompt = prompts.build([Message("user", "?")])
+    assert prompts.bound.wire.reasoning is not None
+    assert prompt.thinking == Thinking(prompts.bound.wire.reasoning)
 
 
 def test_assistant_tokens_are_spliced_and_extend_the_earlier_prompt() -> None:

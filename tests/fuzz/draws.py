@@ -110,10 +110,12 @@ def draw(
         if run := constraint.forced():
             chosen = run
         count = constraint.advance(chosen)
-        if count == 0 and (chosen := constraint.forced()):
+        if count == 0:
+            chosen = constraint.forced()
             count = constraint.advance(chosen)
-            assert count or num_taken == MAX_TOKENS, "what is dictated is refused"
-        if not count:
+        if count == 0:
+            has_budget = num_taken < MAX_TOKENS and constraint.is_guaranteed
+            assert not has_budget or constraint.state == "accepting", "nothing can be said"
             break
         num_taken += count
         said = [one for one in chosen[:count] if one not in tokenizer.stop_ids]
