@@ -38,6 +38,11 @@ class MatcherConstraint:
             # does `words.ctypes`.
             address = ctypes.addressof(ctypes.c_char.from_buffer(words))
             self._matcher.unsafe_compute_mask_ptr(address, 4 * num_words)
+            run = self._matcher.compute_ff_tokens()[:1]
+            if run and not self._matcher.validate_tokens(run):
+                words[:] = 0
+                token_id = self._spelled()
+                words[token_id // 32] = np.uint32(1 << token_id % 32).astype(np.int32)
         # In its error state the matcher would allow the end token, as if all were well.
         if self._has_ended or self._matcher.is_error():
             words[:] = 0
@@ -62,7 +67,20 @@ class MatcherConstraint:
             return []
         if self._matcher.is_stopped():
             return [self._vocabulary.eos_id] if self._matcher.is_accepting() else []
-        return self._matcher.compute_ff_tokens()
+        run = self._matcher.compute_ff_tokens()
+        if not run:
+            return run
+        # A text that spells a special token comes as that token, which is another output.
+        return run[: self._matcher.validate_tokens(run)] or [self._spelled()]
+
+    def _spelled(self) -> int:
+        """The longest token that begins a forced text which spells a special token.
+
+        The matcher forces, and allows alone, the special token itself, and refuses it then.
+        """
+        text = self._matcher.compute_ff_bytes()
+        begun, _ = self._vocabulary.texts.split_by_prefix(text)
+        return int(begun[-1])
 
     def count_legal(self, token_ids: Sequence[int]) -> int:
         """How many of these could be taken one after the other; none is taken.

@@ -141,3 +141,16 @@ def test_random_walks_with_rollback_see_the_same_masks_again() -> None:
                 masks.append(allowed_ids(constraint, VOCABULARY.vocab_size))
             assert allowed_ids(constraint, VOCABULARY.vocab_size) == masks[-1]
             assert constraint.state != "failed"
+
+
+def test_forced_text_that_spells_a_special_token_is_not_forced_as_that_token() -> None:
+    tokenizer = tiny_tokenizer("</value>")
+    source = GrammarSource("lark", 'start: "say </value> now"')
+    constraint = compile_grammar(source, vocabulary_of(tokenizer)).constraint()
+    said: list[int] = []
+    while constraint.state == "open":
+        run = constraint.forced() or [min(allowed_ids(constraint, tokenizer.vocab_size))]
+        assert constraint.advance(run) == len(run)
+        said += run
+    assert tokenizer.special_ids["</value>"] not in said
+    assert tokenizer.decode(said) == "say </value> now"
