@@ -12,6 +12,7 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -52,6 +53,7 @@ if TYPE_CHECKING:  # a server answers before what compiles grammars is imported
 logger = logging.getLogger(__name__)
 
 GREEDY = SamplingParams()
+NO_CHOICES: Mapping[str, Sequence[str]] = MappingProxyType({})
 NO_TOOLS = ToolChoice(mode="none")
 
 
@@ -86,6 +88,7 @@ class AgentModel(Protocol):
         output: Output | None = None,
         sampling: SamplingParams = GREEDY,
         conversation: str | None = None,
+        choices: Mapping[str, Sequence[str]] = NO_CHOICES,
     ) -> AsyncIterator[ChatEvent]:
         """Stream one turn; the last event is a `TurnEnd`.
 
@@ -122,6 +125,7 @@ class Agent:
         output: Output | None = None,
         sampling: SamplingParams = GREEDY,
         conversation: str | None = None,
+        choices: Mapping[str, Sequence[str]] = NO_CHOICES,
     ) -> AsyncGenerator[AgentEvent, None]:
         """Run until the model answers or a limit is reached; the last event is `AgentEnd`.
 
@@ -134,10 +138,11 @@ class Agent:
             sampling: how each turn is drawn; `max_tokens` is per turn.
             conversation: names the lease when the conversation goes on in later runs;
                 by default the run's own.
+            choices: lists that `x-choices-from` in tools' schemas refers to by their names.
         """
         specs = await self.list_tools()
         loop = _Loop(self, specs, messages)
-        turn = _Turn(output, sampling, conversation or f"run-{secrets.token_urlsafe(18)}")
+        turn = _Turn(output, sampling, conversation or f"run-{secrets.token_urlsafe(18)}", choices)
         async with aclosing(loop.events(turn, tool_choice)) as events:
             async for event in events:
                 yield event
@@ -166,6 +171,7 @@ class _Turn:
     output: Output | None
     sampling: SamplingParams
     conversation: str
+    choices: Mapping[str, Sequence[str]]
 
 
 class _Loop:
@@ -253,6 +259,7 @@ class _Loop:
             output=turn.output,
             sampling=sampling,
             conversation=turn.conversation,
+            choices=turn.choices,
         )
         async with _closing(stream):
             while (event := await self._next(stream)) is not None:

@@ -92,6 +92,14 @@ async def test_events_tell_the_run_in_order() -> None:
     )
 
 
+async def test_lists_for_hints_reach_every_turn() -> None:
+    model = ScriptedChatModel(play(ScriptedTurn(calls=(call("echo"),)), ANSWER))
+    agent = Agent(model, ScriptedToolset([(make_spec("echo"), echo)]))
+    with anyio.fail_after(5):
+        assert [event async for event in agent.run(PROMPT, choices={"files": ["a"]})]
+    assert [asked.choices for asked in model.asked] == [{"files": ["a"]}] * 2
+
+
 async def test_first_choice_holds_for_the_first_step_only() -> None:
     model = ScriptedChatModel(play(ScriptedTurn(calls=(call("echo"),)), ANSWER))
     agent = Agent(model, ScriptedToolset([(make_spec("echo"), echo)]))

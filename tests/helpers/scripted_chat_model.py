@@ -19,7 +19,7 @@ from runtime.chat.messages import (
     ToolChoice,
     TurnEnd,
 )
-from runtime.chat.model import Output
+from runtime.chat.model import NO_CHOICES, Output
 from runtime.chat.support import ToolSupport
 from runtime.request import FinishReason, SamplingParams, Usage
 from tools.spec import ToolSpec
@@ -55,6 +55,7 @@ class AskedTurn:
     output: Output | None
     max_tokens: int
     conversation: str | None
+    choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 Script = Callable[[AskedTurn], ScriptedTurn]
@@ -112,13 +113,15 @@ class ScriptedChatModel:
         output: Output | None = None,
         sampling: SamplingParams = GREEDY,
         conversation: str | None = None,
+        choices: Mapping[str, Sequence[str]] = NO_CHOICES,
     ) -> AsyncIterator[ChatEvent]:
         self.num_open += 1
         try:
             await anyio.lowlevel.checkpoint()
             names = tuple(tool.name for tool in tools)
             asked = AskedTurn(
-                tuple(messages), names, tool_choice, output, sampling.max_tokens, conversation
+                *(tuple(messages), names, tool_choice, output, sampling.max_tokens, conversation),
+                choices=choices,
             )
             self.asked.append(asked)
             turn = self.script(asked)
