@@ -152,12 +152,20 @@ class PromptBuilder:
             prompt.insert(0, bos_id)
         return self._find_thinking(tuple(prompt), end)
 
+    def up_to_answer(self, prompt: Prompt) -> tuple[int, ...]:
+        """The tokens of a prompt, and of what stands before an answer without thoughts."""
+        text = self.wire_format.answer_opens
+        if self.reasoning is not None and prompt.thinking is not None and prompt.thinking.is_open:
+            text = self.reasoning.closes + "\n\n" + text
+        return (*prompt.token_ids, *self._tokenizer.encode(text, parse_special=True))
+
     def _find_thinking(self, prompt: tuple[int, ...], end: str) -> Prompt:
         """See in the last text of a prompt whether its thoughts are open, or over."""
         if self.reasoning is None or self.bound.wire.reasoning is None:
             return Prompt(prompt)
         opens, closes = self.reasoning.opens.strip(), self.reasoning.closes
-        if end.rstrip().endswith(closes):
+        # Harmony's answers begin like its thoughts end, with the assistant's turn.
+        if end.rstrip().endswith(closes) and not self.wire_format.answer_opens:
             return Prompt(prompt)
         if not end.rstrip().endswith(opens):
             return Prompt(prompt, Thinking(self.bound.wire.reasoning))
@@ -324,7 +332,10 @@ def _template_source(tokenizer: Tokenizer) -> str:
         return tokenizer.chat_template
     default = default_template(tokenizer.special_ids)
     if default is None:
-        raise TemplateError("the model has no chat template; use a chat or instruct model")
+        raise TemplateError(
+            "the model has no chat template, and its vocabulary is of no family that we have one"
+            " for; use a chat or instruct model"
+        )
     family, source = default
     logger.warning(
         "the model has no chat template (it may be a base model); the %s template is used", family

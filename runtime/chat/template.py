@@ -4,7 +4,7 @@ Jinja's immutable sandbox keeps it from touching anything; bounds on loops, time
 keep it from taking the process with it.
 
 Source: the Jinja dialect of Hugging Face's `apply_chat_template` (`tojson`,
-`raise_exception`, `strftime_now`, `loopcontrols`, trimmed blocks).
+`raise_exception`, `strftime_now`, `loopcontrols`, `generation`, trimmed blocks).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 
 import jinja2
 from jinja2 import nodes
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
@@ -68,7 +69,10 @@ class ChatTemplate:
                 " are read"
             )
         environment = _Environment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols], cache_size=0
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[loopcontrols, _Generation],
+            cache_size=0,
         )
         environment.globals |= {
             **variables,
@@ -153,6 +157,16 @@ class _Environment(ImmutableSandboxedEnvironment):
             raise jinja2.TemplateRuntimeError("it repeats a value too often")
         result = super().call_binop(context, operator, left, right)
         return result if isinstance(result, int) else _checked(result)
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks what a model says, for its training; what is in it is rendered."""
+
+    tags = {"generation"}  # noqa: RUF012 the base class's type
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class _Bounded(NodeTransformer):

@@ -29,6 +29,7 @@ RENDERED = [
         "{% for m in messages %}\n{{ loop.index }}/{{ loop.length }}{{ loop.last }}\n{% endfor %}",
         "1/1True\n",
     ),
+    ("a{% generation %}b{{ messages[0].role }}{% endgeneration %}c", "abuserc"),
     ("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "01"),
     ("{{ 'a' ~ 1 ~ 'b' + 'c' }}|{{ 2 * 3 }}|{{ [1] + [2] }}|{{ 'x' * 3 }}", "a1bc|6|[1, 2]|xxx"),
     ("{{ tools | tojson }}{{ {'a': 1} | tojson(indent=2) }}", 'null{\n  "a": 1\n}'),
