@@ -299,7 +299,7 @@ async def test_calls_behind_a_stop_string_are_not_made_however_tokens_come() -> 
 async def test_prepare_takes_tools_whose_hints_refer_to_what_is_not_known_yet() -> None:
     hint = {"type": "string", "x-choices-from": "files"}
     tool = ToolSpec("open", "", {"type": "object", "properties": {"file": hint}})
-    model = model_of('<tool_call>\n{"name": "open", "arguments": {"file": "a"}}\n</tool_call>')
+    model = model_of('<tool_call>\n{"name": "open", "arguments": {"file":"a"}}\n</tool_call>')
     await model.prepare([tool])
     for files in (["a", "b"], ["a"]):
         _, end = await turn(model, tools=[tool], choices={"files": files})
@@ -311,7 +311,7 @@ async def test_prepare_takes_tools_whose_hints_refer_to_what_is_not_known_yet() 
 async def test_text_is_limited_to_its_tokens() -> None:
     text = {"type": "string", "x-max-tokens": 2}
     schema = {"type": "object", "properties": {"title": text}, "required": ["title"]}
-    said = '<tool_call>\n{"name": "note", "arguments": {"title": "abcdef"}}\n</tool_call>'
+    said = '<tool_call>\n{"name": "note", "arguments": {"title":"abcdef"}}\n</tool_call>'
     _, end = await turn(model_of(said), tools=[ToolSpec("note", "", schema)])
     assert end.finish_reason == "error"  # the script goes on where the text has to end
     said = said.replace("abcdef", "ab")
