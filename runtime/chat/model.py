@@ -24,10 +24,10 @@ from runtime.chat.support import ToolSupport
 from runtime.chat.tempered import temperatures_of
 from runtime.chat.turn import MAX_REPAIRS, Attempt, Restart, TurnPlan
 from runtime.chat.wire_formats.arguments import HintValues
-from runtime.chat.wire_formats.grammar import TurnShape, choose_tools
+from runtime.chat.wire_formats.grammar import TurnShape, arguments_schema, choose_tools
 from runtime.engine.async_engine import AsyncEngine
 from runtime.engine.saved_pages import SavedPages
-from runtime.errors import GenerationError, PromptTooLongError
+from runtime.errors import GenerationError, PromptTooLongError, UnsupportedSchemaError
 from runtime.grammar.compile import GrammarSource
 from runtime.grammar.constraint import Constraint
 from runtime.request import FinishReason, GenerateRequest, SamplingParams, TokenChunk, Usage
@@ -223,6 +223,14 @@ class ChatModel:
         return len((await anyio.to_thread.run_sync(self._prompts.build, messages, tools)).token_ids)
 
     def _plan(self, asked: _Asked) -> TurnPlan:
+        try:
+            return self._make_plan(asked)
+        except (RecursionError, UnsupportedSchemaError):
+            for tool in asked.tools:
+                arguments_schema(tool)  # refuses the one that nests too deep
+            raise
+
+    def _make_plan(self, asked: _Asked) -> TurnPlan:
         prompt = self._build_prompt(asked.messages, asked.tools, thinks=asked.thinks)
         output, schema = asked.output, None
         language = None if isinstance(output, OutputSchema) else output

@@ -26,6 +26,7 @@ from runtime.errors import GenerationError, PromptTooLongError, UnsupportedSchem
 from runtime.grammar.compile import GrammarSource
 from runtime.request import GenerateRequest, SamplingParams
 from runtime.tokenizer.tokenizer import Tokenizer
+from tests.helpers.hostile_schemas import HOSTILE
 from tests.helpers.scripted_engine import ScriptedEngine, say
 from tests.helpers.tiny_tokenizer import tiny_tokenizer
 from tools.errors import InvalidRequestError, UnknownToolError
@@ -221,6 +222,7 @@ async def test_max_tokens_is_cut_to_the_room_that_the_context_leaves() -> None:
 
 
 DEEP: dict[str, Any] = functools.reduce(lambda inner, _: {"items": inner}, range(70), {})
+ABYSS: dict[str, Any] = functools.reduce(lambda inner, _: {"items": inner}, range(5000), {})
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"messages": []}, InvalidRequestError, "at least one message"),
     ({"tool_choice": ToolChoice("required")}, InvalidRequestError, "no tools are offered"),
@@ -230,6 +232,12 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
         UnsupportedSchemaError,
         "tool 'bad': the schema nests deeper than 64 levels at $",
     ),
+    (
+        {"tools": [NOW, ToolSpec("bad", "", ABYSS)]},
+        UnsupportedSchemaError,
+        "tool 'bad': the schema nests deeper than 64 levels at $",
+    ),
+    ({"output": OutputSchema(ABYSS)}, UnsupportedSchemaError, "nests deeper than 64 levels at $"),
     ({"output": OutputSchema(DEEP)}, UnsupportedSchemaError, "nests deeper than 64 levels at $"),
 ]
 
@@ -243,6 +251,16 @@ async def test_impossible_request_is_refused_before_it_reaches_the_engine(
         await turn(model, **options)
     assert message in str(caught.value)
     assert engine_of(model).requests == []
+
+
+@pytest.mark.timeout(30)
+async def test_tool_that_takes_a_minute_to_compile_is_refused_before_it_does() -> None:
+    bad = ToolSpec("bad", "", {"properties": {"v": HOSTILE["fifteen patterns at once"]}})
+    found = await model_of("x").support_of([bad])
+    with pytest.raises(UnsupportedSchemaError) as caught:
+        await turn(model_of("x"), tools=[NOW, bad])
+    assert str(caught.value) == found["bad"].problem
+    assert "15 patterns" in str(caught.value)
 
 
 async def test_tools_are_graded_by_name() -> None:
