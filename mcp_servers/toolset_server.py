@@ -1,6 +1,6 @@
 """Serves any `Toolset`, and resources, as an MCP server, both protocol eras.
 
-Knows nothing of transports.
+Knows of transports only who asks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import anyio
 import mcp_types as types
 from mcp import MCPError
 from mcp.server import Server, ServerRequestContext
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from tools.errors import UnknownToolError, ZondaError, suggest
 from tools.mcp_client.wire import to_mcp_result, to_mcp_tool
@@ -60,9 +61,8 @@ def build_server(
         context: ServerRequestContext, params: types.CallToolRequestParams
     ) -> types.CallToolResult:
         progress = throttle_progress(context.session.report_progress)
-        return to_mcp_result(
-            await _call(toolset, params.name, params.arguments or {}, CallContext(progress))
-        )
+        caller = CallContext(progress, principal_of(context))
+        return to_mcp_result(await _call(toolset, params.name, params.arguments or {}, caller))
 
     server = Server(
         name,
@@ -74,6 +74,24 @@ def build_server(
     if resources:
         _add_resources(server, resources)
     return server
+
+
+def principal_of(context: ServerRequestContext) -> str:
+    """Say who asks: the user a request was let in as, else its session, else nobody.
+
+    A session's id counts on the handshake era only, where the transport has looked it up; a
+    modern request could bear any.
+    """
+    request = context.request
+    if request is None:
+        return ""
+    user = request.scope.get("user")
+    if user is not None:
+        return f"user {user.username}"
+    session_id = request.headers.get("mcp-session-id")
+    if session_id and context.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
+        return f"session {session_id}"
+    return ""
 
 
 def throttle_progress(

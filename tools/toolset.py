@@ -19,9 +19,14 @@ async def ignore_progress(done: float, total: float | None, message: str | None)
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
-    """What a tool may use of its caller. Cancelling the awaiting scope cancels the call."""
+    """What a tool may use of its caller. Cancelling the awaiting scope cancels the call.
+
+    Attributes:
+        principal: who calls; "" where there is only one caller, as on stdio.
+    """
 
     report_progress: ProgressCallback = ignore_progress
+    principal: str = ""
 
 
 class Toolset(Protocol):

@@ -11,12 +11,13 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
 
 from mcp_servers.model_server import calls
+from mcp_servers.model_server.admission import Admission, AdmissionLimits, Ticket
 from mcp_servers.model_server.background import Background
 from mcp_servers.model_server.resources import describe_support
 from mcp_servers.model_server.tools import DEFAULT_WAIT_S, MAX_STEPS, list_specs
@@ -25,6 +26,7 @@ from runtime.agent.loop import Agent
 from runtime.agent.policy import Policy
 from runtime.agent.runs import Run, Runs
 from runtime.chat.support import ToolSupport
+from runtime.errors import CapacityError
 from tools.errors import InvalidArgumentsError, ZondaError
 from tools.spec import JsonObject, TextContent, ToolResult, ToolSpec
 from tools.toolset import CallContext, FilteredToolset, ProgressCallback, Toolset, find_tool
@@ -67,7 +69,8 @@ class AgentSetup:
 class ModelService:
     """Offers the tools; made by `open_service`, which owns its tasks.
 
-    `listed` is set once somebody asked for the list of tools.
+    `listed` is set once somebody asked for the list of tools; `readiness` says what became of
+    loading the default model.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class ModelService:
         model_names: Sequence[str],
         models: Background[Models],
         runs: Runs,
+        admission: Admission,
         agent: AgentSetup | None,
         toolset: Background[Toolset] | None,
         tasks: TaskGroup,
@@ -82,11 +86,13 @@ class ModelService:
         self._model_names = model_names
         self._models = models
         self._runs = runs
+        self._admission = admission
         self._agent = agent
         self._toolset = toolset
         self._tasks = tasks
         self._prepared: dict[str, list[ToolSpec]] = {}  # by model: what it is ready for
         self.listed = anyio.Event()
+        self.readiness: Literal["loading", "ready", "failed"] = "loading"
         self._specs = list_specs(model_names, agent.servers if agent else ())
 
     async def prepare(self) -> None:
@@ -99,11 +105,19 @@ class ModelService:
         try:
             model = await (await self._models.get()).get(None, logger.info)
         except ZondaError as exc:
+            self.readiness = "failed"
             logger.warning("model %s is not available: %s", self._model_names[0], exc)
         except Exception:
+            self.readiness = "failed"
             logger.exception("model %s could not be loaded", self._model_names[0])
         else:
+            self.readiness = "ready"
             await self._prepare_tools(model)
+
+    async def drain(self) -> None:
+        """Refuse new runs and wait for those that go on; results can still be asked for."""
+        self._admission.close()
+        await self._admission.emptied()
 
     async def _prepare_tools(self, model: calls.Model) -> None:
         """Let a model get ready for the tools that its runs will offer, unless it is.
@@ -159,7 +173,14 @@ class ModelService:
         wait_s = float(arguments.get("wait_seconds", DEFAULT_WAIT_S))
         if name == "run_result":
             return await self._run_result(arguments, wait_s, context)
-        run = self._runs.start(lambda run: self._work(run, name, arguments))
+        ticket = self._admission.enter(context.principal)
+        try:
+            run = self._runs.start(
+                lambda run: self._work(run, ticket, name, arguments), context.principal
+            )
+        except CapacityError:
+            self._admission.leave(ticket)
+            raise
         try:
             await _follow(run, None if name == "choose" else wait_s, context.report_progress)
         except anyio.get_cancelled_exc_class():
@@ -172,7 +193,7 @@ class ModelService:
     async def _run_result(
         self, arguments: JsonObject, wait_s: float, context: CallContext
     ) -> ToolResult:
-        run = self._runs.get(arguments["run_id"])
+        run = self._runs.get(arguments["run_id"], context.principal)
         if arguments.get("cancel", False):
             run.cancel()
             await run.wait(CANCEL_WAIT_S)
@@ -180,7 +201,14 @@ class ModelService:
             await _follow(run, wait_s, context.report_progress)
         return outcome(run)
 
-    async def _work(self, run: Run, name: str, arguments: JsonObject) -> ToolResult:
+    async def _work(self, run: Run, ticket: Ticket, name: str, arguments: JsonObject) -> ToolResult:
+        with ticket:
+            if ticket.started_at is None:
+                run.report(0, None, "waiting for other calls to end")
+            await ticket.turn()
+            return await self._do(run, name, arguments)
+
+    async def _do(self, run: Run, name: str, arguments: JsonObject) -> ToolResult:
         model_name = arguments.get("model")
         model = await self._get_model(run, model_name)
         if name == "agent_run":
@@ -217,6 +245,7 @@ async def open_service(
     model_names: Sequence[str],
     open_models: Callable[[], AbstractAsyncContextManager[Models]],
     agent: AgentSetup | None = None,
+    limits: AdmissionLimits | None = None,
 ) -> AsyncIterator[ModelService]:
     """Serve these model names, the default first; leaving ends all runs and tool servers.
 
@@ -231,7 +260,8 @@ async def open_service(
         if toolset is not None:
             group.start_soon(toolset.run)
         async with Runs() as runs:
-            yield ModelService(model_names, models, runs, agent, toolset, group)
+            admission = Admission(limits)
+            yield ModelService(model_names, models, runs, admission, agent, toolset, group)
         group.cancel_scope.cancel()
 
 

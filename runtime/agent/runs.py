@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -36,14 +37,15 @@ class Progress:
 
 
 class Run:
-    """One piece of work and what became of it.
+    """One piece of work and what became of it; `principal` is whose it is.
 
     Invariant: `result` is set only when `status` is "done", `error` exactly when it is
     "failed"; once the status left "running", nothing changes any more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, principal: str = "") -> None:
         self.id = secrets.token_urlsafe(18)
+        self.principal = principal
         self.status: RunStatus = "running"
         self.progress = Progress()
         self.result: Any = None
@@ -96,7 +98,7 @@ class Runs:
     """Owns every run's task; leaving the context cancels what still runs and waits for it.
 
     Results stay in memory for `expiry_s` seconds after a run ended, never on disk. When
-    `max_runs` are kept, the finished one that started first makes room.
+    `max_runs` are kept, the principal with most finished runs loses the one that started first.
     """
 
     def __init__(self, *, max_runs: int = 256, expiry_s: float = 3600.0) -> None:
@@ -121,25 +123,27 @@ class Runs:
     def __len__(self) -> int:
         return len(self._runs)
 
-    def start(self, work: Work) -> Run:
-        """Begin `work(run)` in a task of its own.
+    def start(self, work: Work, principal: str = "") -> Run:
+        """Begin `work(run)` in a task of its own, for a principal.
 
         Raises:
             CapacityError: as many runs as may be kept are all still running.
         """
         self._make_room()
-        run = Run()
+        run = Run(principal)
         self._runs[run.id] = run
         self._group.start_soon(self._own, run, work)
         return run
 
-    def get(self, run_id: str) -> Run:
-        """Return a run by its id.
+    def get(self, run_id: str, principal: str = "") -> Run:
+        """Return a principal's run by its id.
 
         Raises:
-            UnknownRunError: no such run, or it expired.
+            UnknownRunError: no such run, it expired, or it is another principal's: the message
+                does not tell which.
         """
-        if (run := self._runs.get(run_id)) is None:
+        run = self._runs.get(run_id)
+        if run is None or run.principal != principal:
             raise UnknownRunError(
                 "no run has this id: it never existed, or its result expired "
                 f"({self._expiry_s:g} s after the run ended)"
@@ -172,10 +176,11 @@ class Runs:
     def _make_room(self) -> None:
         if len(self._runs) < self._max_runs:
             return
-        finished = next((run for run in self._runs.values() if run.is_finished), None)
-        if finished is None:
+        finished = [run for run in self._runs.values() if run.is_finished]
+        if not finished:
             raise CapacityError(
                 f"{len(self._runs)} runs are going on, at most {self._max_runs} may; "
                 "wait for one or cancel it"
             )
-        self.discard(finished)
+        num_kept = Counter(run.principal for run in finished)
+        self.discard(max(finished, key=lambda run: num_kept[run.principal]))

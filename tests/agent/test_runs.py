@@ -145,6 +145,32 @@ async def test_full_house_forgets_finished_runs_and_refuses_when_all_run() -> No
                 runs.start(number)
 
 
+async def test_run_of_another_principal_is_as_unknown_as_none() -> None:
+    with anyio.fail_after(5):
+        async with Runs() as runs:
+            run = runs.start(forever, "ada")
+            assert runs.get(run.id, "ada") is run
+            messages = []
+            for run_id, principal in ((run.id, "bob"), (run.id, ""), ("none", "ada")):
+                with pytest.raises(UnknownRunError) as caught:
+                    runs.get(run_id, principal)
+                messages.append(str(caught.value))
+            assert len(set(messages)) == 1
+
+
+async def test_principal_with_most_results_makes_room() -> None:
+    with anyio.fail_after(5):
+        async with Runs(max_runs=4) as runs:
+            kept = runs.start(number, "bob")
+            others = [runs.start(number, "ada") for _ in range(3)]
+            for run in (kept, *others):
+                await run.wait(5)
+            runs.start(number, "eve")
+            assert runs.get(kept.id, "bob") is kept
+            with pytest.raises(UnknownRunError):
+                runs.get(others[0].id, "ada")
+
+
 async def _random_work(run: Run, choices: random.Random) -> int:
     for step in range(choices.randrange(4)):
         run.report(step)
