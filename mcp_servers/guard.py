@@ -1,0 +1,187 @@
+"""The one door of the HTTP server: Host, Origin and key of every request, whatever its path.
+
+Wraps the application, so no route, mistyped path or error page lies outside it. What passes
+bears its caller's name and no longer its key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tools.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+MIN_KEY_CHARS = 16
+
+_HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?P<port>:[0-9]{1,5})?")
+_KEY = re.compile(r"[A-Za-z0-9._~+/=-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who is let in.
+
+    Attributes:
+        keys: SHA-256 of each key; where there is none, everyone who can reach us may call.
+        hosts: names under which we are known, besides this machine's own addresses.
+        is_open: whether other machines reach us; any address is then ours, for a page's script
+            can be led to us by a name only.
+    """
+
+    keys: Sequence[bytes] = ()
+    hosts: frozenset[str] = LOOPBACK
+    is_open: bool = False
+
+
+def make_access(host: str, keys: Iterable[str], names: Iterable[str] = ()) -> Access:
+    """Decide who is let in on a server that is bound to `host`.
+
+    Raises:
+        ConfigurationError: other machines could reach it and there is no key, or a key is one
+            that anybody could guess or no header can carry.
+    """
+    hashed = [_hash_key(key) for key in keys]
+    is_open = not _is_loopback(host)
+    if is_open and not hashed:
+        raise ConfigurationError(
+            f"other machines can reach {host}, so a key is needed: give --api-key-file or set "
+            "ZONDA_API_KEY, or bind 127.0.0.1"
+        )
+    known = {_plain_name(name) for name in (*LOOPBACK, *names)}
+    if is_open and not _is_address(host):
+        known.add(_plain_name(host))
+    return Access(tuple(hashed), frozenset(known), is_open)
+
+
+def read_keys(path: Path) -> list[str]:
+    """Read a file of keys, one a line; empty lines and lines that begin with # are none.
+
+    Raises:
+        ConfigurationError: it cannot be read, or holds no key.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        if path.stat().st_mode & 0o077:
+            logger.warning("other users may read %s; `chmod 600` it", path)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigurationError(f"the key file {path} cannot be read: {exc}") from exc
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not keys:
+        raise ConfigurationError(f"the key file {path} holds no key; write one a line")
+    return keys
+
+
+class Guard:
+    """Refuses foreign hosts (421), foreign origins (403) and missing or wrong keys (401)."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            refusal = self._refuse_address(scope) or self._refuse_caller(scope)
+            await (refusal or self._app)(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    def _refuse_address(self, scope: Scope) -> Response | None:
+        hosts, origins = _values(scope, b"host"), _values(scope, b"origin")
+        host = _host_name(hosts[0]) if len(hosts) == 1 else None
+        if host is None or not self._is_ours(host):
+            return _refusal(421, "the Host header names another server; see --allow-host")
+        for origin in origins:
+            name = _origin_name(origin)
+            if name is None or name not in {host, *self._access.hosts}:
+                return _refusal(403, "pages of this origin may not call; see --allow-host")
+        return None
+
+    def _is_ours(self, host: str) -> bool:
+        return host in self._access.hosts or (self._access.is_open and _is_address(host))
+
+    def _refuse_caller(self, scope: Scope) -> Response | None:
+        """Check the key, take it out of the request, and put in who was let in."""
+        given = _values(scope, b"authorization")
+        scope["headers"] = [item for item in scope["headers"] if item[0] != b"authorization"]
+        if not self._access.keys:
+            return None
+        if (key := _bearer(given)) is None:
+            return _refusal(401, "a key is needed: Authorization: Bearer KEY", "Bearer")
+        if (name := self._find_key(key)) is None:
+            return _refusal(401, "the key is wrong", 'Bearer error="invalid_token"')
+        # As a user of the SDK's kind, so that it binds its sessions to who opened them.
+        scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=name, scopes=[]))
+        return None
+
+    def _find_key(self, key: str) -> str | None:
+        """Return the name of a key; takes as long whether and wherever it is found."""
+        hashed = hashlib.sha256(key.encode()).digest()
+        found = [known for known in self._access.keys if hmac.compare_digest(known, hashed)]
+        return f"key {found[0].hex()[:12]}" if found else None
+
+
+def _values(scope: Scope, name: bytes) -> list[str]:
+    return [value.decode("latin-1") for header, value in scope["headers"] if header == name]
+
+
+def _bearer(given: list[str]) -> str | None:
+    scheme, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+    return key.strip() if scheme.lower() == "bearer" and key.strip() else None
+
+
+def _host_name(text: str) -> str | None:
+    """The name in a Host header, without port and brackets; None when it is malformed."""
+    found = _HOST.fullmatch(text)
+    return None if found is None else _plain_name(found["name"])
+
+
+def _origin_name(text: str) -> str | None:
+    """The host of an Origin header; None for `null` and whatever is no web page's origin."""
+    scheme, separator, rest = text.partition("://")
+    return _host_name(rest) if separator and scheme in {"http", "https"} else None
+
+
+def _plain_name(name: str) -> str:
+    return name.strip("[]").lower().removesuffix(".")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+
+
+def _hash_key(key: str) -> bytes:
+    if len(key) < MIN_KEY_CHARS or not _KEY.fullmatch(key):
+        raise ConfigurationError(
+            f"a key is {MIN_KEY_CHARS} or more letters, digits or ._~+/=-; one of "
+            f"{len(key)} characters was given; `openssl rand -hex 32` makes a good one"
+        )
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _refusal(status: int, message: str, authenticate: str | None = None) -> Response:
+    headers = {"www-authenticate": authenticate} if authenticate else {}
+    return JSONResponse({"error": {"message": message}}, status, headers)

@@ -1,0 +1,67 @@
+"""The HTTP server as one ASGI application: `/mcp`, `/health`, `/ready`, behind one guard.
+
+Knows no process: signals, sockets and the model belong to who opens it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from mcp.server import Server
+from mcp.server.streamable_http_manager import StreamableHTTPASGIApp
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from mcp_servers.guard import Access, Guard
+from mcp_servers.message_check import MessageCheck
+from mcp_servers.request_limits import MAX_BODY_BYTES, RequestLimits
+
+MAX_SESSIONS = 4096
+RETRY_READY_S = 2
+
+
+@dataclass(frozen=True, slots=True)
+class WebApp:
+    """An application that is open, and how to end the streams that clients keep open."""
+
+    asgi: ASGIApp
+    end_streams: Callable[[], None]
+
+
+@asynccontextmanager
+async def open_web_app(
+    server: Server[Any], access: Access, readiness: Callable[[], str]
+) -> AsyncIterator[WebApp]:
+    """Offer an MCP server over streamable HTTP, both eras; leaving ends its sessions.
+
+    `readiness` says "ready", or why not; `/ready` answers 503 until then.
+    """
+    # The guard has checked Host and Origin, by rules that hold for every route.
+    unchecked = TransportSecuritySettings(enable_dns_rebinding_protection=False)
+    server.streamable_http_app(
+        transport_security=unchecked,
+        max_request_body_size=MAX_BODY_BYTES,
+        max_sessions=MAX_SESSIONS,
+    )
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def ready(request: Request) -> Response:
+        if (status := readiness()) == "ready":
+            return JSONResponse({"status": status})
+        return JSONResponse({"status": status}, 503, {"retry-after": str(RETRY_READY_S)})
+
+    checked = [Route("/mcp", MessageCheck(StreamableHTTPASGIApp(server.session_manager)))]
+    app = Starlette(routes=[*checked, Route("/health", health), Route("/ready", ready)])
+    app.router.redirect_slashes = False  # a mistyped path is no page, and leads nowhere
+    limits = RequestLimits(app)
+    async with server.session_manager.run():
+        yield WebApp(Guard(limits, access), limits.end_streams)

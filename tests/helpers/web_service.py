@@ -1,0 +1,101 @@
+"""The HTTP application over scripted models: in memory, and on a port with the SDK's client."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+import anyio
+import httpx2
+import uvicorn
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+from starlette.types import Receive, Scope, Send
+
+from mcp_servers.guard import make_access
+from mcp_servers.model_server.admission import AdmissionLimits
+from mcp_servers.model_server.server import build_server
+from mcp_servers.model_server.service import ModelService, open_service
+from mcp_servers.web_app import WebApp, open_web_app
+from tests.helpers.model_service import ScriptedModels
+
+HEADERS = {
+    "host": "127.0.0.1",
+    "content-type": "application/json",
+    "accept": "application/json, text/event-stream",
+}
+
+
+@dataclass(frozen=True)
+class ServedApp:
+    """An open application and the service behind it."""
+
+    web: WebApp
+    service: ModelService
+
+    async def request(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes = b""
+    ) -> httpx2.Response:
+        """Send one request in memory; the path goes out as it is spelled."""
+        path, _, query = target.partition("?")
+
+        async def as_spelled(scope: Scope, receive: Receive, send: Send) -> None:
+            spelled = {
+                "path": unquote(path),
+                "raw_path": path.encode(),
+                "query_string": query.encode(),
+            }
+            await self.web.asgi({**scope, **spelled}, receive, send)
+
+        transport = httpx2.ASGITransport(app=as_spelled)
+        async with httpx2.AsyncClient(transport=transport) as client:
+            request = client.build_request(method, "http://127.0.0.1/", content=body)
+            request.headers = httpx2.Headers(headers)
+            return await client.send(request)
+
+
+@asynccontextmanager
+async def open_app(
+    models: ScriptedModels,
+    keys: Sequence[str] = (),
+    *,
+    readiness: Callable[[], str] | None = None,
+    limits: AdmissionLimits | None = None,
+) -> AsyncIterator[ServedApp]:
+    """Open the application; every wait is bounded."""
+    with anyio.fail_after(20):
+        async with open_service(["scripted"], models.opened, None, limits) as service:
+            server = build_server(service, version="1")
+            access = make_access("127.0.0.1", keys)
+            ready = readiness or (lambda: service.readiness)
+            async with open_web_app(server, access, ready) as web:
+                yield ServedApp(web, service)
+
+
+@asynccontextmanager
+async def on_port(app: ServedApp) -> AsyncIterator[str]:
+    """Serve an application on a port of this machine; yield its MCP URL."""
+    config = uvicorn.Config(
+        app.web.asgi, lifespan="off", log_config=None, timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with anyio.create_task_group() as group:
+            group.start_soon(server.serve, [listener])
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
+            app.web.end_streams()
+            server.should_exit = True
+
+
+@asynccontextmanager
+async def connect(url: str, era: str, key: str | None = None) -> AsyncIterator[Client]:
+    """The SDK's client of a URL, with a connection of its own."""
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    async with (
+        httpx2.AsyncClient(headers=headers, timeout=20) as http,
+        Client(streamable_http_client(url, http_client=http), mode=era) as client,
+    ):
+        yield client

@@ -1,0 +1,262 @@
+"""Nothing gets past the door: every route against keys, hosts, origins and odd paths."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio.abc import SocketStream
+
+from mcp_servers.guard import Guard, make_access, read_keys
+from tests.helpers.model_service import scripted_models
+from tests.helpers.scripted_chat_model import ScriptedTurn, play
+from tests.helpers.web_service import HEADERS, ServedApp, on_port, open_app
+from tools.errors import ConfigurationError
+
+pytestmark = pytest.mark.anyio
+
+KEY, OTHER = "right-0123456789abcdef", "wrong-0123456789abcdef"
+ALLOWED: dict[str, str] = {"authorization": f"Bearer {KEY}"}
+ROUTES = ("/mcp", "/health", "/ready")
+ODD_PATHS = (
+    *("//mcp", "/mcp/", "/mcp//", "/%6dcp", "/%6D%63%70", "/../mcp", "/x/../mcp", "/./mcp"),
+    *(
+        "/%2e%2e/mcp",
+        "/..%2fmcp",
+        "/%2fmcp",
+        "/mcp%2f",
+        "/mcp%00",
+        "/mcp;x",
+        "/MCP",
+        "/mcp?x=/health",
+    ),
+    *("/health/../mcp", "/health%2f..%2fmcp", "/health/mcp", "/", "", "*", "/nothing"),
+    *("/.well-known/oauth-protected-resource", "http://127.0.0.1/mcp", "http://evil.example/mcp"),
+)
+PROBES: tuple[tuple[dict[str, str | None], int], ...] = (
+    # (headers to add or, where None, to leave out; status)
+    ({}, 401),
+    ({"authorization": f"Bearer {OTHER}"}, 401),
+    ({"authorization": f"Bearer {KEY}x"}, 401),
+    ({"authorization": f"Bearer {KEY[:-1]}"}, 401),
+    ({"authorization": "Bearer"}, 401),
+    ({"authorization": "Bearer "}, 401),
+    ({"authorization": KEY}, 401),
+    ({"authorization": f"Basic {KEY}"}, 401),
+    ({"cookie": f"authorization=Bearer {KEY}"}, 401),
+    ({"x-forwarded-for": "127.0.0.1"}, 401),
+    ({**ALLOWED, "host": "evil.example"}, 421),
+    ({**ALLOWED, "host": "evil.example:8377"}, 421),
+    ({**ALLOWED, "host": "127.0.0.1.evil.example"}, 421),
+    ({**ALLOWED, "host": "localhost@evil.example"}, 421),
+    ({**ALLOWED, "host": "10.0.0.1"}, 421),
+    ({**ALLOWED, "host": "evil.example", "x-forwarded-host": "127.0.0.1"}, 421),
+    ({**ALLOWED, "host": ""}, 421),
+    ({**ALLOWED, "host": None}, 421),
+    ({**ALLOWED, "origin": "http://evil.example"}, 403),
+    ({**ALLOWED, "origin": "https://localhost.evil.example"}, 403),
+    ({**ALLOWED, "origin": "http://localhost:1@evil.example"}, 403),
+    ({**ALLOWED, "origin": "http://0.0.0.0:8377"}, 403),
+    ({**ALLOWED, "origin": "null"}, 403),
+    ({**ALLOWED, "origin": ""}, 403),
+    ({**ALLOWED, "origin": "file://"}, 403),
+    ({**ALLOWED, "origin": "localhost"}, 403),
+)
+CALL = json.dumps(
+    {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "initialize",
+        "params": {
+            "protocolVersion": "2025-11-25",
+            "capabilities": {},
+            "clientInfo": {"name": "test", "version": "1"},
+        },
+    }
+).encode()
+
+
+@asynccontextmanager
+async def guarded() -> AsyncIterator[ServedApp]:
+    async with open_app(
+        scripted_models(play(ScriptedTurn("secret"))), [KEY], readiness=lambda: "ready"
+    ) as app:
+        yield app
+
+
+def with_headers(changes: dict[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in {**HEADERS, **changes}.items() if value is not None}
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "TRACE"])
+async def test_no_route_and_no_odd_path_lets_a_stranger_in(method: str) -> None:
+    paths = (*ROUTES, *(path for path in ODD_PATHS if path.startswith("/")))
+    async with guarded() as app:
+        for path, (changes, status) in itertools.product(paths, PROBES):
+            response = await app.request(method, path, with_headers(changes), CALL)
+            assert response.status_code == status, (method, path, changes)
+            assert "mcp-session-id" not in response.headers
+            assert "access-control-allow-origin" not in response.headers
+
+
+async def test_odd_paths_lead_nowhere_with_the_key_unless_they_spell_a_route() -> None:
+    found = {}
+    async with guarded() as app:
+        for path in (*ROUTES, *(path for path in ODD_PATHS if path.startswith("/"))):
+            response = await app.request("POST", path, {**HEADERS, **ALLOWED}, CALL)
+            if response.status_code != 404:
+                found[path] = response.status_code
+    same = dict.fromkeys(("/mcp", "/%6dcp", "/%6D%63%70", "/mcp?x=/health"), 200)
+    assert found == {**same, "/health": 405, "/ready": 405}
+
+
+async def speak(stream: SocketStream, head: str, body: bytes = b"") -> str:
+    """Send bytes as they are; return the status line, "" when it was hung up on."""
+    await stream.send(head.encode() + body)
+    received = b""
+    while b"\r\n" not in received:
+        try:
+            received += await stream.receive()
+        except anyio.EndOfStream:
+            return ""
+    return received.partition(b"\r\n")[0].decode()
+
+
+@pytest.mark.parametrize("target", [*ROUTES, *(path for path in ODD_PATHS if path)])
+async def test_no_target_on_the_wire_lets_a_stranger_in(target: str) -> None:
+    async with guarded() as app, on_port(app) as url:
+        port = int(url.rsplit(":", 1)[1].partition("/")[0])
+        for header, status in (
+            ("Host: 127.0.0.1", "401"),
+            (f"Host: evil.example\r\nAuthorization: Bearer {KEY}", "421"),
+            (
+                f"Host: localhost\r\nOrigin: http://evil.example\r\nAuthorization: Bearer {KEY}",
+                "403",
+            ),
+            (
+                f"Host: localhost\r\nAuthorization: Bearer {KEY}\r\nAuthorization: Bearer {KEY}",
+                "401",
+            ),
+        ):
+            async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+                head = f"POST {target} HTTP/1.1\r\n{header}\r\nContent-Length: {len(CALL)}\r\n\r\n"
+                line = await speak(stream, head, CALL)
+                assert line.split()[1] == status, (header, line)
+
+
+async def test_own_addresses_and_origins_are_let_in_with_the_key() -> None:
+    async with guarded() as app:
+        for changes in (
+            {"host": "localhost:8377"},
+            {"host": "LOCALHOST"},
+            {"host": "[::1]:8377"},
+            {"host": "127.0.0.1", "origin": "http://localhost:3000"},
+            {"host": "127.0.0.1", "origin": "https://[::1]"},
+            {"authorization": f"bearer {KEY}"},
+        ):
+            response = await app.request("GET", "/health", {**HEADERS, **ALLOWED, **changes})
+            assert response.status_code == 200, changes
+
+
+async def test_refusal_of_a_key_asks_for_one() -> None:
+    async with guarded() as app:
+        missing = await app.request("GET", "/health", HEADERS)
+        wrong = await app.request("GET", "/health", {**HEADERS, "authorization": f"Bearer {OTHER}"})
+    assert missing.headers["www-authenticate"] == "Bearer"
+    assert missing.json() == {"error": {"message": "a key is needed: Authorization: Bearer KEY"}}
+    assert wrong.headers["www-authenticate"] == 'Bearer error="invalid_token"'
+    assert OTHER not in wrong.text
+
+
+async def pass_through(host: str, names: list[str], headers: dict[str, str]) -> int | str:
+    """What a server bound to `host` answers: a status, or the authorization it let through."""
+    answers: list[int | str] = []
+
+    async def app(scope, receive, send):  # type: ignore[no-untyped-def]
+        answers.append(dict(scope["headers"]).get(b"authorization", b"none").decode())
+
+    async def send(message):  # type: ignore[no-untyped-def]
+        answers.append(message.get("status", 0))
+
+    async def receive():  # type: ignore[no-untyped-def]
+        raise AssertionError("the body is none of the guard's business")
+
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    guard = Guard(app, make_access(host, [KEY], names))
+    await guard({"type": "http", "headers": raw}, receive, send)
+    return answers[0]
+
+
+@pytest.mark.parametrize(
+    ("host", "names", "headers", "answer"),
+    [
+        ("0.0.0.0", [], {"host": "192.168.1.5:8377"}, "none"),
+        ("::", [], {"host": "[fe80::1]:8377"}, "none"),
+        ("0.0.0.0", [], {"host": "box.example"}, 421),
+        ("0.0.0.0", ["Box.example"], {"host": "box.example:80"}, "none"),
+        ("box.lan", [], {"host": "box.lan"}, "none"),
+        ("127.0.0.1", ["box.example"], {"host": "box.example"}, "none"),
+        ("0.0.0.0", [], {"host": "10.0.0.5", "origin": "http://10.0.0.5:8377"}, "none"),
+        ("0.0.0.0", [], {"host": "10.0.0.5", "origin": "http://10.0.0.6"}, 403),
+    ],
+)
+async def test_open_server_is_known_by_addresses_and_given_names(
+    host: str, names: list[str], headers: dict[str, str], answer: int | str
+) -> None:
+    assert await pass_through(host, names, {**ALLOWED, **headers}) == answer
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "box.lan", ""])
+def test_server_that_others_reach_does_not_start_without_a_key(host: str) -> None:
+    with pytest.raises(ConfigurationError, match="so a key is needed: give --api-key-file"):
+        make_access(host, [])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_loopback_needs_no_key(host: str) -> None:
+    assert make_access(host, []).keys == ()
+
+
+@pytest.mark.parametrize("key", ["short", "", "has a space in the middle", "ümlaut-0123456789abc"])
+def test_key_that_could_be_guessed_or_not_be_sent_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(ConfigurationError, match="a key is 16 or more") as caught:
+        make_access("127.0.0.1", [key])
+    assert not key or key not in str(caught.value)
+
+
+def test_key_file_has_a_key_a_line_and_comments(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"# ada\n{KEY}\n\n  {OTHER}  \n", "utf-8")
+    path.chmod(0o600)
+    assert read_keys(path) == [KEY, OTHER]
+    path.write_text("# none\n", "utf-8")
+    with pytest.raises(ConfigurationError, match="holds no key"):
+        read_keys(path)
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_keys(tmp_path / "nothing")
+
+
+def test_key_file_that_others_may_read_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "keys"
+    path.write_text(KEY, "utf-8")
+    path.chmod(0o644)
+    assert read_keys(path) == [KEY]
+    assert caplog.messages == [f"other users may read {path}; `chmod 600` it"]
+
+
+async def test_websocket_is_closed() -> None:
+    sent = []
+
+    async def send(message):  # type: ignore[no-untyped-def]
+        sent.append(message)
+
+    async with guarded() as app:
+        await app.web.asgi({"type": "websocket", "headers": []}, lambda: None, send)  # type: ignore[arg-type,return-value]
+    assert sent == [{"type": "websocket.close", "code": 1008}]

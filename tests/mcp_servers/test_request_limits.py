@@ -1,0 +1,179 @@
+"""Tests of what a request may be: size, nesting, JSON-RPC, and how many at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from mcp_servers.request_limits import MAX_BODY_BYTES, MAX_DEPTH, RequestLimits, find_problem
+from tests.helpers.model_service import scripted_models
+from tests.helpers.scripted_chat_model import ScriptedTurn, play
+from tests.helpers.web_service import HEADERS, ServedApp, open_app
+from tests.mcp_servers.test_web_app import INITIALIZE
+
+pytestmark = pytest.mark.anyio
+
+MODERN = {"mcp-protocol-version": "2026-07-28"}
+INVALID, UNPARSED = -32600, -32700
+
+
+@asynccontextmanager
+async def session() -> AsyncIterator[tuple[ServedApp, dict[str, str]]]:
+    """An application, and the headers of an open session of the handshake era."""
+    async with open_app(scripted_models(play(ScriptedTurn(hangs=True)))) as app:
+        opened = await app.request("POST", "/mcp", HEADERS, json.dumps(INITIALIZE).encode())
+        headers = {**HEADERS, "mcp-session-id": opened.headers["mcp-session-id"]}
+        ready = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+        await app.request("POST", "/mcp", headers, json.dumps(ready).encode())
+        yield app, headers
+
+
+def error_of(response: httpx2.Response) -> tuple[int, Any, int]:
+    """Status, id and code of an answer that is one JSON-RPC error."""
+    body = response.json()
+    assert body.keys() == {"jsonrpc", "id", "error"}
+    assert response.headers["content-type"] == "application/json"
+    return response.status_code, body["id"], body["error"]["code"]
+
+
+BAD_BODIES = [
+    # body, then the status, id and code of its answer
+    (b"", 400, None, UNPARSED),
+    (b"{", 400, None, UNPARSED),
+    (b"[" * 100_000, 400, None, UNPARSED),
+    (b'{"jsonrpc": "2.0", "id": ' + b"1" * 5000 + b', "method": "ping"}', 400, None, UNPARSED),
+    ('{"jsonrpc": "2.0", "id": 1, "method": "ping"}'.encode("utf-16"), 400, None, UNPARSED),
+    ('{"jsonrpc": "2.0", "id": 1, "method": "ping"}'.encode("utf-16-le"), 400, None, UNPARSED),
+    (b"[" * 97 + b"]" * 97, 400, None, INVALID),
+    (b'[{"jsonrpc": "2.0", "id": 1, "method": "ping"}]', 400, None, INVALID),
+    (b'"ping"', 400, None, INVALID),
+    (b'{"id": 1, "method": "ping"}', 400, None, INVALID),
+    (b'{"jsonrpc": "2.0", "id": null, "method": "ping"}', 400, None, INVALID),
+    (b'{"jsonrpc": "2.0", "id": [1], "method": "ping"}', 400, None, INVALID),
+    (b'{"jsonrpc": "2.0", "id": true, "method": "ping"}', 400, None, INVALID),
+    (b'{"jsonrpc": "2.0", "id": 1.5, "method": "ping"}', 400, None, INVALID),
+    (b'{"jsonrpc": "2.0", "id": 7}', 400, 7, INVALID),
+    (b" " * (MAX_BODY_BYTES + 1), 413, None, INVALID),
+]
+
+
+@pytest.mark.parametrize("version", [{}, MODERN])
+async def test_bad_message_is_answered_with_the_error_of_json_rpc(version: dict[str, str]) -> None:
+    async with session() as (app, headers):
+        for body, *expected in BAD_BODIES:
+            response = await app.request("POST", "/mcp", {**headers, **version}, body)
+            assert error_of(response) == tuple(expected), body[:80]
+
+
+@pytest.mark.parametrize("version", [{}, MODERN])
+@pytest.mark.parametrize("kind", ["text/plain", "", "application/jsonx"])
+async def test_body_of_another_type_is_refused(version: dict[str, str], kind: str) -> None:
+    async with session() as (app, headers):
+        sent = {**headers, **version, "content-type": kind}
+        response = await app.request("POST", "/mcp", sent, json.dumps(INITIALIZE).encode())
+    assert error_of(response) == (415, None, INVALID)
+
+
+async def test_second_request_under_an_id_that_is_in_use_is_refused_and_the_first_answered() -> (
+    None
+):
+    def call(request_id: int | str) -> bytes:
+        params = {"name": "generate", "arguments": {"prompt": "a", "wait_seconds": 0.5}}
+        message = {"jsonrpc": "2.0", "id": request_id, "method": "tools/call", "params": params}
+        return json.dumps(message).encode()
+
+    answers = {}
+    async with session() as (app, headers):
+
+        async def ask(name: str, request_id: int | str) -> None:
+            answers[name] = await app.request("POST", "/mcp", headers, call(request_id))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask, "first", 7)
+            await anyio.wait_all_tasks_blocked()
+            await ask("second", "7")
+            await ask("other", 8)
+        await ask("again", 7)
+    assert error_of(answers.pop("second")) == (400, "7", INVALID)
+    assert {name: response.status_code for name, response in answers.items()} == {
+        "first": 200,
+        "other": 200,
+        "again": 200,
+    }
+    for response in answers.values():
+        assert '"status":"running"' in response.text
+
+
+@pytest.mark.parametrize(
+    ("body", "is_refused"),
+    [
+        (b"[" * MAX_DEPTH + b"]" * MAX_DEPTH, False),
+        (b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1), True),
+        (b'{"a":' * (MAX_DEPTH + 1) + b"1" + b"}" * (MAX_DEPTH + 1), True),
+        (b'{"a":[' * 49 + b"]}" * 49, True),
+        (b'["' + b"[" * 1000 + b'"]', False),
+        (rb'["\"' + b"[" * 1000 + b'"]', False),
+        (rb'["\\",' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"]", True),
+        (b"[" + b"[]," * 100_000 + b"[]]", False),
+    ],
+)
+def test_nesting_is_counted_outside_strings(body: bytes, is_refused: bool) -> None:
+    assert (find_problem(body) is not None) == is_refused
+
+
+async def test_requests_beyond_the_bound_are_refused_with_a_hint() -> None:
+    is_inside, leave = anyio.Event(), anyio.Event()
+    sent: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        is_inside.set()
+        await leave.wait()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "headers": []}
+    limits = RequestLimits(app, max_requests=1)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(limits, scope, receive, send)
+            await is_inside.wait()
+            await limits(scope, receive, send)
+            assert sent[0]["status"] == 503
+            assert (b"retry-after", b"1") in sent[0]["headers"]
+            sent.clear()
+            leave.set()
+        await limits(scope, receive, send)
+    assert sent == []
+
+
+async def test_body_that_grows_past_its_declared_length_is_refused_as_it_comes() -> None:
+    num_read = 0
+
+    async def receive() -> Message:
+        nonlocal num_read
+        num_read += 1
+        return {"type": "http.request", "body": b" " * 1024 * 1024, "more_body": True}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("the application never sees it")
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    with anyio.fail_after(5):
+        scope = {"type": "http", "method": "POST", "headers": [(b"content-length", b"10")]}
+        await RequestLimits(app)(scope, receive, send)
+    assert (sent[0]["status"], num_read) == (413, 5)
