@@ -42,6 +42,9 @@ class Config:
         keep_catalogues: whether the computed beginning of prompts, system text and tools, is
             kept in the cache folder for the next start. Off: the files spell these texts, and
             nothing a user wrote goes to disk unless asked.
+        host: address that `zonda serve` binds; other than loopback needs a key.
+        port: TCP port that `zonda serve` binds; 0 takes a free one.
+        drain_s: seconds that runs get to end when `zonda serve` is stopped.
     """
 
     model: str = "smollm2-135m"
@@ -57,6 +60,9 @@ class Config:
     max_step_tokens: int = 512
     max_step_ms: int = 50
     keep_catalogues: bool = False
+    host: str = "127.0.0.1"
+    port: int = 8377
+    drain_s: int = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +208,9 @@ def _check(config: Config, origins: Mapping[str, str]) -> None:
         raise refuse("device", "auto, cpu or cuda")
     if config.kv_type not in {"int8", "bf16"}:
         raise refuse("kv_type", "int8 or bf16")
-    for name in ("threads", "context_length"):
+    if not 0 <= config.port <= 65535:
+        raise refuse("port", "from 0 to 65535")
+    for name in ("threads", "context_length", "drain_s"):
         if getattr(config, name) < 0:
             raise refuse(name, "at least 0")
     limits = ("kv_cache_mib", "max_sequences", "max_queue", "max_step_tokens", "max_step_ms")

@@ -37,6 +37,9 @@ def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:
         "max_step_tokens": "default",
         "max_step_ms": "default",
         "keep_catalogues": "default",
+        "host": "default",
+        "port": "default",
+        "drain_s": "default",
     }
     assert (settings.path, settings.is_read) == (file, True)
 

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from mcp_servers.cli.errors import exit_status
 
 COMMANDS = (
-    *("demo", "run", "chat", "mcp", "connect", "doctor", "pull", "models"),
+    *("demo", "run", "chat", "mcp", "serve", "connect", "doctor", "pull", "models"),
     *("config", "logs", "workbench", "bench"),
 )
 

@@ -50,7 +50,7 @@ def mcp(
     from mcp_servers.cli.version import installed_version
     from mcp_servers.model_server.stdio import end_process, serve_stdio
 
-    agent = _agent_setup(mcp_config) if mcp_config is not None else None
+    agent = agent_setup(mcp_config) if mcp_config is not None else None
     gc.freeze()
     gc.enable()
     try:
@@ -60,7 +60,8 @@ def mcp(
     end_process(0)
 
 
-def _agent_setup(path: Path) -> AgentSetup | None:
+def agent_setup(path: Path) -> AgentSetup | None:
+    """What `agent_run` needs for the servers of a file; None when it names none."""
     from mcp_servers.model_server.service import AgentSetup
     from runtime.agent.policy import Policy
     from tools.mcp_client.config import load_servers

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 
 from runtime.config import load_config, process_environment
+from tests.helpers.http_process import HttpServerProcess
 from tools.mcp_client.config import load_servers
 from tools.mcp_client.toolset import open_toolset
 from tools.validation import first_problem
@@ -32,12 +33,12 @@ CALLS = {
 }
 
 
-def inspect(era: str, method: str, *arguments: str) -> Any:
-    """Run the inspector against `zonda mcp`; it validates what it gets against the schemas."""
+def inspect(target: Sequence[str], era: str, method: str, *arguments: str) -> Any:
+    """Run the inspector against a server; it validates what it gets against the schemas."""
     command = [NODE / "node", NODE / "mcp-inspector", "--cli", "-q", "--format", "json"]
-    target = [BIN / "zonda", "mcp", "--protocol-era", era, "--method", method]
+    asked = ["--protocol-era", era, "--method", method]
     done = subprocess.run(
-        [str(part) for part in (*command, *target, *arguments)],
+        [str(part) for part in (*command, *target, *asked, *arguments)],
         capture_output=True,
         text=True,
         check=False,
@@ -47,15 +48,13 @@ def inspect(era: str, method: str, *arguments: str) -> Any:
     return json.loads(done.stdout)["result"]
 
 
-@pytest.mark.parametrize("era", ["legacy", "modern"])
-def test_inspector_finds_the_schemas_portable_and_every_tool_answers(
-    smollm2: Path, era: str
-) -> None:
-    listed = inspect(era, "tools/list", "--strict")
+def check_with_inspector(target: Sequence[str], era: str) -> None:
+    """Let the inspector lint the schemas and call every tool."""
+    listed = inspect(target, era, "tools/list", "--strict")
     assert {"generate", "extract", "choose", "run_result"} == {t["name"] for t in listed["tools"]}
     for name, arguments in CALLS.items():
         given = ("--tool-name", name, "--tool-args-json", json.dumps(arguments))
-        result = inspect(era, "tools/call", *given)
+        result = inspect(target, era, "tools/call", *given)
         assert not result.get("isError"), result
         value = result["structuredContent"]
         match name:
@@ -66,6 +65,26 @@ def test_inspector_finds_the_schemas_portable_and_every_tool_answers(
                 assert first_problem(COLOUR, value["value"]) is None
             case _:
                 assert value["choice"] in {"white", "black"}
+
+
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+def test_inspector_finds_the_schemas_portable_and_every_tool_answers(
+    smollm2: Path, era: str
+) -> None:
+    check_with_inspector([str(BIN / "zonda"), "mcp"], era)
+
+
+def test_inspector_finds_the_same_over_http_behind_a_key(smollm2: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("inspector-0123456789abcdef\n", "utf-8")
+    keys.chmod(0o600)
+    with HttpServerProcess("--api-key-file", str(keys), environ=os.environ) as server:
+        header = "Authorization: Bearer inspector-0123456789abcdef"
+        target = [server.url, "--transport", "http", "--header", header]
+        for era in ("legacy", "modern"):
+            check_with_inspector(target, era)
+        server.stop()
+        assert server.wait() == 0
 
 
 @asynccontextmanager
