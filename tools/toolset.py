@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+import anyio
 
 from tools.errors import UnknownToolError
 from tools.spec import JsonObject, ToolResult, ToolSpec
@@ -45,6 +47,36 @@ class Toolset(Protocol):
         Raises:
             UnknownToolError: no tool has that name.
         """
+        ...
+
+
+class Changes:
+    """Counts the changes of something; who waits for the next one misses none in between."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._told = anyio.Event()
+
+    def tell(self) -> None:
+        """Count one more."""
+        self.count += 1
+        self._told.set()
+        self._told = anyio.Event()
+
+    async def wait(self, seen: int) -> int:
+        """Wait until the count is another than `seen`; return it."""
+        while self.count == seen:
+            await self._told.wait()
+        return self.count
+
+
+@runtime_checkable
+class ChangingToolset(Toolset, Protocol):
+    """A toolset that says when it offers other tools than before."""
+
+    @property
+    def changes(self) -> Changes:
+        """Counts how often the list of tools has changed."""
         ...
 
 

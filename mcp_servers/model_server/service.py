@@ -29,7 +29,14 @@ from runtime.chat.support import ToolSupport
 from runtime.errors import CapacityError
 from tools.errors import InvalidArgumentsError, ZondaError
 from tools.spec import JsonObject, TextContent, ToolResult, ToolSpec
-from tools.toolset import CallContext, FilteredToolset, ProgressCallback, Toolset, find_tool
+from tools.toolset import (
+    CallContext,
+    ChangingToolset,
+    FilteredToolset,
+    ProgressCallback,
+    Toolset,
+    find_tool,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +50,9 @@ _WORK: Mapping[str, Work] = {
 
 PROGRESS_INTERVAL_S = 0.2
 CANCEL_WAIT_S = 5.0
+
+PREPARE_INTERVAL_S = 1.0
+"""Tools that change again and again are prepared for this often at most."""
 
 
 class Models(Protocol):
@@ -91,6 +101,7 @@ class ModelService:
         self._toolset = toolset
         self._tasks = tasks
         self._prepared: dict[str, list[ToolSpec]] = {}  # by model: what it is ready for
+        self._is_following = False
         self.listed = anyio.Event()
         self.readiness: Literal["loading", "ready", "failed"] = "loading"
         self._specs = list_specs(model_names, agent.servers if agent else ())
@@ -113,6 +124,23 @@ class ModelService:
         else:
             self.readiness = "ready"
             await self._prepare_tools(model)
+            if self._toolset is not None and not self._is_following:
+                self._is_following = True
+                self._tasks.start_soon(self._follow_tools, model, self._toolset)
+
+    async def _follow_tools(self, model: calls.Model, opened: Background[Toolset]) -> None:
+        """Prepare anew whenever the tool servers offer other tools; the task ends with us."""
+        try:
+            toolset = await opened.get()
+        except ZondaError:  # logged where it was raised
+            return
+        if not isinstance(toolset, ChangingToolset):
+            return
+        seen = -1  # what changed while we were not looking counts
+        while True:
+            seen = await toolset.changes.wait(seen)
+            await self._prepare_tools(model)
+            await anyio.sleep(PREPARE_INTERVAL_S)
 
     async def drain(self) -> None:
         """Refuse new runs and wait for those that go on; results can still be asked for."""

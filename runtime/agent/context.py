@@ -61,6 +61,12 @@ class Context:
         self._texts: dict[str, str] = {}
         self._stubs: dict[int, str] = {}
 
+    def offer(self, tools: Sequence[ToolSpec]) -> None:
+        """Offer these tools from now on, and still what was kept; `tools` stays the same list."""
+        own = [READ_RESULT] if self._texts else []
+        self.tools[:] = [tool for tool in tools if tool.name != READ_RESULT.name or not own] + own
+        self._has_name = bool(own) or all(tool.name != READ_RESULT.name for tool in tools)
+
     def cut(self, text: str, place: int) -> str:
         """Shorten the result that becomes message number `place`, and keep it whole."""
         if len(text) <= self._max_chars:

@@ -105,7 +105,7 @@ class Agent:
 
     Attributes:
         model: takes the turns.
-        toolset: what may be called; listed once per run, so that the prompt stays the same.
+        toolset: what may be called; the prompt stays the same until it lists other tools.
         policy: which calls are made without asking.
         limits: where a run stops.
         approver: asks a person; None when there is nobody, and what would ask is denied.
@@ -140,19 +140,22 @@ class Agent:
                 by default the run's own.
             choices: lists that `x-choices-from` in tools' schemas refers to by their names.
         """
-        specs = await self.list_tools()
-        loop = _Loop(self, specs, messages)
+        listed = await self.toolset.list_tools()
+        loop = _Loop(self, listed, await self.select(listed), messages)
         turn = _Turn(output, sampling, conversation or f"run-{secrets.token_urlsafe(18)}", choices)
         async with aclosing(loop.events(turn, tool_choice)) as events:
             async for event in events:
                 yield event
 
     async def list_tools(self) -> list[ToolSpec]:
-        """List what a run offers the model: neither what is denied nor what it cannot call.
+        """List what a run offers the model."""
+        return await self.select(await self.toolset.list_tools())
+
+    async def select(self, listed: Sequence[ToolSpec]) -> list[ToolSpec]:
+        """Return what a run offers of these tools: neither what is denied nor what it cannot call.
 
         In an order that depends on the tools alone, so that all runs share one prompt.
         """
-        listed = await self.toolset.list_tools()
         specs = [spec for spec in listed if self.policy.decide(spec).decision != "deny"]
         refused = {
             name: support
@@ -182,8 +185,14 @@ class _Loop:
     """
 
     def __init__(
-        self, agent: Agent, specs: Sequence[ToolSpec], messages: Sequence[Message]
+        self,
+        agent: Agent,
+        listed: Sequence[ToolSpec],
+        specs: Sequence[ToolSpec],
+        messages: Sequence[Message],
     ) -> None:
+        self._agent = agent
+        self._listed = listed
         self._model = agent.model
         self._limits = agent.limits
         max_chars = min(agent.limits.max_result_chars, agent.model.context_length)
@@ -208,7 +217,7 @@ class _Loop:
             self._step += 1
             self._answer = ""
             yield StepStarted(self._step, choice)
-            if await self._fit(turn):
+            if await self._refresh_tools() and await self._fit(turn):
                 async with aclosing(self._speak(turn, choice)) as spoken:
                     async for event in spoken:
                         yield event
@@ -231,6 +240,19 @@ class _Loop:
             elif self._usage.completion_tokens >= self._limits.max_tokens:
                 self._stopped_by = "tokens"
         return self._stopped_by
+
+    async def _refresh_tools(self) -> bool:
+        """Offer what the toolset lists now, where that changed; False when the run has to stop."""
+        with anyio.CancelScope(deadline=self._deadline) as scope:
+            try:
+                if (listed := await self._agent.toolset.list_tools()) != self._listed:
+                    self._context.offer(await self._agent.select(listed))
+                    self._listed = listed
+            except ZondaError as exc:
+                self._fail(exc)
+        if scope.cancelled_caught:
+            self._stopped_by = "time"
+        return self._stopped_by is None
 
     async def _fit(self, turn: _Turn) -> bool:
         """Make room for the next turn; False when the run has to stop."""

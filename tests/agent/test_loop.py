@@ -100,6 +100,33 @@ async def test_lists_for_hints_reach_every_turn() -> None:
     assert [asked.choices for asked in model.asked] == [{"files": ["a"]}] * 2
 
 
+async def test_tools_that_come_and_go_during_a_run_are_offered_from_the_next_turn_on() -> None:
+    known = {name: (make_spec(name), echo) for name in ("echo", "late")}
+    toolset = ScriptedToolset([])
+
+    async def change(arguments: JsonObject) -> ToolResult:
+        toolset.tools = [*toolset.tools[:1], *(known[name] for name in arguments["names"])]
+        return ToolResult.from_text("changed")
+
+    toolset.tools = [(make_spec("change"), change), known["echo"]]
+    turns = [
+        ScriptedTurn(calls=(call("change", 1, names=["echo", "late"]),)),
+        ScriptedTurn(calls=(call("late", 2),)),
+        ScriptedTurn(calls=(call("change", 3, names=["echo"]),)),
+        ScriptedTurn(calls=(call("late", 4),)),
+    ]
+    model = ScriptedChatModel(play(*turns, ANSWER))
+    end = await last(Agent(model, toolset))
+    assert [asked.tools for asked in model.asked] == [
+        ("change", "echo"),
+        ("change", "echo", "late"),
+        ("change", "echo", "late"),
+        ("change", "echo"),
+        ("change", "echo"),
+    ]
+    assert [finished.result.is_error for finished in end.calls] == [False, False, False, True]
+
+
 async def test_first_choice_holds_for_the_first_step_only() -> None:
     model = ScriptedChatModel(play(ScriptedTurn(calls=(call("echo"),)), ANSWER))
     agent = Agent(model, ScriptedToolset([(make_spec("echo"), echo)]))

@@ -3,7 +3,8 @@
 Run as a script. Speaks the 2025-11-25 handshake over stdio, a line at a time. Its tools are the
 functions below; its arguments are modes: `junk` prints other lines between messages, `stubborn`
 ignores the end of its input and SIGTERM, `loud` writes to stderr, `hard` has a pattern too long
-for any grammar in the schema of `hang`.
+for any grammar in the schema of `hang`, `changing` has `become`, which changes the list of tools,
+and `cancelled`, which tells the calls that were given up.
 """
 
 from __future__ import annotations
@@ -88,6 +89,30 @@ def malform(arguments: JSON, token: object) -> JSON:
     return {"content": "no list"}
 
 
+def become(arguments: JSON, token: object) -> JSON:
+    """Offer these tools too from now on, by name and description, and say so."""
+    CHANGING.clear()
+    CHANGING.update(arguments["tools"])
+    for _ in range(arguments.get("times", 1)):
+        send({"method": "notifications/tools/list_changed"})
+    return {"content": [{"type": "text", "text": "become"}]}
+
+
+def cancelled(arguments: JSON, token: object) -> JSON:
+    return {"content": [], "structuredContent": {"num_cancelled": len(CANCELLED)}}
+
+
+def crawl(arguments: JSON, token: object) -> JSON:
+    """Take `steps` steps of 0.1 s, telling of each."""
+    for progress in range(arguments["steps"]):
+        time.sleep(0.1)
+        params = {"progressToken": token, "progress": progress + 1}
+        send({"method": "notifications/progress", "params": params})
+    return {"content": [{"type": "text", "text": "there"}]}
+
+
+CHANGING: dict[str, str] = {}
+CANCELLED: list[object] = []
 TOOLS = {
     f.__name__: f
     for f in (
@@ -95,6 +120,8 @@ TOOLS = {
         *(flood, mislead, malform),
     )
 }
+if "changing" in MODES:
+    TOOLS |= {"become": become, "cancelled": cancelled, "crawl": crawl}
 SCHEMAS: JSON = {
     "echo": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
     "refuse": {"type": "object", "minProperties": "two" if "invalid" in MODES else 0},
@@ -107,10 +134,12 @@ OUTPUT = {"type": "object", "properties": {"n": {"type": "integer"}}}
 
 def list_tools(cursor: str | None) -> JSON:
     """Answer in two pages."""
-    names = sorted(TOOLS, reverse=True)
+    names = sorted([*TOOLS, *CHANGING], reverse=True)
     page = names[6:] if cursor else names[:6]
     tools = [{"name": name, "inputSchema": SCHEMAS.get(name, {"type": "object"})} for name in page]
     for tool in tools:
+        if tool["name"] in CHANGING:
+            tool["description"] = CHANGING[tool["name"]]
         if tool["name"] == "mislead":
             tool["outputSchema"] = OUTPUT
     return {"tools": tools} | ({} if cursor else {"nextCursor": "more"})
@@ -129,7 +158,7 @@ def answer(request: JSON) -> None:
     elif method == "tools/call":
         arguments = (params.get("arguments") or {}) | {"_id": request["id"]}
         token = (params.get("_meta") or {}).get("progressToken")
-        result = TOOLS[params["name"]](arguments, token)
+        result = TOOLS.get(params["name"], hang)(arguments, token)
     else:
         raise LookupError(f"no method {method}")
     if result is not None:
@@ -143,6 +172,8 @@ def main() -> None:
         print("starting up", file=sys.stderr, flush=True)  # noqa: T201  it is loud
     for line in sys.stdin:
         request = json.loads(line)
+        if request.get("method") == "notifications/cancelled":
+            CANCELLED.append(request["params"]["requestId"])
         if "id" in request and "method" in request:
             try:
                 answer(request)

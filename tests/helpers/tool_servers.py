@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +36,15 @@ def scripted_server(name: str, *modes: str, timeouts: Timeouts | None = None) ->
     """Configure `tool_server_script.py`, which misbehaves in these modes or when its tools say."""
     script = Path(__file__).with_name("tool_server_script.py")
     return python_server(name, str(script), *modes, timeouts=timeouts)
+
+
+def changing_server(name: str, tools: Mapping[str, str] | None = None) -> ServerConfig:
+    """Configure `changing_server.py`, of the modern era, which offers these tools to begin with."""
+    script = Path(__file__).with_name("changing_server.py")
+    limits = Timeouts(connect_s=15, idle_s=10, total_s=15)
+    return ServerConfig(
+        name, sys.executable, ("-P", str(script), json.dumps(tools or {})), timeouts=limits
+    )
 
 
 def python_server(name: str, *args: str, timeouts: Timeouts | None = None) -> ServerConfig:

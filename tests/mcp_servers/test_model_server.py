@@ -18,6 +18,8 @@ from runtime.grammar.compile import GrammarSource, from_grammar, from_regex
 from tests.helpers.model_service import ERAS, ScriptedModels, agent_over, connect, scripted_models
 from tests.helpers.scripted_chat_model import AskedTurn, ScriptedTurn, play
 from tests.helpers.scripted_tools import ScriptedToolset, echo, make_spec
+from tests.helpers.tool_servers import scripted_server
+from tools.mcp_client.toolset import open_toolset
 from tools.spec import JsonObject, TextContent
 from tools.toolset import CallContext
 
@@ -510,6 +512,25 @@ async def test_model_is_prepared_for_the_tools_a_run_offers_and_again_when_they_
     assert [asked.tools for asked in models.model.asked] == [
         *[("alpha", "beta")] * 2,
         ("alpha", "beta", "delta"),
+    ]
+
+
+async def test_model_is_prepared_anew_as_soon_as_a_tool_server_offers_other_tools() -> None:
+    config = scripted_server("a", "changing")
+    models = scripted_models(play(HELLO))
+    with anyio.fail_after(15):
+        async with open_toolset({"a": config}) as toolset:
+            before = tuple(sorted(tool.name for tool in await toolset.list_tools()))
+            agent = agent_over(toolset, "a")
+            async with open_service(["scripted"], models.opened, agent) as service:
+                await service.prepare()
+                was_prepared = models.model.was_prepared
+                tools = {"tools": {"x": "One."}}
+                await toolset.call_tool("a__become", tools, CallContext())
+                await was_prepared.wait()
+    assert [tuple(sorted(names)) for names in models.model.prepared] == [
+        before,
+        tuple(sorted([*before, "a__x"])),
     ]
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import anyio
@@ -20,14 +20,20 @@ from mcp.shared.dispatcher import ProgressFnT
 from pydantic import ValidationError
 
 from tools.errors import ToolServerError
+from tools.mcp_client.catalogue import (
+    OfferedTool,
+    Staleness,
+    list_tools,
+    listen_for_changes,
+    offer_tools,
+    usable_tools,
+)
 from tools.mcp_client.config import ServerConfig
-from tools.mcp_client.names import exposed_name
 from tools.mcp_client.process import ServerProcess
 from tools.mcp_client.remote import RemoteServer
-from tools.mcp_client.wire import from_mcp_result, from_mcp_tool
+from tools.mcp_client.wire import from_mcp_result
 from tools.spec import JsonObject, ToolResult, ToolSpec
 from tools.toolset import CallContext
-from tools.validation import schema_problem
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +52,8 @@ _FAILURES = (
 _FIRST_DELAY_S = 0.2
 _MOST_DELAY_S = 30.0
 _STABLE_AFTER_S = 60.0
-_MAX_PAGES = 100
+_LIST_INTERVAL_S = 0.5
+"""A server that says again and again that its tools changed is asked this often at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +76,26 @@ class ServerState:
     pid: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Tool:
-    spec: ToolSpec
-    own_name: str
+def _ignore_change() -> None:
+    pass
 
 
 class ServerConnection:
-    """Keeps one server connected while `run` runs, and calls its tools."""
+    """Keeps one server connected while `run` runs, and calls its tools.
 
-    def __init__(self, config: ServerConfig) -> None:
+    `on_change` is called when it offers other tools than before.
+    """
+
+    def __init__(
+        self, config: ServerConfig, on_change: Callable[[], None] = _ignore_change
+    ) -> None:
         self._config = config
+        self._on_change = on_change
         self._state = ServerState("starting")
         self._changed = anyio.Event()
         self._client: Client | None = None
-        self._tools: dict[str, _Tool] = {}
+        self._tools: Mapping[str, OfferedTool] = {}
+        self._told_tools: Sequence[ToolSpec] = []
 
     @property
     def name(self) -> str:
@@ -97,7 +109,7 @@ class ServerConnection:
     def tools(self) -> Sequence[ToolSpec]:
         """What the server offers, by name; nothing unless it is ready or will be again."""
         if self._state.status not in {"ready", "restarting"}:
-            return ()
+            return []
         return [tool.spec for tool in self._tools.values()]
 
     async def wait_for(self, *statuses: Status) -> ServerState:
@@ -198,15 +210,16 @@ class ServerConnection:
         deadline = anyio.current_time() + self._config.timeouts.connect_s
         status: Status = "failed"
         failures: list[BaseException] = []
+        stale = Staleness()
         with anyio.CancelScope(deadline=deadline) as scope:
             try:
-                async with Client(server.run()) as client:
+                async with Client(server.run(), message_handler=stale.hear) as client:
                     self._tools = await self._list_tools(client)
                     scope.deadline = math.inf
                     self._become_ready(client, server.pid)
                     status = "restarting"
                     try:
-                        await server.lost.wait()
+                        await self._stay(client, stale, server.lost)
                     finally:  # a lost HTTP connection cancels the wait
                         self._lose(client)
             except* _FAILURES as group:
@@ -221,23 +234,38 @@ class ServerConnection:
         self._client = client
         self._set(ServerState("ready", None, num_tools, version, pid))
 
-    async def _list_tools(self, client: Client) -> dict[str, _Tool]:
+    async def _stay(self, client: Client, stale: Staleness, lost: anyio.Event) -> None:
+        """Keep the list of tools as the server has it, until the server is lost."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(listen_for_changes, client, self.name, stale)
+            group.start_soon(self._keep_listed, client, stale)
+            await lost.wait()
+            group.cancel_scope.cancel()
+
+    async def _keep_listed(self, client: Client, stale: Staleness) -> None:
+        while True:
+            await stale.wait()
+            try:
+                with anyio.fail_after(self._config.timeouts.connect_s):
+                    tools = await self._list_tools(client)
+            except _FAILURES as exc:  # a lost connection ends elsewhere; the rest may pass
+                logger.warning("server=%s: its tools could not be listed anew: %s", self.name, exc)
+            else:
+                if self._client is client:
+                    self._change_tools(tools)
+            await anyio.sleep(_LIST_INTERVAL_S)
+
+    async def _list_tools(self, client: Client) -> Mapping[str, OfferedTool]:
         """Return the server's tools by offered name, in order; unusable ones are left out."""
-        found: dict[str, _Tool] = {}
-        cursor: str | None = None
-        for _ in range(_MAX_PAGES if client.server_capabilities.tools else 0):
-            page = await client.list_tools(cursor=cursor)
-            for tool in page.tools:
-                name = exposed_name(self.name, tool.name)
-                if (problem := schema_problem(tool.input_schema)) is not None:
-                    logger.warning("server=%s tool=%s left out: %s", self.name, tool.name, problem)
-                    continue
-                spec = from_mcp_tool(tool, name=name, server=self.name)
-                found.setdefault(name, _Tool(spec, tool.name))
-            cursor = page.next_cursor
-            if not cursor:
-                break
-        return dict(sorted(found.items()))
+        return offer_tools(self.name, usable_tools(self.name, await list_tools(client)), ())
+
+    def _change_tools(self, tools: Mapping[str, OfferedTool]) -> None:
+        added, gone = tools.keys() - self._tools.keys(), self._tools.keys() - tools.keys()
+        if tools != self._tools:
+            text = "server=%s offers other tools: %d new, %d gone, %d in all"
+            logger.info(text, self.name, len(added), len(gone), len(tools))
+            self._tools = tools
+            self._set(replace(self._state, num_tools=len(tools)))
 
     def _lose(self, client: Client) -> None:
         """Let later calls wait for the next connection; the first to see the loss says so."""
@@ -249,6 +277,10 @@ class ServerConnection:
         self._state = state
         self._changed.set()
         self._changed = anyio.Event()
+        tools = self.tools
+        if tools != self._told_tools:
+            self._told_tools = tools
+            self._on_change()
 
 
 def _leaves(group: BaseExceptionGroup[Exception]) -> list[BaseException]:

@@ -12,7 +12,7 @@ from tools.mcp_client.config import ServerConfig
 from tools.mcp_client.names import server_prefix
 from tools.mcp_client.server import ServerConnection, ServerState, Status
 from tools.spec import JsonObject, ToolResult, ToolSpec
-from tools.toolset import CallContext, find_tool
+from tools.toolset import CallContext, Changes, find_tool
 from tools.validation import first_problem
 
 
@@ -22,15 +22,16 @@ async def open_toolset(
 ) -> AsyncIterator[McpToolset]:
     """Start every server at the same time, and end them all, children included, on leaving.
 
-    Does not wait for the servers: `list_tools` does, for at most `start_wait_s` seconds.
+    Does not wait for the servers: `list_tools` does, until `start_wait_s` seconds after this.
     """
-    connections = [ServerConnection(config) for _, config in sorted(configs.items())]
+    changes = Changes()
+    connections = [ServerConnection(config, changes.tell) for _, config in sorted(configs.items())]
     failure: Exception | None = None
     async with anyio.create_task_group() as group:
         for connection in connections:
             group.start_soon(connection.run, name=f"tool server {connection.name}")
         try:
-            yield McpToolset(connections, start_wait_s)
+            yield McpToolset(connections, changes, anyio.current_time() + start_wait_s)
         except Exception as exc:  # noqa: BLE001  raised below, outside of the group: not wrapped
             failure = exc
         finally:
@@ -44,15 +45,22 @@ class McpToolset:
 
     The tools of a server that is not there are absent; calls of them are results with
     `is_error` that say why.
+
+    Attributes:
+        changes: counts how often other tools were offered than before: a server came up or was
+            given up, or said that its tools have changed.
     """
 
-    def __init__(self, connections: Sequence[ServerConnection], start_wait_s: float) -> None:
+    def __init__(
+        self, connections: Sequence[ServerConnection], changes: Changes, start_deadline: float
+    ) -> None:
+        self.changes = changes
         self._connections = {connection.name: connection for connection in connections}
-        self._start_wait_s = start_wait_s
+        self._start_deadline = start_deadline
 
     async def list_tools(self) -> Sequence[ToolSpec]:
         """Return the tools of every server that is there; waits while servers start."""
-        with anyio.move_on_after(self._start_wait_s):
+        with anyio.CancelScope(deadline=self._start_deadline):
             for connection in self._connections.values():
                 await connection.wait_for("ready", "restarting", "failed", "disabled")
         return self._tools()

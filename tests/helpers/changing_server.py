@@ -1,0 +1,59 @@
+"""A tool server of the modern era, over stdio, whose tools change while it runs.
+
+Run as a script. `become` takes the list of tools it offers from then on, beside itself, each a
+name and a description, and says so to whoever listens; an argument is such a list to begin with.
+Two tools a page.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import anyio
+import mcp_types as types
+from mcp.server import Server, ServerRequestContext
+from mcp.server.stdio import stdio_server
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ToolsListChanged
+
+BUS = InMemorySubscriptionBus()
+TOOLS: dict[str, str] = dict(json.loads(sys.argv[1])) if len(sys.argv) > 1 else {}
+PAGE = 2
+
+
+async def list_tools(
+    context: ServerRequestContext, params: types.PaginatedRequestParams | None
+) -> types.ListToolsResult:
+    start = int(params.cursor) if params and params.cursor else 0
+    named = [("become", "Offer these tools."), *TOOLS.items()]
+    tools = [
+        types.Tool(name=name, description=text, input_schema={"type": "object"})
+        for name, text in named[start : start + PAGE]
+    ]
+    more = str(start + PAGE) if len(named) > start + PAGE else None
+    return types.ListToolsResult(tools=tools, next_cursor=more)
+
+
+async def call_tool(
+    context: ServerRequestContext, params: types.CallToolRequestParams
+) -> types.CallToolResult:
+    if params.name == "become":
+        TOOLS.clear()
+        TOOLS.update((params.arguments or {})["tools"])
+        await BUS.publish(ToolsListChanged())
+    return types.CallToolResult(content=[types.TextContent(text=params.name)])
+
+
+async def main() -> None:
+    server = Server(
+        "changing",
+        on_list_tools=list_tools,
+        on_call_tool=call_tool,
+        on_subscriptions_listen=ListenHandler(BUS),
+    )
+    async with stdio_server() as (read, write):
+        await server.run(read, write, server.create_initialization_options())
+
+
+if __name__ == "__main__":
+    anyio.run(main)
