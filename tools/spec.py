@@ -77,7 +77,8 @@ class ResourceLink:
 
     @property
     def as_text(self) -> str:
-        return f"[resource {self.name} at {self.uri}]"
+        kind = f", {self.mime_type}" if self.mime_type else ""
+        return f"[resource {self.name} at {self.uri}{kind}]"
 
 
 Content = TextContent | MediaContent | ResourceLink
@@ -93,10 +94,13 @@ class ToolResult:
 
     @property
     def text(self) -> str:
-        """What a model reads: the structured value as compact JSON, else the content."""
-        if self.structured is not None and not self.is_error:
-            return json.dumps(self.structured, ensure_ascii=False, separators=(",", ":"))
-        return "\n".join(block.as_text for block in self.content)
+        """What a model reads: the content, its texts as the structured value where there is one."""
+        blocks = self.content
+        if self.structured is None or self.is_error:
+            return "\n".join(block.as_text for block in blocks)
+        value = json.dumps(self.structured, ensure_ascii=False, separators=(",", ":"))
+        others = [block.as_text for block in blocks if not isinstance(block, TextContent)]
+        return "\n".join([value, *others])
 
     @classmethod
     def from_text(cls, text: str, *, is_error: bool = False) -> ToolResult:

@@ -2,7 +2,8 @@
 
 Run as a script. `become` takes the list of tools it offers from then on, beside itself, each a
 name and a description, and says so to whoever listens; an argument is such a list to begin with.
-Two tools a page.
+Two tools a page. A tool `hang` does not answer; once such a call was cancelled there is another
+tool, `was_cancelled`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,13 @@ async def call_tool(
         TOOLS.clear()
         TOOLS.update((params.arguments or {})["tools"])
         await BUS.publish(ToolsListChanged())
+    if params.name == "hang":
+        try:
+            await anyio.sleep_forever()
+        finally:
+            TOOLS["was_cancelled"] = "A call was."
+            with anyio.CancelScope(shield=True):
+                await BUS.publish(ToolsListChanged())
     return types.CallToolResult(content=[types.TextContent(text=params.name)])
 
 

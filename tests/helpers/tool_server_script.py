@@ -4,7 +4,7 @@ Run as a script. Speaks the 2025-11-25 handshake over stdio, a line at a time. I
 functions below; its arguments are modes: `junk` prints other lines between messages, `stubborn`
 ignores the end of its input and SIGTERM, `loud` writes to stderr, `hard` has a pattern too long
 for any grammar in the schema of `hang`, `changing` has `become`, which changes the list of tools,
-and `cancelled`, which tells the calls that were given up.
+`cancelled`, which tells how many calls were given up, `crawl` and `deafen`.
 """
 
 from __future__ import annotations
@@ -111,6 +111,13 @@ def crawl(arguments: JSON, token: object) -> JSON:
     return {"content": [{"type": "text", "text": "there"}]}
 
 
+def deafen(arguments: JSON, token: object) -> JSON:
+    """Answer, and read nothing from then on."""
+    send({"id": arguments["_id"], "result": {"content": []}})
+    while True:
+        time.sleep(1000)
+
+
 CHANGING: dict[str, str] = {}
 CANCELLED: list[object] = []
 TOOLS = {
@@ -121,7 +128,7 @@ TOOLS = {
     )
 }
 if "changing" in MODES:
-    TOOLS |= {"become": become, "cancelled": cancelled, "crawl": crawl}
+    TOOLS |= {"become": become, "cancelled": cancelled, "crawl": crawl, "deafen": deafen}
 SCHEMAS: JSON = {
     "echo": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
     "refuse": {"type": "object", "minProperties": "two" if "invalid" in MODES else 0},

@@ -34,6 +34,10 @@ _TERMINATE_S = 0.25
 _REAP_S = 0.2
 _POLL_S = 0.01
 
+# A server that does not read must not hold up whoever gives a call up: the SDK waits until the
+# cancellation is sent.
+_MAX_QUEUED_MESSAGES = 256
+
 _CHUNK_BYTES = 64 * 1024
 _MAX_STDERR_LINE_BYTES = 4096
 _MAX_STDERR_LINES_PER_S = 50
@@ -82,7 +86,7 @@ class ServerProcess:
         assert process.stderr is not None
         # No await before the task group: a cancellation there would leave the process behind.
         sink, incoming = anyio.create_memory_object_stream[Incoming]()
-        outgoing, source = anyio.create_memory_object_stream[SessionMessage]()
+        outgoing, source = anyio.create_memory_object_stream[SessionMessage](_MAX_QUEUED_MESSAGES)
         async with anyio.create_task_group() as group:
             group.start_soon(self._read, process.stdout, sink)
             group.start_soon(self._write, process.stdin, source)

@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 import re
-from typing import Any
+from typing import Any, Literal
 
 import mcp_types as types
 
@@ -105,16 +105,25 @@ def _from_mcp_content(block: types.ContentBlock) -> Content:
         return ResourceLink(str(block.uri), block.name, block.mime_type)
     if isinstance(block, types.EmbeddedResource):
         return _from_mcp_resource(block.resource)
-    try:
-        data = base64.b64decode(block.data, validate=True)
-    except binascii.Error:
-        return TextContent(f"[{block.type} {block.mime_type}, damaged: not base64]")
-    return MediaContent(block.type, data, block.mime_type)
+    return _decode(block.type, block.data, block.mime_type)
 
 
 def _from_mcp_resource(
     resource: types.TextResourceContents | types.BlobResourceContents,
 ) -> Content:
+    """Take the text of a resource, or its picture or sound; other data is only told of."""
     if isinstance(resource, types.TextResourceContents):
         return TextContent(resource.text)
-    return ResourceLink(str(resource.uri), "embedded binary data", resource.mime_type)
+    mime_type = resource.mime_type or "application/octet-stream"
+    kind = mime_type.partition("/")[0]
+    if kind == "image" or kind == "audio":
+        return _decode(kind, resource.blob, mime_type)
+    num_bytes = len(resource.blob) * 3 // 4 - resource.blob[-2:].count("=")
+    return TextContent(f"[data of {resource.uri}, {mime_type}, {num_bytes} bytes, not shown]")
+
+
+def _decode(kind: Literal["image", "audio"], text: str, mime_type: str) -> Content:
+    try:
+        return MediaContent(kind, base64.b64decode(text, validate=True), mime_type)
+    except binascii.Error:
+        return TextContent(f"[{kind} {mime_type}, damaged: not base64]")

@@ -83,3 +83,13 @@ async def test_coming_up_and_being_lost_for_good_are_changes() -> None:
         await toolset.call_tool("a__die", {}, CONTEXT)
         await toolset.wait_for("a", "ready")
         assert toolset.changes.count == 1  # it offers what it did
+
+
+async def test_a_cancelled_call_is_cancelled_at_a_server_of_the_modern_era() -> None:
+    async with opened(changing_server("a", {"hang": "Does not answer."})) as toolset:
+        assert "a__hang" in await described(toolset)
+        seen = toolset.changes.count
+        with anyio.move_on_after(0.1):
+            await toolset.call_tool("a__hang", {}, CONTEXT)
+        await toolset.changes.wait(seen)
+        assert "a__was_cancelled" in await described(toolset)

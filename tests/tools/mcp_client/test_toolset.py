@@ -186,6 +186,41 @@ async def test_progress_is_passed_on_and_only_grows() -> None:
     assert reports == [(1, 3), (3, 3)]
 
 
+async def test_progress_keeps_a_call_alive_and_its_whole_time_is_bounded() -> None:
+    limits = Timeouts(connect_s=5, idle_s=1, total_s=3)
+    async with opened(scripted_server("a", "changing", timeouts=limits)) as toolset:
+        slow = await toolset.call_tool("a__crawl", {"steps": 14}, CONTEXT)
+        assert slow == ToolResult.from_text("there")
+        endless = await toolset.call_tool("a__crawl", {"steps": 100}, CONTEXT)
+        assert endless == ToolResult.from_text(
+            (
+                "server 'a' took more than 3 s, so the call of a__crawl was given up; "
+                "it may still have had an effect"
+            ),
+            is_error=True,
+        )
+
+
+async def test_a_call_that_is_cancelled_or_given_up_is_cancelled_at_the_server() -> None:
+    limits = Timeouts(connect_s=5, idle_s=0.2, total_s=5)
+    async with opened(scripted_server("a", "changing", timeouts=limits)) as toolset:
+        await toolset.wait_for("a", "ready")
+        with anyio.move_on_after(0.1) as scope:
+            await toolset.call_tool("a__hang", {}, CONTEXT)
+        assert scope.cancelled_caught
+        assert (await toolset.call_tool("a__hang", {}, CONTEXT)).is_error
+        found = await toolset.call_tool("a__cancelled", {}, CONTEXT)
+        assert found.structured == {"num_cancelled": 2}
+
+
+async def test_a_call_is_left_at_once_although_the_server_reads_nothing_any_more() -> None:
+    async with opened(scripted_server("a", "changing")) as toolset:
+        await toolset.call_tool("a__deafen", {}, CONTEXT)
+        with anyio.fail_after(3), anyio.move_on_after(0.1) as scope:
+            await toolset.call_tool("a__echo", {"text": "x" * 1_000_000}, CONTEXT)
+        assert scope.cancelled_caught
+
+
 async def test_junk_between_messages_is_ignored_and_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -65,7 +65,19 @@ def test_a_result_survives_the_way_there_and_back() -> None:
             types.EmbeddedResource(
                 resource=types.BlobResourceContents(uri="a:b", blob="AA==", mime_type="x/y")
             ),
-            ResourceLink("a:b", "embedded binary data", "x/y"),
+            TextContent("[data of a:b, x/y, 1 bytes, not shown]"),
+        ),
+        (
+            types.EmbeddedResource(
+                resource=types.BlobResourceContents(uri="a:b", blob="AAE=", mime_type="image/png")
+            ),
+            MediaContent("image", b"\x00\x01", "image/png"),
+        ),
+        (
+            types.EmbeddedResource(
+                resource=types.BlobResourceContents(uri="a:b", blob="?", mime_type="audio/wav")
+            ),
+            TextContent("[audio audio/wav, damaged: not base64]"),
         ),
         (
             types.ImageContent(data="not base64!", mime_type="image/png"),
@@ -74,7 +86,7 @@ def test_a_result_survives_the_way_there_and_back() -> None:
     ],
 )
 def test_what_a_server_embeds_becomes_content(
-    block: types.ContentBlock, content: TextContent | ResourceLink
+    block: types.ContentBlock, content: TextContent | MediaContent
 ) -> None:
     assert from_mcp_result(types.CallToolResult(content=[block])) == ToolResult((content,))
 
@@ -87,3 +99,11 @@ def test_a_structured_value_that_is_no_object_becomes_text() -> None:
 def test_a_model_is_told_of_media_it_cannot_see() -> None:
     result = ToolResult((TextContent("a"), MediaContent("image", b"123", "image/png")))
     assert result.text == "a\n[image image/png, 3 bytes, not shown]"
+
+
+def test_a_model_reads_the_structured_value_instead_of_texts_but_beside_all_else() -> None:
+    link = ResourceLink("file:///a", "a", "text/plain")
+    result = ToolResult((TextContent('{"n": 1}'), link), structured={"n": 1})
+    assert result.text == '{"n":1}\n[resource a at file:///a, text/plain]'
+    failed = ToolResult((TextContent("no"),), structured={"n": 1}, is_error=True)
+    assert failed.text == "no"
