@@ -29,6 +29,8 @@ from tools.mcp_client.catalogue import (
     usable_tools,
 )
 from tools.mcp_client.config import ServerConfig
+from tools.mcp_client.names import exposed_name
+from tools.mcp_client.pins import Pins, why_held
 from tools.mcp_client.process import ServerProcess
 from tools.mcp_client.remote import RemoteServer
 from tools.mcp_client.wire import from_mcp_result
@@ -52,6 +54,7 @@ _FAILURES = (
 _FIRST_DELAY_S = 0.2
 _MOST_DELAY_S = 30.0
 _STABLE_AFTER_S = 60.0
+_LOOK_FOR_APPROVAL_S = 1.0
 _LIST_INTERVAL_S = 0.5
 """A server that says again and again that its tools changed is asked this often at most."""
 
@@ -67,6 +70,8 @@ class ServerState:
     Attributes:
         reason: why it is not ready, as the rest of a sentence about the server.
         pid: its process, while it is ready; None for a server at a URL.
+        held_tools: tools, by the server's own names, that are not offered because their
+            definition has changed since it was approved.
     """
 
     status: Status
@@ -74,6 +79,7 @@ class ServerState:
     num_tools: int = 0
     protocol_version: str | None = None
     pid: int | None = None
+    held_tools: tuple[str, ...] = ()
 
 
 def _ignore_change() -> None:
@@ -83,17 +89,25 @@ def _ignore_change() -> None:
 class ServerConnection:
     """Keeps one server connected while `run` runs, and calls its tools.
 
-    `on_change` is called when it offers other tools than before.
+    `on_change` is called when it offers other tools than before. Without `pins` every definition
+    counts as approved.
     """
 
     def __init__(
-        self, config: ServerConfig, on_change: Callable[[], None] = _ignore_change
+        self,
+        config: ServerConfig,
+        on_change: Callable[[], None] = _ignore_change,
+        pins: Pins | None = None,
     ) -> None:
         self._config = config
+        self._pins = pins
         self._on_change = on_change
         self._state = ServerState("starting")
         self._changed = anyio.Event()
         self._client: Client | None = None
+        self._listed: Sequence[types.Tool] = ()
+        self._held: tuple[str, ...] = ()
+        self._stamp = 0
         self._tools: Mapping[str, OfferedTool] = {}
         self._told_tools: Sequence[ToolSpec] = []
 
@@ -111,6 +125,11 @@ class ServerConnection:
         if self._state.status not in {"ready", "restarting"}:
             return []
         return [tool.spec for tool in self._tools.values()]
+
+    @property
+    def held_names(self) -> Sequence[str]:
+        """The names under which the tools that are held back would be offered."""
+        return [exposed_name(self.name, own_name) for own_name in self._held]
 
     async def wait_for(self, *statuses: Status) -> ServerState:
         """Wait until the server has one of the statuses."""
@@ -214,7 +233,7 @@ class ServerConnection:
         with anyio.CancelScope(deadline=deadline) as scope:
             try:
                 async with Client(server.run(), message_handler=stale.hear) as client:
-                    self._tools = await self._list_tools(client)
+                    self._take(usable_tools(self.name, await list_tools(client)))
                     scope.deadline = math.inf
                     self._become_ready(client, server.pid)
                     status = "restarting"
@@ -232,7 +251,7 @@ class ServerConnection:
         version, num_tools = client.protocol_version, len(self._tools)
         logger.info("server=%s ready: %d tools, protocol %s", self.name, num_tools, version)
         self._client = client
-        self._set(ServerState("ready", None, num_tools, version, pid))
+        self._set(ServerState("ready", None, num_tools, version, pid, self._held))
 
     async def _stay(self, client: Client, stale: Staleness, lost: anyio.Event) -> None:
         """Keep the list of tools as the server has it, until the server is lost."""
@@ -244,28 +263,42 @@ class ServerConnection:
 
     async def _keep_listed(self, client: Client, stale: Staleness) -> None:
         while True:
-            await stale.wait()
             try:
-                with anyio.fail_after(self._config.timeouts.connect_s):
-                    tools = await self._list_tools(client)
+                listed = await self._next_list(client, stale)
             except _FAILURES as exc:  # a lost connection ends elsewhere; the rest may pass
                 logger.warning("server=%s: its tools could not be listed anew: %s", self.name, exc)
             else:
                 if self._client is client:
-                    self._change_tools(tools)
+                    self._take(listed)
             await anyio.sleep(_LIST_INTERVAL_S)
 
-    async def _list_tools(self, client: Client) -> Mapping[str, OfferedTool]:
-        """Return the server's tools by offered name, in order; unusable ones are left out."""
-        return offer_tools(self.name, usable_tools(self.name, await list_tools(client)), ())
+    async def _next_list(self, client: Client, stale: Staleness) -> Sequence[types.Tool]:
+        """Wait until the list has changed, or something in it was approved; return the list."""
+        is_stale = False
+        while not is_stale:
+            with anyio.move_on_after(_LOOK_FOR_APPROVAL_S if self._held else math.inf):
+                await stale.wait()
+                is_stale = True
+            if not is_stale and self._approval_stamp() != self._stamp:
+                return self._listed
+        with anyio.fail_after(self._config.timeouts.connect_s):
+            return usable_tools(self.name, await list_tools(client))
 
-    def _change_tools(self, tools: Mapping[str, OfferedTool]) -> None:
-        added, gone = tools.keys() - self._tools.keys(), self._tools.keys() - tools.keys()
-        if tools != self._tools:
-            text = "server=%s offers other tools: %d new, %d gone, %d in all"
-            logger.info(text, self.name, len(added), len(gone), len(tools))
-            self._tools = tools
-            self._set(replace(self._state, num_tools=len(tools)))
+    def _approval_stamp(self) -> int:
+        return 0 if self._pins is None else self._pins.stamp(self._config)
+
+    def _take(self, listed: Sequence[types.Tool]) -> None:
+        """Offer these tools but those whose definition is not the approved one."""
+        held = () if self._pins is None else self._pins.hold(self._config, listed)
+        self._stamp = self._approval_stamp()
+        tools = offer_tools(self.name, listed, held)
+        if new := sorted(set(held) - set(self._held)):
+            logger.warning("server=%s: %s", self.name, why_held(self.name, new))
+        is_other = (tools, held) != (self._tools, self._held)
+        self._listed, self._held, self._tools = listed, held, tools
+        if is_other and self._state.status == "ready":
+            logger.info("server=%s offers other tools: %d in all", self.name, len(tools))
+            self._set(replace(self._state, num_tools=len(tools), held_tools=held))
 
     def _lose(self, client: Client) -> None:
         """Let later calls wait for the next connection; the first to see the loss says so."""

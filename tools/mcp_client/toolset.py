@@ -10,6 +10,7 @@ import anyio
 from tools.errors import ToolServerError, UnknownToolError
 from tools.mcp_client.config import ServerConfig
 from tools.mcp_client.names import server_prefix
+from tools.mcp_client.pins import Pins, why_held
 from tools.mcp_client.server import ServerConnection, ServerState, Status
 from tools.spec import JsonObject, ToolResult, ToolSpec
 from tools.toolset import CallContext, Changes, find_tool
@@ -18,14 +19,17 @@ from tools.validation import first_problem
 
 @asynccontextmanager
 async def open_toolset(
-    configs: Mapping[str, ServerConfig], *, start_wait_s: float = 15.0
+    configs: Mapping[str, ServerConfig], *, start_wait_s: float = 15.0, pins: Pins | None = None
 ) -> AsyncIterator[McpToolset]:
     """Start every server at the same time, and end them all, children included, on leaving.
 
     Does not wait for the servers: `list_tools` does, until `start_wait_s` seconds after this.
+    Tools whose definition is not the one that `pins` has approved are not offered.
     """
     changes = Changes()
-    connections = [ServerConnection(config, changes.tell) for _, config in sorted(configs.items())]
+    connections = [
+        ServerConnection(config, changes.tell, pins) for _, config in sorted(configs.items())
+    ]
     failure: Exception | None = None
     async with anyio.create_task_group() as group:
         for connection in connections:
@@ -98,6 +102,8 @@ class McpToolset:
                 await connection.wait_for("ready", "restarting", "failed", "disabled")
                 if (owner := self._owner(name)) is not None:
                     return owner
+                if name in connection.held_names:
+                    raise ToolServerError(why_held(connection.name, [name]))
                 if (reason := connection.state.reason) is not None:
                     raise ToolServerError(
                         f"server {connection.name!r} is not available: it {reason}"

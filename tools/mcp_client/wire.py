@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import mcp_types as types
@@ -27,6 +28,9 @@ _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"
     "\U000e0000-\U000e007f]"
 )
+
+
+_MEDIA: Mapping[str, Literal["image", "audio"]] = {"image": "image", "audio": "audio"}
 
 
 def to_mcp_tool(spec: ToolSpec) -> types.Tool:
@@ -115,8 +119,7 @@ def _from_mcp_resource(
     if isinstance(resource, types.TextResourceContents):
         return TextContent(resource.text)
     mime_type = resource.mime_type or "application/octet-stream"
-    kind = mime_type.partition("/")[0]
-    if kind == "image" or kind == "audio":
+    if (kind := _MEDIA.get(mime_type.partition("/")[0])) is not None:
         return _decode(kind, resource.blob, mime_type)
     num_bytes = len(resource.blob) * 3 // 4 - resource.blob[-2:].count("=")
     return TextContent(f"[data of {resource.uri}, {mime_type}, {num_bytes} bytes, not shown]")
