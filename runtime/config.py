@@ -133,6 +133,11 @@ def process_environment() -> Mapping[str, str]:
     return os.environ
 
 
+def servers_file() -> Path:
+    """Where Zonda's own list of MCP servers is, beside zonda.toml; it need not be there."""
+    return platformdirs.user_config_path("zonda") / "mcp.json"
+
+
 def _find(
     name: str, flags: Mapping[str, Any], environ: Mapping[str, str], in_file: Mapping[str, _Given]
 ) -> _Given | None:

@@ -1,7 +1,8 @@
 """The command `zonda`: one file per command, imported when that command is asked for.
 
-A command's module bears its name and so does the function in it. What is heavy (torch, mcp)
-is imported inside the function, so that `--help` needs none of it.
+A command's module bears its name and so does the function in it; a module with `SUBCOMMANDS`
+has more functions, by their names. What is heavy (torch, mcp) is imported inside the function,
+so that `--help` needs none of it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typer.core import TyperGroup
 from mcp_servers.cli.errors import exit_status
 
 COMMANDS = (
-    *("demo", "run", "chat", "mcp", "serve", "connect", "doctor", "pull", "models"),
+    *("demo", "run", "chat", "mcp", "serve", "tools", "connect", "doctor", "pull", "models"),
     *("config", "logs", "workbench", "bench"),
 )
 
@@ -32,7 +33,14 @@ class _Commands(TyperGroup):
             return None
         module = importlib.import_module(f"mcp_servers.cli.{cmd_name}")
         command = typer.Typer(add_completion=False, rich_markup_mode=None)
-        command.command(cmd_name)(getattr(module, cmd_name))
+        function = getattr(module, cmd_name)
+        subcommands = getattr(module, "SUBCOMMANDS", None)
+        if subcommands is None:
+            command.command(cmd_name)(function)
+        else:
+            command.callback(invoke_without_command=True)(function)
+            for name, subcommand in subcommands.items():
+                command.command(name)(subcommand)
         return typer.main.get_command(command)
 
 

@@ -45,16 +45,18 @@ def chat(
 
     from mcp_servers.cli.console import ensure_model, open_console
     from mcp_servers.cli.session import open_session
+    from mcp_servers.cli.tool_servers import find_servers, open_pins
     from runtime.request import SamplingParams
 
     console = open_console()
     ensure_model(config.model, config.cache_dir, console)
     sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature)
+    opened = open_session(config, find_servers(mcp_config), open_pins(config))
     # The loop runs in a thread of its own: the main thread reads lines, and Ctrl-C reaches
     # whichever of the two it belongs to.
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(open_session(config, mcp_config)) as session,
+        portal.wrap_async_context_manager(opened) as session,
     ):
         Conversation(session, console, sampling, system).talk(portal, read_line)
 
@@ -96,7 +98,7 @@ class Conversation:
         from mcp_servers.cli.console import tools_table
 
         specs = await self._session.toolset.list_tools()
-        self._console.print(tools_table(specs) if specs else "no tools; see --mcp-config")
+        self._console.print(tools_table(specs) if specs else "no tools; see `zonda mcp add`")
 
     async def _turn(self, line: str) -> None:
         from mcp_servers.cli.console import AgentPrinter, conclude, terminal_approver

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runtime.config import Config, load_config
+from runtime.config import Config, load_config, process_environment
 from runtime.telemetry import configure_logging
 from tools.spec import JsonObject, ToolSpec
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from mcp_servers.cli.session import Session
     from runtime.agent.events import AgentEnd
+    from tools.mcp_client.config import ServerConfig
 
 TASK = "Multiply 1234 by 5678 with the calculator, then tell me the product in a sentence."
 OFFERED = ("workbench__calculate", "workbench__get_time")
@@ -56,6 +57,7 @@ def demo(
     import anyio
 
     from mcp_servers.cli.console import ensure_model, open_console
+    from tools.mcp_client.config import load_servers
 
     console = open_console()
     console.rule("Zonda: a local model calls a tool of an MCP server", style="cyan")
@@ -64,7 +66,8 @@ def demo(
         servers = {"workbench": workbench_entry(Path(folder))}
         mcp_config = Path(folder) / "mcp.json"
         mcp_config.write_text(json.dumps({"mcpServers": servers}), encoding="utf-8")
-        anyio.run(_demo, console, config, mcp_config, path, task)
+        loaded = load_servers(mcp_config, process_environment())
+        anyio.run(_demo, console, config, loaded, path, task)
 
 
 def workbench_entry(root: Path) -> JsonObject:
@@ -79,7 +82,11 @@ def is_offered(tool: ToolSpec) -> bool:
 
 
 async def _demo(
-    console: Console, config: Config, mcp_config: Path, model_path: Path, task: str
+    console: Console,
+    config: Config,
+    servers: Mapping[str, ServerConfig],
+    model_path: Path,
+    task: str,
 ) -> None:
     from mcp_servers.cli.console import AgentPrinter
     from mcp_servers.cli.session import open_session, watch
@@ -92,7 +99,7 @@ async def _demo(
     async with AsyncExitStack() as stack:
         began = time.perf_counter()
         with console.status("loading the model, starting the tool server …"):
-            session = await stack.enter_async_context(open_session(config, mcp_config))
+            session = await stack.enter_async_context(open_session(config, servers))
             toolset = FilteredToolset(session.toolset, is_offered)
             specs = await toolset.list_tools()
         _show_start(console, session, model_path, specs, time.perf_counter() - began)

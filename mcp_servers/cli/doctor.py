@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from runtime.chat.support import ToolSupport
     from runtime.weights import Checkpoint
     from tools.mcp_client.config import ServerConfig
+    from tools.mcp_client.pins import Pins
     from tools.mcp_client.server import ServerState
     from tools.spec import ToolSpec
 
@@ -45,7 +46,7 @@ class Check:
 def doctor(
     *,
     mcp_config: Annotated[
-        Path | None, typer.Option(help="File of MCP servers, each of which is started once.")
+        Path | None, typer.Option(help="File of more MCP servers; each is started once.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Name or path of the model to look at.")] = None,
     config_file: ConfigFile = None,
@@ -88,8 +89,7 @@ def _checks(
         yield from _model(config)
     for host in HOSTS.values():
         yield from _host(host)
-    if mcp_config is not None:
-        yield from _servers(mcp_config, config)
+    yield from _servers(mcp_config, config)
 
 
 def _machine() -> Check:
@@ -181,38 +181,44 @@ def _command(document: Any, host: Host) -> str | None:
     return document if isinstance(document, str) else None
 
 
-def _servers(path: Path, config: Config | None) -> Iterator[Check]:
+def _servers(mcp_config: Path | None, config: Config | None) -> Iterator[Check]:
     import anyio
 
-    from tools.mcp_client.config import load_servers
+    from mcp_servers.cli.tool_servers import find_servers, open_pins
 
     try:
-        servers = load_servers(path, process_environment())
+        servers = find_servers(mcp_config)
     except ConfigurationError as exc:
         yield Check("tool servers", "failed", str(exc), "mend the file or name another")
         return
-    states, tools = anyio.run(_try_servers, servers)
+    pins = None if config is None else open_pins(config)
+    states, tools = anyio.run(_try_servers, servers, pins)
     support = {} if config is None else _grade(config, tools)
     for name, state in states.items():
-        yield _server(name, servers[name], state)
+        yield from _server(name, servers[name], state)
         of_server = [tool.name for tool in tools if tool.server == name]
         yield from _tools(name, {tool: support[tool] for tool in of_server if tool in support})
 
 
-def _server(name: str, config: ServerConfig, state: ServerState) -> Check:
+def _server(name: str, config: ServerConfig, state: ServerState) -> Iterator[Check]:
     if state.status == "ready":
         found = f"{state.num_tools} tools, protocol {state.protocol_version}"
-        return Check(f"server {name}", "ok", found)
+        yield Check(f"server {name}", "ok", found)
+        if held := ", ".join(state.held_tools):
+            found = f"disabled, for their definition has changed since it was approved: {held}"
+            yield Check(f"definitions of {name}", "warning", found, f"zonda mcp approve {name}")
+        return
     reason = state.reason or f"is {state.status}"
     if state.status == "disabled":
-        return Check(f"server {name}", "ok", reason)
+        yield Check(f"server {name}", "ok", reason)
+        return
     if config.problem is not None or reason.startswith("cannot be started"):
         advice = "mend its entry"
     elif config.url:
         advice = "check that the server runs there and what it logs"
     else:
         advice = f"run {config.command} with its arguments in a terminal and see what it prints"
-    return Check(f"server {name}", "failed", reason, advice)
+    yield Check(f"server {name}", "failed", reason, advice)
 
 
 def _tools(server: str, support: Mapping[str, ToolSupport]) -> Iterator[Check]:
@@ -251,7 +257,7 @@ def _grade(config: Config, tools: Sequence[ToolSpec]) -> Mapping[str, ToolSuppor
 
 
 async def _try_servers(
-    servers: Mapping[str, ServerConfig],
+    servers: Mapping[str, ServerConfig], pins: Pins | None
 ) -> tuple[Mapping[str, ServerState], Sequence[ToolSpec]]:
     """Start every server at once; return where each stands, and the tools of all.
 
@@ -259,7 +265,7 @@ async def _try_servers(
     """
     from tools.mcp_client.toolset import open_toolset
 
-    async with open_toolset(servers) as toolset:
+    async with open_toolset(servers, pins=pins) as toolset:
         states = {
             name: await toolset.wait_for(name, "ready", "failed", "disabled") for name in servers
         }

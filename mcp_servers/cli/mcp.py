@@ -1,4 +1,7 @@
-"""`zonda mcp`: the model server for one MCP host, over stdin and stdout."""
+"""`zonda mcp`: the model server for one MCP host, over stdin and stdout.
+
+Its subcommands keep Zonda's own list of MCP servers; see `server_list`.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mcp_servers.cli import server_list
 from mcp_servers.cli.errors import exit_status
 from mcp_servers.cli.options import ConfigFile
-from runtime.config import load_config, process_environment
+from runtime.config import Config, load_config, servers_file
 from runtime.telemetry import configure_logging
 from tools.errors import ConfigurationError
 
@@ -22,7 +26,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+SUBCOMMANDS = {
+    "add": server_list.add_server,
+    "list": server_list.list_servers,
+    "test": server_list.try_server,
+    "remove": server_list.remove_server,
+    "approve": server_list.approve_server,
+}
+
+
 def mcp(
+    ctx: typer.Context,
     *,
     model: Annotated[
         str | None, typer.Option(help="Name or path of the model; see `zonda models`.")
@@ -39,7 +53,12 @@ def mcp(
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log every request.")] = False,
 ) -> None:
-    """Serve local models to an MCP host over stdin and stdout."""
+    """Serve local models to an MCP host over stdin and stdout.
+
+    The subcommands keep the list of MCP servers whose tools Zonda's models may use.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
     config = load_config(config_file=config_file, model=model, device=device)
     _configure_logging(config.state_dir / "logs" / "mcp.log", log_file, verbose=verbose)
     # The imports make 200,000 objects that live as long as the process: collecting garbage
@@ -50,7 +69,7 @@ def mcp(
     from mcp_servers.cli.version import installed_version
     from mcp_servers.model_server.stdio import end_process, serve_stdio
 
-    agent = agent_setup(mcp_config) if mcp_config is not None else None
+    agent = agent_setup(mcp_config, config)
     gc.freeze()
     gc.enable()
     try:
@@ -60,18 +79,22 @@ def mcp(
     end_process(0)
 
 
-def agent_setup(path: Path) -> AgentSetup | None:
-    """What `agent_run` needs for the servers of a file; None when it names none."""
+def agent_setup(mcp_config: Path | None, config: Config) -> AgentSetup | None:
+    """What `agent_run` needs for the servers of a file, and our own; None when there are none."""
+    if mcp_config is None and not servers_file().exists():
+        return None
+    from mcp_servers.cli.tool_servers import find_servers, open_pins
     from mcp_servers.model_server.service import AgentSetup
     from runtime.agent.policy import Policy
-    from tools.mcp_client.config import load_servers
     from tools.mcp_client.toolset import open_toolset
 
-    servers = load_servers(path, process_environment())
+    servers = find_servers(mcp_config)
     if not servers:
-        logger.warning("%s names no server, so agent_run is not offered", path)
+        named = mcp_config or servers_file()
+        logger.warning("%s names no server, so agent_run is not offered", named)
         return None
-    return AgentSetup(tuple(servers), partial(open_toolset, servers), Policy.of_servers(servers))
+    toolset = partial(open_toolset, servers, pins=open_pins(config))
+    return AgentSetup(tuple(servers), toolset, Policy.of_servers(servers))
 
 
 def _configure_logging(default: Path, chosen: Path | None, *, verbose: bool) -> None:

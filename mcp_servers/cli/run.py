@@ -80,10 +80,11 @@ async def _run(
         terminal_approver,
     )
     from mcp_servers.cli.session import open_session, watch
+    from mcp_servers.cli.tool_servers import find_servers, open_pins
     from runtime.agent.loop import Agent
 
     out, err = open_console(), open_console(stderr=True)
-    async with open_session(config, mcp_config) as session:
+    async with open_session(config, find_servers(mcp_config), open_pins(config)) as session:
         specs = await session.toolset.list_tools()
         printer = AgentPrinter(err if specs else out, specs, stream_text=not specs)
         approver = terminal_approver(err)

@@ -59,7 +59,7 @@ def serve(  # noqa: PLR0913 - one argument for each option
     if not keys and (key := process_environment().get("ZONDA_API_KEY")):
         keys = [key]
     access = make_access(config.host, keys, allow_host or ())
-    agent = agent_setup(mcp_config) if mcp_config is not None else None
+    agent = agent_setup(mcp_config, config)
     listener = listen(config.host, config.port)
     try:
         anyio.run(partial(serve_http, config, agent, listener, access, installed_version()))

@@ -1,18 +1,18 @@
-"""A model and the tools of an `mcpServers` file, opened together for one command."""
+"""A model and the tools of MCP servers, opened together for one command."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from runtime.agent.events import AgentEnd, AgentEvent
 from runtime.agent.loop import AgentModel
 from runtime.agent.policy import Policy
-from runtime.config import Config, process_environment
+from runtime.config import Config
 from runtime.hub import Hub
-from tools.mcp_client.config import ServerConfig, load_servers
+from tools.mcp_client.config import ServerConfig
+from tools.mcp_client.pins import Pins
 from tools.mcp_client.server import ServerState
 from tools.mcp_client.toolset import open_toolset
 from tools.toolset import Toolset
@@ -30,18 +30,16 @@ class Session:
 
 
 @asynccontextmanager
-async def open_session(config: Config, mcp_config: Path | None) -> AsyncIterator[Session]:
+async def open_session(
+    config: Config, servers: Mapping[str, ServerConfig], pins: Pins | None = None
+) -> AsyncIterator[Session]:
     """Start the tool servers and load the model meanwhile; leaving ends both.
 
     Raises:
-        ConfigurationError: `mcp_config` cannot be read.
         ZondaError: the model cannot be loaded.
     """
-    servers: Mapping[str, ServerConfig] = {}
-    if mcp_config is not None:
-        servers = load_servers(mcp_config, process_environment())
     async with AsyncExitStack() as stack:
-        toolset = await stack.enter_async_context(open_toolset(servers))
+        toolset = await stack.enter_async_context(open_toolset(servers, pins=pins))
         hub = await stack.enter_async_context(Hub(config))
         model = await hub.get(None)
         yield Session(config.model, model, toolset, Policy.of_servers(servers), toolset.states)

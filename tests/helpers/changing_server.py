@@ -1,7 +1,7 @@
 """A tool server of the modern era, over stdio, whose tools change while it runs.
 
-Run as a script. `become` takes the list of tools it offers from then on, beside itself, each a
-name and a description, and says so to whoever listens; an argument is such a list to begin with.
+Run as a script, with the tools that it offers to begin with, beside itself: names and descriptions
+as JSON, or a file of it. `become` takes what it offers from then on and says so to whoever listens.
 Two tools a page. A tool `hang` does not answer; once such a call was cancelled there is another
 tool, `was_cancelled`.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import anyio
 import mcp_types as types
@@ -18,7 +19,7 @@ from mcp.server.stdio import stdio_server
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ToolsListChanged
 
 BUS = InMemorySubscriptionBus()
-TOOLS: dict[str, str] = dict(json.loads(sys.argv[1])) if len(sys.argv) > 1 else {}
+TOOLS: dict[str, str] = {}
 PAGE = 2
 
 
@@ -64,4 +65,6 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    given = sys.argv[1]
+    TOOLS |= json.loads(given if given.startswith("{") else Path(given).read_text("utf-8"))
     anyio.run(main)

@@ -92,11 +92,22 @@ def load_servers(path: Path, environ: Mapping[str, str]) -> Mapping[str, ServerC
         ConfigurationError: the file cannot be read, is no JSON or names no servers.
     """
     try:
-        document = parse_jsonc(path.read_bytes().decode("utf-8"))
+        text = path.read_bytes().decode("utf-8")
     except OSError as exc:
         raise ConfigurationError(f"cannot read the tool servers in {path}: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
         raise ConfigurationError(f"{path}: not UTF-8 at byte {exc.start}") from exc
+    return parse_servers(text, path, environ)
+
+
+def parse_servers(text: str, path: Path, environ: Mapping[str, str]) -> Mapping[str, ServerConfig]:
+    """As `load_servers`, for a text that is, or will be, the file's.
+
+    Raises:
+        ConfigurationError: it is no JSON or names no servers.
+    """
+    try:
+        document = parse_jsonc(text)
     except ConfigurationError as exc:
         raise ConfigurationError(f"{path}, {exc}") from exc
     found = document if isinstance(document, dict) else {}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import tests.helpers.changing_server as changing
 import tests.helpers.tool_server_script as script
 from mcp_servers.cli import app
 from mcp_servers.cli.doctor import Check, _tools
@@ -175,3 +176,23 @@ def test_a_person_reads_lines(capsys: pytest.CaptureFixture[str]) -> None:
     *_, model, advice = capsys.readouterr().out.splitlines()
     assert model == "warning  model: smollm2-135m is not here yet"
     assert advice == "         -> zonda pull smollm2-135m"
+
+
+def test_a_tool_whose_definition_changed_is_told(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    offered = home / "offered.json"
+    offered.write_text('{"x": "One."}', encoding="utf-8")
+    entry = {"command": sys.executable, "args": ["-P", changing.__file__, str(offered)]}
+    (home / "servers.json").write_text(json.dumps({"mcpServers": {"s": entry}}), encoding="utf-8")
+    assert "definitions of s" not in examine(capsys, "--mcp-config", str(home / "servers.json"))[1]
+    offered.write_text('{"x": "Two."}', encoding="utf-8")
+    status, checks = examine(capsys, "--mcp-config", str(home / "servers.json"))
+    assert (status, checks["definitions of s"]) == (
+        0,
+        {
+            "status": "warning",
+            "found": "disabled, for their definition has changed since it was approved: x",
+            "advice": "zonda mcp approve s",
+        },
+    )

@@ -1,0 +1,41 @@
+"""The MCP servers whose tools Zonda's models may use: its own list, and a file that is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from runtime.config import Config, process_environment, servers_file
+from tools.errors import ConfigurationError, suggest
+from tools.mcp_client.config import ServerConfig, load_servers
+from tools.mcp_client.pins import Pins
+
+
+def find_servers(mcp_config: Path | None) -> Mapping[str, ServerConfig]:
+    """Return the servers of Zonda's own list and of `mcp_config`, whose entries win.
+
+    Raises:
+        ConfigurationError: a file cannot be read or is none of servers.
+    """
+    environ, own = process_environment(), servers_file()
+    servers = dict(load_servers(own, environ)) if own.exists() else {}
+    if mcp_config is not None:
+        servers |= load_servers(mcp_config, environ)
+    return servers
+
+
+def find_server(name: str, mcp_config: Path | None) -> ServerConfig:
+    """Return one of `find_servers`.
+
+    Raises:
+        ConfigurationError: none has that name, or a file cannot be read.
+    """
+    servers = find_servers(mcp_config)
+    if name not in servers:
+        raise ConfigurationError(f"no MCP server is named {name!r}{suggest(name, servers)}")
+    return servers[name]
+
+
+def open_pins(config: Config) -> Pins:
+    """Return the approved definitions of tools, which are kept in the state folder."""
+    return Pins(config.state_dir / "tool-definitions")
