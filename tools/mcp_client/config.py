@@ -9,16 +9,17 @@
     "docs": {"url": "https://example.org/mcp", "headers": {"Authorization": "Bearer ${TOKEN}"}}}}
 ```
 
-The files of Claude Desktop, Claude Code, Cursor (`mcpServers`) and VS Code (`servers`,
-`inputs`) are read as they are: comments, trailing commas, variables, `envFile`. Knows no
-processes. Source: documentation of these hosts, November 2026.
+The files of Claude Desktop, Claude Code, Cursor (`mcpServers`), VS Code (`servers`, `inputs`)
+and mistral.rs (`servers`, a list) are read as they are: comments, trailing commas, variables,
+`envFile`. Knows no processes. Source: documentation of these hosts, November 2026.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tools.errors import ConfigurationError
+from tools.mcp_client import mistralrs
 from tools.mcp_client.jsonc import parse_jsonc
 from tools.mcp_client.variables import Variables, read_env_file
 
@@ -111,18 +113,31 @@ def parse_servers(text: str, path: Path, environ: Mapping[str, str]) -> Mapping[
     except ConfigurationError as exc:
         raise ConfigurationError(f"{path}, {exc}") from exc
     found = document if isinstance(document, dict) else {}
+    variables = Variables(environ, _workspace(path), _descriptions(found.get("inputs")))
+    if isinstance(found.get("servers"), list):
+        return _read_list(found, variables)
     sections = [section for section in _SECTIONS if isinstance(found.get(section), dict)]
     if not sections:
         raise ConfigurationError(
             f'{path}: expected an object {{"mcpServers": {{name: entry}}}}, or "servers" as '
-            "VS Code has it"
+            "VS Code or mistral.rs has it"
         )
-    variables = Variables(environ, _workspace(path), _descriptions(found.get("inputs")))
     return {
-        name: _read_entry(f"{section}.{name}", name, entry, variables)
+        name: _read_entry(f"{section}.{name}", name, partial(_as_it_is, entry), variables)
         for section in sections
         for name, entry in found[section].items()
     }
+
+
+def _read_list(document: dict[str, Any], variables: Variables) -> Mapping[str, ServerConfig]:
+    """Read the list of mistral.rs; of two servers of one name the second bears its number."""
+    servers: dict[str, ServerConfig] = {}
+    for number, server in enumerate(document["servers"]):
+        name = mistralrs.entry_name(server, number)
+        name = f"{name}{number}" if name in servers else name
+        make = partial(mistralrs.to_entry, server, document)
+        servers[name] = _read_entry(f"servers[{number}]", name, make, variables)
+    return servers
 
 
 def _workspace(path: Path) -> Path:
@@ -180,9 +195,16 @@ class _Entry(BaseModel):
     runtime: _Runtime = Field(default=_Runtime(), alias="x-runtime")
 
 
-def _read_entry(place: str, name: str, entry: Any, variables: Variables) -> ServerConfig:
+def _as_it_is(entry: Any) -> Any:
+    return entry
+
+
+def _read_entry(
+    place: str, name: str, make: Callable[[], Any], variables: Variables
+) -> ServerConfig:
+    """Check what `make` returns; what is wrong with it becomes the server's `problem`."""
     try:
-        return _build(name, _Entry.model_validate(entry), variables)
+        return _build(name, _Entry.model_validate(make()), variables)
     except ValidationError as exc:
         error = exc.errors(include_url=False, include_context=False)[0]
         problem = f"{'.'.join(map(str, (place, *error['loc'])))}: {error['msg']}"

@@ -12,7 +12,8 @@ from tools.mcp_client.config import ServerConfig, Timeouts, ToolPolicy, load_ser
 
 ENVIRON = {"PATH": "/bin", "HOME": "/home/me", "SECRET": "s3", "DATA": "/data"}
 NO_SERVERS = (
-    'mcp.json: expected an object {"mcpServers": {name: entry}}, or "servers" as VS Code has it'
+    'mcp.json: expected an object {"mcpServers": {name: entry}}, or "servers" as '
+    "VS Code or mistral.rs has it"
 )
 
 
@@ -198,3 +199,80 @@ def test_a_bad_env_file_is_told_without_its_values(
     found = load(tmp_path, {"a": {"command": "x", "envFile": ".env"}})["a"].problem
     assert found is not None
     assert found.endswith(problem)
+
+
+def test_the_list_of_mistralrs_is_read(tmp_path: Path) -> None:
+    process = {
+        "type": "Process",
+        "command": "npx",
+        "args": ["-y", "files"],
+        "env": {"KEY": "v"},
+        "work_dir": "/path",
+    }
+    http = {"type": "Http", "url": "https://e.org/mcp", "headers": {"A": "b"}, "timeout_secs": 20}
+    document = {
+        "servers": [
+            {"id": "fs-1", "name": "files", "tool_prefix": "fs", "source": process},
+            {"name": "web", "bearer_token": "s3", "resources": ["x://**"], "source": http},
+            {"name": "web", "enabled": False, "source": {"type": "Http", "url": "http://e.org"}},
+            {"name": "old", "source": {"type": "WebSocket", "url": "ws://e.org"}},
+            {"id": "no-source"},
+        ],
+        "auto_register_tools": True,
+        "tool_timeout_secs": 30,
+        "max_concurrent_calls": 10,
+    }
+    path = tmp_path / "mcp.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    half_a_minute = Timeouts(idle_s=30, total_s=30)
+    assert load_servers(path, ENVIRON) == {
+        "files": ServerConfig(
+            name="files",
+            command="npx",
+            args=("-y", "files"),
+            env={"PATH": "/bin", "HOME": "/home/me", "KEY": "v"},
+            cwd=Path("/path"),
+            timeouts=half_a_minute,
+        ),
+        "web": ServerConfig(
+            name="web",
+            url="https://e.org/mcp",
+            headers={"A": "b", "Authorization": "Bearer s3"},
+            timeouts=Timeouts(idle_s=20, total_s=20),
+        ),
+        "web2": ServerConfig(
+            name="web2", url="http://e.org", is_enabled=False, timeouts=half_a_minute
+        ),
+        "old": ServerConfig(
+            "old",
+            problem=(
+                'servers[3]: servers of type "WebSocket" cannot be used; give the `url` of '
+                'streamable HTTP, "Http"'
+            ),
+        ),
+        "no-source": ServerConfig(
+            "no-source",
+            problem=(
+                'servers[4]: `source` has to be an object with the `type` "Process" or "Http"'
+            ),
+        ),
+    }
+
+
+def test_wrong_headers_in_the_list_of_mistralrs_are_told(tmp_path: Path) -> None:
+    source = {"type": "Http", "url": "http://e.org", "headers": "x"}
+    document = {"servers": [{"name": "a", "bearer_token": "t", "source": source}]}
+    (tmp_path / "mcp.json").write_text(json.dumps(document), encoding="utf-8")
+    assert load_servers(tmp_path / "mcp.json", ENVIRON) == {
+        "a": ServerConfig("a", problem="servers[0].headers: Input should be a valid dictionary")
+    }
+
+
+@pytest.mark.parametrize("limit", ["soon", -1, [1]])
+def test_a_wrong_limit_in_the_list_of_mistralrs_is_told(tmp_path: Path, limit: object) -> None:
+    source = {"type": "Process", "command": "x"}
+    document = {"servers": [{"name": "a", "source": source}], "tool_timeout_secs": limit}
+    (tmp_path / "mcp.json").write_text(json.dumps(document), encoding="utf-8")
+    problem = load_servers(tmp_path / "mcp.json", ENVIRON)["a"].problem
+    assert problem is not None
+    assert problem.startswith("servers[0].x-runtime.timeout.idle: ")
