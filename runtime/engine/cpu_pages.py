@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from runtime.engine.prefix_pages import PageBytes
 from runtime.kernels.cpu.native import load_library
-from runtime.kernels.cpu.packed_file import library_digest
+from runtime.kernels.cpu.packed_file import digest_of_kernels
 from runtime.kernels.cpu.values import KvPages
 
 
@@ -32,7 +32,7 @@ class CpuPages:
     def identity(self) -> str:
         """Names model, file, weights, KV type and kernels; reads all weights once."""
         checksum = load_library().zonda_checksum(self._weights.ctypes.data, len(self._weights))
-        facts = f"{self._model} {checksum:016x} {library_digest().hex()}"
+        facts = f"{self._model} {checksum:016x} {digest_of_kernels().hex()}"
         return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
 
     def read(self, page_ids: Sequence[int], out: PageBytes) -> None:

@@ -10,5 +10,5 @@ import pytest
 from runtime.kernels.cpu import native
 
 if __name__ == "__main__":
-    native.LIBRARY = Path(sys.argv[1])
+    native.SHARED_OBJECT = Path(sys.argv[1])
     sys.exit(pytest.main(sys.argv[2:]))

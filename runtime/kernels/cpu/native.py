@@ -11,7 +11,7 @@ from runtime.errors import BackendError
 from runtime.kernels.cpu.build import FOLDER, LIBRARY_NAME
 from runtime.kernels.cpu.structs import Batch, Op
 
-LIBRARY = FOLDER / LIBRARY_NAME
+SHARED_OBJECT = FOLDER / LIBRARY_NAME
 """What is loaded: once, when it is first needed."""
 
 _I32, _I64, _POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
@@ -49,10 +49,12 @@ def load_library() -> ctypes.CDLL:
     """
     again = "compile it with `python -m runtime.kernels.cpu.build`, or install Zonda again"
     try:
-        library = ctypes.CDLL(str(LIBRARY))
+        library = ctypes.CDLL(str(SHARED_OBJECT))
     except OSError as exc:
         raise BackendError(f"the CPU kernels cannot be loaded ({exc}); {again}") from exc
-    wrong_version = BackendError(f"the CPU kernels in {LIBRARY} are of another version; {again}")
+    wrong_version = BackendError(
+        f"the CPU kernels in {SHARED_OBJECT} are of another version; {again}"
+    )
     for name, (result, arguments) in _SIGNATURES.items():
         if not hasattr(library, name):
             raise wrong_version

@@ -145,7 +145,7 @@ def _source_digest(
 def _key(source: bytes, parts: Sequence[PackedPart]) -> bytes:
     """What was packed, and how."""
     layout = [(part.names, part.packed_format, part.shape) for part in parts]
-    return hashlib.blake2b(source + library_digest() + repr(layout).encode()).digest()[:32]
+    return hashlib.blake2b(source + digest_of_kernels() + repr(layout).encode()).digest()[:32]
 
 
 def _remove_stale(path: Path) -> None:
@@ -159,9 +159,9 @@ def _remove_stale(path: Path) -> None:
 
 
 @functools.cache
-def library_digest() -> bytes:
+def digest_of_kernels() -> bytes:
     """Another library may lay weights and pages out in another way, or compute other bits."""
-    return hashlib.blake2b(native.LIBRARY.read_bytes()).digest()
+    return hashlib.blake2b(native.SHARED_OBJECT.read_bytes()).digest()
 
 
 def _map(path: Path, key: bytes, size: int) -> npt.NDArray[np.uint8] | None:

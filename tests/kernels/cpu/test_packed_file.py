@@ -111,7 +111,7 @@ def test_what_another_version_packed_or_nobody_used_is_deleted(
     for file in (other, unused):
         file.write_bytes(b"of another model")
     os.utime(unused, (0, 0))
-    digest = "runtime.kernels.cpu.packed_file.library_digest"
+    digest = "runtime.kernels.cpu.packed_file.digest_of_kernels"
     monkeypatch.setattr(digest, lambda: b"another version")
     Model().load(tmp_path)
     assert not first.exists()
