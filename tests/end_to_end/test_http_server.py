@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,31 +12,15 @@ import anyio
 import mcp_types as t
 import pytest
 
-import mcp_servers
 from tests.helpers.http_process import HttpServerProcess
-from tests.helpers.tiny_gguf import write_tiny_llama
 from tests.helpers.web_service import connect
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
-ROOT = Path(mcp_servers.__file__).parent.parent
 ERAS = ("legacy", "2026-07-28")
 KEY = "key-0123456789abcdef"
 COLOUR = {"type": "object", "properties": {"c": {"enum": ["red", "blue"]}}, "required": ["c"]}
 ENDLESS = {"max_tokens": 8000, "wait_seconds": 0}
-
-
-@pytest.fixture
-def environ(tmp_path: Path) -> dict[str, str]:
-    state = {"ZONDA_STATE_DIR": str(tmp_path / "state"), "ZONDA_CACHE_DIR": str(tmp_path / "cache")}
-    return {"PATH": os.defpath, "PYTHONPATH": str(ROOT), **state}
-
-
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "tiny.gguf"
-    write_tiny_llama(path)
-    return path
 
 
 def structured(result: t.CallToolResult) -> dict[str, Any]:

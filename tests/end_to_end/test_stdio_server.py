@@ -16,26 +16,10 @@ import mcp_types as t
 import pytest
 from mcp import Client, StdioServerParameters
 
-import mcp_servers
 from mcp_servers.cli.bench_server import ServerProcess
-from tests.helpers.tiny_gguf import write_tiny_llama
 
-ROOT = Path(mcp_servers.__file__).parent.parent
 ERAS = ("legacy", "2026-07-28")
 COLOUR = {"type": "object", "properties": {"c": {"enum": ["red", "blue"]}}, "required": ["c"]}
-
-
-@pytest.fixture
-def environ(tmp_path: Path) -> dict[str, str]:
-    state = {"ZONDA_STATE_DIR": str(tmp_path / "state"), "ZONDA_CACHE_DIR": str(tmp_path / "cache")}
-    return {"PATH": os.defpath, "PYTHONPATH": str(ROOT), **state}
-
-
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "tiny.gguf"
-    write_tiny_llama(path)
-    return path
 
 
 @asynccontextmanager
