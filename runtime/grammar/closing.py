@@ -15,8 +15,9 @@ from runtime.grammar.end_finder import Closable, EndFinder
 
 # An old end often fits again once the first of its tokens have been said otherwise.
 _MAX_SKIPPED = 2
-# While more is left than twice the last end and this, ends are looked for now and then: after
-# so many tokens, as many as any end takes, where that is known, or a third of what is over.
+# While more is left than the last end, what a token may open and this, ends are looked for now
+# and then: after so many tokens, as many as any end takes, where that is known, or a third of
+# what is over.
 _NEAR_TOKENS = 64
 _LOOK_TOKENS = 16
 # Where no end could be found, it is tried again after so many tokens.
@@ -177,7 +178,8 @@ class BudgetedConstraint:
         room = self.num_left - 1
         if self._is_lost:
             return max(0, room) % _RETRY_TOKENS
-        to_near = room + 1 - 2 * max(self._length, self._longest) - _NEAR_TOKENS
+        near = self._length + (self._longest or self._length) + _NEAR_TOKENS
+        to_near = room + 1 - near
         interval = max(_LOOK_TOKENS, self._longest, (to_near + self._num_unseen) // 3)
         return min(to_near, interval - self._num_unseen)
 
