@@ -68,13 +68,13 @@ class ToolCaller:
     def __init__(
         self,
         toolset: Toolset,
-        specs: Sequence[ToolSpec],
+        list_specs: Callable[[], Sequence[ToolSpec]],
         policy: Policy,
         limits: Limits,
         approver: Approver | None,
     ) -> None:
         self.must_stop: StoppedBy | None = None
-        self._specs = specs
+        self._list_specs = list_specs
         self._toolset = toolset
         self._policy = policy
         self._limits = limits
@@ -86,8 +86,8 @@ class ToolCaller:
 
     @property
     def specs(self) -> dict[str, ToolSpec]:
-        """The tools by name; the sequence they come from may grow during the run."""
-        return {spec.name: spec for spec in self._specs}
+        """The tools that may be called now, by name."""
+        return {spec.name: spec for spec in self._list_specs()}
 
     def reject(self, call_id: str, problem: str) -> None:
         """Let that call fail with this problem; it is not made."""
