@@ -12,13 +12,15 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
+from runtime.agent.audit import AuditLog, CallRecord
 from runtime.agent.budget import is_too_much
-from runtime.agent.calls import Approver, ToolCaller, in_groups
+from runtime.agent.calls import Approver, RecordCall, ToolCaller, in_groups
 from runtime.agent.context import Context
 from runtime.agent.events import (
     AgentEnd,
@@ -122,6 +124,7 @@ class Agent:
         policy: which calls are made without asking.
         limits: where a run stops.
         approver: asks a person; None when there is nobody, and what would ask is denied.
+        audit: is told of every call; None where none is kept.
     """
 
     model: AgentModel
@@ -129,6 +132,7 @@ class Agent:
     policy: Policy = field(default_factory=Policy)
     limits: Limits = field(default_factory=Limits)
     approver: Approver | None = None
+    audit: AuditLog | None = None
 
     async def run(
         self,
@@ -139,6 +143,8 @@ class Agent:
         sampling: SamplingParams = GREEDY,
         conversation: str | None = None,
         choices: Mapping[str, Sequence[str]] = NO_CHOICES,
+        run_id: str | None = None,
+        principal: str = "",
     ) -> AsyncGenerator[AgentEvent, None]:
         """Run until the model answers or a limit is reached; the last event is `AgentEnd`.
 
@@ -152,13 +158,17 @@ class Agent:
             conversation: names the lease when the conversation goes on in later runs;
                 by default the run's own.
             choices: lists that `x-choices-from` in tools' schemas refers to by their names.
+            run_id: what the audit log calls this run; by default a name of its own.
+            principal: for whom it is; "" where there is only one.
         """
+        run_id = run_id or f"run-{secrets.token_urlsafe(18)}"
         listed = await self.toolset.list_tools()
         named = set(tool_choice.allowed or ())
         named |= set() if tool_choice.name is None else {tool_choice.name}
         offer = await self.select(listed, named)
-        loop = _Loop(self, listed, offer, messages, named)
-        turn = _Turn(output, sampling, conversation or f"run-{secrets.token_urlsafe(18)}", choices)
+        record = partial(self.audit.write, run_id, principal) if self.audit else _record_nothing
+        loop = _Loop(self, listed, offer, messages, named, record, principal)
+        turn = _Turn(output, sampling, conversation or run_id, choices)
         async with aclosing(loop.events(turn, tool_choice)) as events:
             async for event in events:
                 yield event
@@ -211,6 +221,8 @@ class _Loop:
         offer: Offer,
         messages: Sequence[Message],
         named: Collection[str],
+        record: RecordCall,
+        principal: str,
     ) -> None:
         self._agent = agent
         self._listed = listed
@@ -225,8 +237,15 @@ class _Loop:
         tools = [tool for tool in offer.listed if tool.name not in told]
         self._context = Context(agent.toolset, tools, self._max_chars, search)
         self._caller = ToolCaller(
-            self._context, self._context.callable_tools, agent.policy, agent.limits, agent.approver
+            self._context,
+            self._context.callable_tools,
+            agent.policy,
+            agent.limits,
+            agent.approver,
+            record,
+            principal,
         )
+        self._caller.recall(messages, listed)
         self._finished: list[ToolCallFinished] = []
         self._usage = Usage()
         self._step = 0
@@ -406,6 +425,10 @@ class _Loop:
             messages=tuple(self._messages),
             error=self._error,
         )
+
+
+def _record_nothing(record: CallRecord) -> None:
+    """Where no audit log is kept."""
 
 
 @asynccontextmanager
