@@ -45,6 +45,10 @@ class Config:
         host: address that `zonda serve` binds; other than loopback needs a key.
         port: TCP port that `zonda serve` binds; 0 takes a free one.
         drain_s: seconds that runs get to end when `zonda serve` is stopped.
+        policy_file: rules of which tools may be called, and with what; None has none but those
+            of the list of servers.
+        audit: whether each tool call leaves a line in `audit.jsonl` in the state folder.
+        audit_contents: whether these lines hold arguments and results, too.
     """
 
     model: str = "smollm2-135m"
@@ -63,6 +67,14 @@ class Config:
     host: str = "127.0.0.1"
     port: int = 8377
     drain_s: int = 30
+    policy_file: Path | None = None
+    audit: bool = True
+    audit_contents: bool = False
+
+    @property
+    def audit_file(self) -> Path:
+        """Where tool calls are written down."""
+        return self.state_dir / "audit.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +200,10 @@ def _convert(name: str, type_name: str, given: _Given) -> object:
         return value
     if type_name == "int" and isinstance(value, int) and not isinstance(value, bool):
         return value
-    if type_name in {"str", "Path"} and isinstance(value, str | Path):
-        return Path(value).expanduser() if type_name == "Path" else value
+    if type_name == "str" and isinstance(value, str | Path):
+        return value
+    if type_name in {"Path", "Path | None"} and isinstance(value, str | Path):
+        return Path(value).expanduser()
     wanted = {"bool": "true or false", "int": "a whole number"}.get(type_name, "a text")
     raise ConfigurationError(f"{given.origin}: {name} must be {wanted}, not {given.value!r}")
 

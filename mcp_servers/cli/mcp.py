@@ -15,7 +15,7 @@ import typer
 
 from mcp_servers.cli import server_list
 from mcp_servers.cli.errors import exit_status
-from mcp_servers.cli.options import ConfigFile
+from mcp_servers.cli.options import ConfigFile, PolicyFile
 from runtime.config import Config, load_config, servers_file
 from runtime.telemetry import configure_logging
 from tools.errors import ConfigurationError
@@ -45,6 +45,7 @@ def mcp(
         Path | None,
         typer.Option(help="File of MCP servers (`mcpServers`) whose tools agent_run may use."),
     ] = None,
+    policy: PolicyFile = None,
     config_file: ConfigFile = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     log_file: Annotated[
@@ -59,7 +60,7 @@ def mcp(
     """
     if ctx.invoked_subcommand is not None:
         return
-    config = load_config(config_file=config_file, model=model, device=device)
+    config = load_config(config_file=config_file, model=model, device=device, policy_file=policy)
     _configure_logging(config.state_dir / "logs" / "mcp.log", log_file, verbose=verbose)
     # The imports make 200,000 objects that live as long as the process: collecting garbage
     # between them costs a host 0.1 s of its wait for the first answer.
@@ -83,9 +84,8 @@ def agent_setup(mcp_config: Path | None, config: Config) -> AgentSetup | None:
     """What `agent_run` needs for the servers of a file, and our own; None when there are none."""
     if mcp_config is None and not servers_file().exists():
         return None
-    from mcp_servers.cli.tool_servers import find_servers, open_pins
+    from mcp_servers.cli.tool_servers import find_servers, load_rules, open_audit, open_pins
     from mcp_servers.model_server.service import AgentSetup
-    from runtime.agent.policy import Policy
     from tools.mcp_client.toolset import open_toolset
 
     servers = find_servers(mcp_config)
@@ -94,7 +94,8 @@ def agent_setup(mcp_config: Path | None, config: Config) -> AgentSetup | None:
         logger.warning("%s names no server, so agent_run is not offered", named)
         return None
     toolset = partial(open_toolset, servers, pins=open_pins(config))
-    return AgentSetup(tuple(servers), toolset, Policy.of_servers(servers))
+    policy = load_rules(config, servers)
+    return AgentSetup(tuple(servers), toolset, policy, open_audit(config))
 
 
 def _configure_logging(default: Path, chosen: Path | None, *, verbose: bool) -> None:

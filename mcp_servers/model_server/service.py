@@ -21,6 +21,7 @@ from mcp_servers.model_server.admission import Admission, AdmissionLimits, Ticke
 from mcp_servers.model_server.background import Background
 from mcp_servers.model_server.resources import describe_support
 from mcp_servers.model_server.tools import DEFAULT_WAIT_S, MAX_STEPS, list_specs
+from runtime.agent.audit import AuditLog
 from runtime.agent.limits import Limits
 from runtime.agent.loop import Agent
 from runtime.agent.policy import Policy
@@ -69,11 +70,12 @@ class Models(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AgentSetup:
-    """What `agent_run` needs: the tool servers' names, how to open them, and the policy."""
+    """What `agent_run` needs: the tool servers' names, how to open them, policy and audit log."""
 
     servers: Sequence[str]
     open_toolset: Callable[[], AbstractAsyncContextManager[Toolset]]
     policy: Policy
+    audit: AuditLog | None = None
 
 
 class ModelService:
@@ -265,7 +267,7 @@ class ModelService:
         if (servers := arguments.get("servers")) is not None:
             toolset = FilteredToolset(toolset, lambda tool: tool.server in servers)
         limits = Limits(max_steps=arguments.get("max_steps", MAX_STEPS))
-        return Agent(model, toolset, self._agent.policy, limits)
+        return Agent(model, toolset, self._agent.policy, limits, audit=self._agent.audit)
 
 
 @asynccontextmanager
