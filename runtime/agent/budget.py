@@ -9,6 +9,7 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from runtime.agent.definitions import clean_definition
 from runtime.agent.search import definition, search_spec
 from runtime.chat.catalogue import sort_tools
 from runtime.chat.messages import Message
@@ -61,11 +62,12 @@ class ToolReport:
 async def report_tools(
     tools: Sequence[ToolSpec], count: CountTokens, context_length: int
 ) -> ToolReport:
-    """Measure what the definitions of tools take of a context of so many tokens.
+    """Measure what the definitions of tools take of a context of so many tokens, as offered.
 
     Raises:
         TemplateError: the model's template cannot render them.
     """
+    tools = [clean_definition(tool) for tool in tools]
     by_server: dict[str, list[ToolSpec]] = {}
     for tool in sort_tools(tools):
         by_server.setdefault(tool.server or "", []).append(tool)

@@ -22,6 +22,7 @@ from runtime.agent.audit import AuditLog, CallRecord
 from runtime.agent.budget import is_too_much
 from runtime.agent.calls import Approver, RecordCall, ToolCaller, in_groups
 from runtime.agent.context import Context
+from runtime.agent.definitions import clean_definition, hidden_place
 from runtime.agent.events import (
     AgentEnd,
     AgentEvent,
@@ -178,19 +179,26 @@ class Agent:
         return (await self.select(await self.toolset.list_tools())).listed
 
     async def select(self, tools: Sequence[ToolSpec], named: Collection[str] = ()) -> Offer:
-        """Return what a run offers of these tools: neither what is denied nor what it cannot call.
+        """Return what a run offers of these tools.
+
+        Neither what is denied nor what it cannot call nor what hides something from a reviewer.
 
         In an order that depends on the tools alone, so that all runs share one prompt. Where
         they would fill too much of it, those `named` are listed and all can be searched.
         """
-        specs = [spec for spec in tools if self.policy.decide(spec).decision != "deny"]
+        specs = [
+            clean_definition(spec) for spec in tools if self.policy.decide(spec).decision != "deny"
+        ]
         refused = {
-            name: support
+            name: support.problem
             for name, support in (await self.model.support_of(specs)).items()
             if support.level == "refused"
         }
-        for name, support in refused.items():
-            logger.warning("tool=%s is not offered: %s", name, support.problem)
+        for spec in specs:
+            if (place := hidden_place(spec)) is not None:
+                refused[spec.name] = f"its definition hides characters in {place}"
+        for name, problem in refused.items():
+            logger.warning("tool=%r is not offered: %s", name, problem)
         usable = sort_tools([spec for spec in specs if spec.name not in refused])
         if not await is_too_much(usable, self.model.count_tokens, self.model.context_length):
             return Offer(usable)
