@@ -6,8 +6,10 @@ Counts what the model's template makes of them; knows no template.
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from runtime.agent.definitions import clean_definition
 from runtime.agent.search import definition, search_spec
@@ -23,6 +25,7 @@ MAX_SHARE = 0.2
 
 _ASKED = (Message("user", "?"),)
 _FRAME_BYTES = 100  # what a template writes around a tool, at most
+_ENOUGH_BYTES = 12  # of these sizes a token: more than there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +90,19 @@ async def is_too_much(tools: Sequence[ToolSpec], count: CountTokens, context_len
         TemplateError: the model's template cannot render them.
     """
     most = int(context_length * MAX_SHARE)
-    # No token is shorter than a byte, and no template writes more than indented JSON.
-    if sum(len(json.dumps(definition(tool), indent=4)) + _FRAME_BYTES for tool in tools) <= most:
+    tools = sort_tools(tools)
+    # A token has several bytes as a rule, so twice as many tokens as bytes are never reached.
+    sizes = [2 * len(json.dumps(definition(tool))) + _FRAME_BYTES for tool in tools]
+    if sum(sizes) <= most:
         return False
-    num_tokens = await _measure(sort_tools(tools), count)
-    return num_tokens > most and await _measure([search_spec(tools)], count) < num_tokens
+    # The first of many tools are enough to tell, as a rule, that all are too much.
+    num_first = bisect_left(list(accumulate(sizes)), _ENOUGH_BYTES * most) + 1
+    own = await _measure([search_spec(tools)], count)
+    for part in (tools[:num_first], tools) if num_first < len(tools) else (tools,):
+        num_tokens = await _measure(part, count)
+        if num_tokens > most and own < num_tokens:
+            return True
+    return False
 
 
 async def _measure(tools: Sequence[ToolSpec], count: CountTokens) -> int:
