@@ -1,8 +1,8 @@
 """Patterns of tools' arguments: exact values and globs, for texts, paths and URLs.
 
 A model writes the arguments, so a rule has to hold whatever they are. What allows must fit for
-certain: a path after `..` and symbolic links are resolved, a URL's host by itself. What asks or
-denies fits whatever might be meant: in any case, by any spelling.
+certain: a path after `..` and symbolic links are resolved, as they are when the call is decided;
+a URL's host by itself. What asks or denies fits whatever might be meant, by any spelling.
 """
 
 from __future__ import annotations

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import anyio
 import anyio.lowlevel
 import pytest
 
+from runtime.agent.audit import AuditLog, CallRecord
 from runtime.agent.events import (
     AgentEnd,
     AgentEvent,
@@ -387,12 +389,29 @@ async def test_conversation_goes_on_from_the_messages_of_the_end() -> None:
     assert again[-1].messages[: len(end.messages)] == end.messages
 
 
+class RecordedCalls(AuditLog):
+    """Keeps the names of the calls that are recorded."""
+
+    def __init__(self, records: list[str]) -> None:
+        super().__init__(Path("/nowhere"))
+        self.records = records
+
+    def write(self, run_id: str, principal: str, record: CallRecord) -> None:
+        self.records.append(record.tool)
+
+
 class Walk:
-    """A random model and random tools, and the rules every run keeps."""
+    """A random model and random tools, and the rules every run keeps.
+
+    In every third walk the tools are too much for the prompt and have to be found first; some
+    tools bring text of strangers, and some could send it on.
+    """
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.model = ScriptedChatModel(self.next_turn)
+        context_length = 100 if seed % 3 == 0 else 8192
+        self.model = ScriptedChatModel(self.next_turn, context_length=context_length)
+        self.records: list[str] = []
         behaviours = {"echo": echo, "fail": fail, "crash": self.crash, "slow": self.slow}
         tools = []
         for name, behaviour in behaviours.items():
@@ -402,13 +421,15 @@ class Walk:
                 server=server,
                 read_only=self.random.choice([None, True]),
                 destructive=self.random.choice([None, None, True]),
+                open_world=self.random.choice([None, False, True]),
             )
             tools.append((spec, behaviour))
         self.toolset = ScriptedToolset(tools)
         self.limits = Limits(max_steps=6, max_calls=8, max_tokens=60)
 
     def agent(self) -> Agent:
-        return Agent(self.model, self.toolset, Policy(), self.limits, self.approve)
+        audit = RecordedCalls(self.records)
+        return Agent(self.model, self.toolset, Policy(), self.limits, self.approve, audit)
 
     def next_turn(self, asked: object) -> ScriptedTurn:
         if self.random.random() < 0.1:
@@ -420,8 +441,12 @@ class Walk:
                     ScriptedTurn(finish_reason="error", error="bad mask"),
                 ]
             )
-        names = self.random.choices(["echo", "fail", "crash", "slow", "ghost"], k=3)
-        calls = tuple(call(name, self.random.randrange(4)) for name in names)
+        known = ["echo", "fail", "crash", "slow", "ghost", "search_tools", "describe_tool"]
+        found = self.random.choice(known)
+        calls = tuple(
+            ToolCall(f"call-{at}", name, {"query": found, "name": found})
+            for at, name in enumerate(self.random.choices(known, k=3))
+        )
         return ScriptedTurn("hm", calls[: self.random.randrange(1, 4)])
 
     async def crash(self, arguments: JsonObject) -> ToolResult:
@@ -441,6 +466,7 @@ class Walk:
         started = [event.call for event in events if isinstance(event, ToolCallStarted)]
         finished = [event for event in events if isinstance(event, ToolCallFinished)]
         assert [one.call for one in finished] == started[: len(finished)]
+        assert len(finished) <= len(self.records) <= len(started)
         made = [one for one in finished if one.approved_by is not None]
         assert len(made) <= self.limits.max_calls
         ends = [event for event in events if isinstance(event, AgentEnd)]
@@ -451,6 +477,7 @@ class Walk:
         assert isinstance(end, AgentEnd)
         finished = [event for event in events if isinstance(event, ToolCallFinished)]
         assert list(end.calls) == finished
+        assert self.records == [one.call.name for one in finished]
         assert end.num_steps <= self.limits.max_steps
         usages = [event.usage for event in events if isinstance(event, StepFinished)]
         assert end.usage == sum(usages, Usage())
