@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import anyio
 import pytest
 
 from runtime.agent.budget import ToolReport, ToolTokens, is_too_much, report_tools
 from runtime.agent.events import AgentEnd
+from runtime.agent.limits import Limits
 from runtime.agent.loop import Agent
 from runtime.agent.policy import Policy
 from runtime.agent.search import MAX_ADMITTED, ToolSearch, definition, search_spec
 from runtime.chat.messages import AUTO, Message, ToolCall, ToolChoice
 from runtime.chat.model import ChatModel
+from runtime.config import Config
+from runtime.hub import Hub
 from runtime.request import SamplingParams
 from tests.helpers.many_tools import many_specs, many_tools
 from tests.helpers.scripted_chat_model import ScriptedChatModel, ScriptedTurn, play
 from tests.helpers.scripted_engine import ScriptedEngine, say
 from tests.helpers.scripted_tools import ScriptedToolset, make_spec
+from tests.helpers.tiny_gguf import write_tiny_llama
 from tests.helpers.tiny_tokenizer import tiny_tokenizer
 from tools.mcp_client.config import ToolPolicy
 from tools.spec import ToolResult, ToolSpec
@@ -278,3 +283,24 @@ async def test_grammar_lets_a_model_call_what_it_found_and_the_prompt_only_grows
     assert two[: len(one)] == one
     assert three[: len(two)] == two
     assert len(three) < 8192 / 4
+
+
+async def test_random_weights_call_what_a_conversation_found_on_a_small_context(
+    tmp_path: Path,
+) -> None:
+    path = write_tiny_llama(tmp_path / "tiny.gguf", context_length=2048)
+    config = Config(str(path), cache_dir=tmp_path, device="cpu", threads=1, kv_cache_mib=8)
+    toolset = many_tools(300)
+    found = ToolSearch(many_specs(300), 2048).call("search_tools", {"query": "get a recipe"})
+    messages = (
+        *PROMPT,
+        Message("assistant", tool_calls=SEARCHED.calls),
+        Message("tool", found.text, call_id="1", name="search_tools"),
+    )
+    choice = ToolChoice("required", allowed=(RECIPE,), parallel=False)
+    async with Hub(config) as hub:
+        agent = Agent(await hub.get(), toolset, limits=Limits(max_steps=2))
+        end = await last(agent, messages, choice)
+    assert [call.call.name for call in end.calls] == [RECIPE]
+    assert toolset.called == [(RECIPE, end.calls[0].call.arguments)]
+    assert end.usage.prompt_tokens <= 2 * 2048
