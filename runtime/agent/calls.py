@@ -101,9 +101,8 @@ class ToolCaller:
         self._approver = approver
         self._record = record
         self._principal = principal
-        self._step = 0
-        # The tool that brought text of strangers, and the step from whose calls on it counts.
-        self._tainted: tuple[str, int] | None = None
+        self._brought_text: str | None = None  # the tool that brought text of strangers
+        self._tainted_by: str | None = None  # the same, as this turn's calls were thought of
         self._num_calls = 0
         self._rejected: dict[str, str] = {}
         self._same_calls: Counter[tuple[str, str]] = Counter()
@@ -123,7 +122,11 @@ class ToolCaller:
         known = {spec.name: spec for spec in specs}
         for message in messages:
             if message.role == "tool" and (spec := known.get(message.name or "")) is not None:
-                self._taint(spec, 0)
+                self._taint(spec)
+
+    def begin_turn(self) -> None:
+        """Begin with a turn's calls: what strangers wrote before them counts."""
+        self._tainted_by = self._brought_text
 
     async def call_group(
         self, step: int, group: Sequence[ToolCall], deadline: float
@@ -132,7 +135,6 @@ class ToolCaller:
 
         At `deadline` (of the event loop's clock) what still runs is cancelled.
         """
-        self._step = step
         attempts = [_Attempt(call) for call in group]
         try:
             with anyio.CancelScope(deadline=deadline):
@@ -161,8 +163,7 @@ class ToolCaller:
             await self._approve(spec, attempt)
 
     async def _approve(self, spec: ToolSpec, attempt: _Attempt) -> None:
-        tainted_by = self._tainted[0] if self._tainted and self._tainted[1] < self._step else None
-        verdict = self._policy.decide(spec, attempt.call.arguments, tainted_by)
+        verdict = self._decide(spec, attempt.call)
         attempt.verdict = verdict
         if verdict.decision == "allow":
             attempt.approved_by = "policy"
@@ -173,6 +174,9 @@ class ToolCaller:
         else:
             text = f"{spec.name} was not called: the user declined."
             attempt.refuse(text, is_denied=True, reason=f"the user declined; it {verdict.reason}")
+
+    def _decide(self, spec: ToolSpec, call: ToolCall) -> Verdict:
+        return self._policy.decide(spec, call.arguments, self._tainted_by)
 
     def _count(self, call: ToolCall) -> str | None:
         """Count a call; return why it may not be made when a limit is reached."""
@@ -209,12 +213,12 @@ class ToolCaller:
             attempt.seconds = anyio.current_time() - began
 
     def _record_all(self, attempts: Sequence[_Attempt]) -> None:
-        """Record the calls as they stand; what strangers wrote counts from the next step on."""
+        """Record the calls as they stand; what strangers wrote counts from the next turn on."""
         known = self.specs
         for attempt in attempts:
             spec, verdict = known.get(attempt.call.name), attempt.verdict
             if spec is not None and attempt.approved_by is not None:
-                self._taint(spec, self._step)
+                self._taint(spec)
             record = CallRecord(
                 tool=attempt.call.name,
                 server=None if spec is None else spec.server,
@@ -228,9 +232,9 @@ class ToolCaller:
             )
             self._record(record)
 
-    def _taint(self, spec: ToolSpec, step: int) -> None:
-        if self._tainted is None and self._policy.taints(spec):
-            self._tainted = (spec.name, step)
+    def _taint(self, spec: ToolSpec) -> None:
+        if self._brought_text is None and self._policy.taints(spec):
+            self._brought_text = spec.name
 
     def _settle(self, step: int, attempt: _Attempt) -> ToolCallFinished:
         if attempt.result is None:

@@ -404,6 +404,7 @@ class _Loop:
         self, calls: Sequence[ToolCall]
     ) -> AsyncGenerator[ToolCallStarted | ToolCallFinished, None]:
         """Make a turn's calls and put their results into the conversation, in call order."""
+        self._caller.begin_turn()
         for group in in_groups(calls, self._caller.specs):
             for call in group:
                 yield ToolCallStarted(self._step, call)
