@@ -19,6 +19,7 @@ from runtime.agent.limits import Limits
 from runtime.agent.policy import Policy, Verdict, denial
 from runtime.chat.messages import Message, ToolCall
 from tools.errors import UnknownToolError, ZondaError
+from tools.questions import Ask, decline
 from tools.spec import JsonObject, ToolResult, ToolSpec
 from tools.toolset import CallContext, Toolset
 
@@ -92,6 +93,7 @@ class ToolCaller:
         approver: Approver | None,
         record: RecordCall,
         principal: str,
+        ask: Ask = decline,
     ) -> None:
         self.must_stop: StoppedBy | None = None
         self._list_specs = list_specs
@@ -100,7 +102,7 @@ class ToolCaller:
         self._limits = limits
         self._approver = approver
         self._record = record
-        self._principal = principal
+        self._tool_context = CallContext(principal=principal, ask=ask)
         self._brought_text: str | None = None  # the tool that brought text of strangers
         self._tainted_by: str | None = None  # the same, as this turn's calls were thought of
         self._num_calls = 0
@@ -201,8 +203,9 @@ class ToolCaller:
         call = attempt.call
         began = anyio.current_time()
         try:
-            context = CallContext(principal=self._principal)
-            attempt.result = await self._toolset.call_tool(call.name, call.arguments, context)
+            attempt.result = await self._toolset.call_tool(
+                call.name, call.arguments, self._tool_context
+            )
         except ZondaError as exc:
             attempt.result = ToolResult.from_text(str(exc), is_error=True)
         except Exception as exc:

@@ -49,6 +49,7 @@ from runtime.chat.support import ToolSupport
 from runtime.errors import GenerationError
 from runtime.request import SamplingParams, Usage
 from tools.errors import ZondaError
+from tools.questions import Ask, decline
 from tools.spec import ToolSpec
 from tools.toolset import Toolset
 
@@ -126,6 +127,7 @@ class Agent:
         limits: where a run stops.
         approver: asks a person; None when there is nobody, and what would ask is denied.
         audit: is told of every call; None where none is kept.
+        ask: puts the questions of tools to a person; declines when there is nobody.
     """
 
     model: AgentModel
@@ -134,6 +136,7 @@ class Agent:
     limits: Limits = field(default_factory=Limits)
     approver: Approver | None = None
     audit: AuditLog | None = None
+    ask: Ask = decline
 
     async def run(
         self,
@@ -252,6 +255,7 @@ class _Loop:
             agent.approver,
             record,
             principal,
+            agent.ask,
         )
         self._caller.recall(messages, listed)
         self._finished: list[ToolCallFinished] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import anyio
 import anyio.lowlevel
@@ -29,8 +30,11 @@ from tests.helpers.scripted_chat_model import (
     play,
 )
 from tests.helpers.scripted_tools import ScriptedToolset, echo, fail, make_spec
+from tools.function import FunctionToolset
 from tools.mcp_client.config import ToolPolicy
+from tools.questions import Answer, Question
 from tools.spec import JsonObject, ToolResult, ToolSpec
+from tools.toolset import CallContext
 
 pytestmark = pytest.mark.anyio
 
@@ -89,6 +93,30 @@ async def test_events_tell_the_run_in_order() -> None:
     assert model.asked[1].messages[2] == Message(
         "tool", '{"number":0}', call_id=asked.call_id, name="echo"
     )
+
+
+async def confirm(context: CallContext) -> str:
+    """Ask first."""
+    schema = {"type": "object", "properties": {"sure": {"type": "boolean"}}}
+    answer = await context.ask(Question("Sure?", schema))
+    return f"{answer.action} {answer.content}"
+
+
+async def test_a_tools_question_reaches_whoever_the_agent_may_ask() -> None:
+    asked: list[str] = []
+
+    async def ask(question: Question) -> Answer:
+        asked.append(question.message)
+        return Answer("accept", {"sure": True})
+
+    def agent() -> Agent:
+        turns = play(ScriptedTurn(calls=(ToolCall("1", "confirm", {}),)), ANSWER)
+        return Agent(ScriptedChatModel(turns), FunctionToolset(confirm))
+
+    there = await last(replace(agent(), ask=ask))
+    assert texts(there) == ['{"result":"accept {\'sure\': True}"}']
+    assert texts(await last(agent())) == ['{"result":"decline None"}']
+    assert asked == ["Sure?"]
 
 
 async def test_lists_for_hints_reach_every_turn() -> None:
