@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import anyio
 
+from runtime.agent.approval import Approver, PendingCall
 from runtime.agent.audit import CallRecord, Outcome
 from runtime.agent.events import ApprovedBy, StoppedBy, ToolCallFinished
 from runtime.agent.limits import Limits
@@ -20,14 +21,10 @@ from runtime.agent.policy import Policy, Verdict, denial
 from runtime.chat.messages import Message, ToolCall
 from tools.errors import UnknownToolError, ZondaError
 from tools.questions import Ask, decline
-from tools.spec import JsonObject, ToolResult, ToolSpec
+from tools.spec import ToolResult, ToolSpec
 from tools.toolset import CallContext, Toolset
 
 logger = logging.getLogger(__name__)
-
-Approver = Callable[[ToolSpec, JsonObject, str], Awaitable[bool]]
-"""Asks a person whether a tool may be called with these arguments; the last argument says
-why they are asked ("is marked destructive"). No answer is False."""
 
 RecordCall = Callable[[CallRecord], None]
 """Told of each call when it is over, made or not."""
@@ -105,6 +102,7 @@ class ToolCaller:
         self._tool_context = CallContext(principal=principal, ask=ask)
         self._brought_text: str | None = None  # the tool that brought text of strangers
         self._tainted_by: str | None = None  # the same, as this turn's calls were thought of
+        self._answers: list[tuple[ToolCall, bool]] = []  # a person's, to this turn's calls
         self._num_calls = 0
         self._rejected: dict[str, str] = {}
         self._same_calls: Counter[tuple[str, str]] = Counter()
@@ -130,6 +128,33 @@ class ToolCaller:
         """Begin with a turn's calls: what strangers wrote before them counts."""
         self._tainted_by = self._brought_text
 
+    async def ask_approval(self, calls: Sequence[ToolCall], deadline: float) -> None:
+        """Ask about those of a turn's calls that policy asks about, all in one form.
+
+        At `deadline` (of the event loop's clock) what was not answered counts as nobody there.
+        """
+        self._answers = []
+        if self._approver is None or self.must_stop is not None:
+            return
+        specs = self.specs
+        asking: list[ToolCall] = []
+        pending: list[PendingCall] = []
+        for call in calls[: self._limits.max_calls - self._num_calls]:
+            if call.call_id not in self._rejected and (spec := specs.get(call.name)) is not None:
+                verdict = self._decide(spec, call)
+                if verdict.decision == "ask":
+                    asking.append(call)
+                    pending.append(PendingCall(spec, call.arguments, verdict.reason))
+        if not pending:
+            return
+        try:
+            with anyio.CancelScope(deadline=deadline):
+                if (answers := await self._approver(pending)) is not None:
+                    self._answers = list(zip(asking, answers, strict=True))
+        except anyio.get_cancelled_exc_class():
+            self._record_all([_Attempt(call) for call in calls])
+            raise
+
     async def call_group(
         self, step: int, group: Sequence[ToolCall], deadline: float
     ) -> list[ToolCallFinished]:
@@ -141,7 +166,7 @@ class ToolCaller:
         try:
             with anyio.CancelScope(deadline=deadline):
                 for attempt in attempts:
-                    await self._admit(attempt)
+                    self._admit(attempt)
                 async with anyio.create_task_group() as tasks:
                     for attempt in attempts:
                         if attempt.result is None:
@@ -150,7 +175,7 @@ class ToolCaller:
             self._record_all(attempts)
         return [self._settle(step, attempt) for attempt in attempts]
 
-    async def _admit(self, attempt: _Attempt) -> None:
+    def _admit(self, attempt: _Attempt) -> None:
         """Approve the call, or give it the result that says why it is not made."""
         call = attempt.call
         if (limit := self._count(call)) is not None:
@@ -162,16 +187,17 @@ class ToolCaller:
             text = str(UnknownToolError(call.name, self.specs))
             attempt.refuse(text, reason="no such tool can be called")
         else:
-            await self._approve(spec, attempt)
+            self._approve(spec, attempt)
 
-    async def _approve(self, spec: ToolSpec, attempt: _Attempt) -> None:
+    def _approve(self, spec: ToolSpec, attempt: _Attempt) -> None:
         verdict = self._decide(spec, attempt.call)
         attempt.verdict = verdict
+        answers = [allowed for call, allowed in self._answers if call is attempt.call]
         if verdict.decision == "allow":
             attempt.approved_by = "policy"
-        elif verdict.decision == "deny" or self._approver is None:
+        elif verdict.decision == "deny" or not answers:
             attempt.refuse(denial(spec, verdict), is_denied=True)
-        elif await self._approver(spec, attempt.call.arguments, verdict.reason):
+        elif all(answers):
             attempt.approved_by = "user"
         else:
             text = f"{spec.name} was not called: the user declined."

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
+from runtime.agent.approval import Approver
 from runtime.agent.audit import AuditLog, CallRecord
 from runtime.agent.budget import is_too_much
-from runtime.agent.calls import Approver, RecordCall, ToolCaller, in_groups
+from runtime.agent.calls import RecordCall, ToolCaller, in_groups
 from runtime.agent.context import Context
 from runtime.agent.definitions import clean_definition, hidden_place
 from runtime.agent.events import (
@@ -125,7 +126,8 @@ class Agent:
             that would fill more than a fifth of the context are searched by the model.
         policy: which calls are made without asking.
         limits: where a run stops.
-        approver: asks a person; None when there is nobody, and what would ask is denied.
+        approver: asks a person about calls; None when there is nobody, and what would ask is
+            denied.
         audit: is told of every call; None where none is kept.
         ask: puts the questions of tools to a person; declines when there is nobody.
     """
@@ -409,6 +411,7 @@ class _Loop:
     ) -> AsyncGenerator[ToolCallStarted | ToolCallFinished, None]:
         """Make a turn's calls and put their results into the conversation, in call order."""
         self._caller.begin_turn()
+        await self._caller.ask_approval(calls, self._deadline)
         for group in in_groups(calls, self._caller.specs):
             for call in group:
                 yield ToolCallStarted(self._step, call)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import stat
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import anyio
 import pytest
 
+from runtime.agent.approval import PendingCall
 from runtime.agent.audit import AuditLog, CallRecord
 from runtime.agent.limits import Limits
 from runtime.agent.loop import Agent
@@ -22,7 +24,7 @@ from runtime.telemetry import NUM_OLD_LOGS
 from tests.helpers.scripted_chat_model import ScriptedChatModel, ScriptedTurn, play
 from tests.helpers.scripted_tools import ScriptedToolset, echo, fail, make_spec
 from tools.mcp_client.config import ToolPolicy
-from tools.spec import JsonObject, ToolResult, ToolSpec
+from tools.spec import JsonObject, ToolResult
 
 RECORD = CallRecord(
     tool="fs__read",
@@ -121,8 +123,8 @@ def test_what_cannot_be_written_is_told_and_fails_nothing(
 
 @pytest.mark.anyio
 async def test_every_call_of_a_run_is_recorded_whatever_becomes_of_it(tmp_path: Path) -> None:
-    async def approve(tool: ToolSpec, arguments: JsonObject, reason: str) -> bool:
-        return tool.name == "fs__yes"
+    async def approve(calls: Sequence[PendingCall]) -> list[bool]:
+        return [call.tool.name == "fs__yes" for call in calls]
 
     made = [
         (make_spec("ok", read_only=True), echo),
@@ -163,6 +165,27 @@ async def test_every_call_of_a_run_is_recorded_whatever_becomes_of_it(tmp_path: 
         ("fs__yes", "fs", "ask", "user", "ok", marked),
         ("ok", None, "allow", "policy", "ok", function),
         ("ok", None, None, None, "refused", "a limit of the run was reached"),
+    ]
+
+
+@pytest.mark.anyio
+async def test_call_that_a_cancelled_run_was_asking_about_is_recorded(tmp_path: Path) -> None:
+    async def approve(calls: Sequence[PendingCall]) -> list[bool]:
+        tasks.cancel_scope.cancel()
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    path = tmp_path / "audit.jsonl"
+    spec = make_spec("fs__wipe", server="fs", destructive=True)
+    model = ScriptedChatModel(play(ScriptedTurn(calls=(ToolCall("1", spec.name, {}),))))
+    toolset = ScriptedToolset([(spec, echo)])
+    agent = Agent(model, toolset, approver=approve, audit=AuditLog(path))
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            async for _ in agent.run(PROMPT):
+                pass
+    assert [(entry["outcome"], entry["reason"]) for entry in read(path)] == [
+        ("refused", "the run ended first")
     ]
 
 

@@ -9,6 +9,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from runtime.agent.approval import PendingCall, approve_by_form, make_question
 from runtime.agent.events import (
     AgentEnd,
     AgentEvent,
@@ -33,7 +34,7 @@ from tests.helpers.scripted_tools import ScriptedToolset, echo, fail, make_spec
 from tools.function import FunctionToolset
 from tools.mcp_client.config import ToolPolicy
 from tools.questions import Answer, Question
-from tools.spec import JsonObject, ToolResult, ToolSpec
+from tools.spec import JsonObject, ToolResult
 from tools.toolset import CallContext
 
 pytestmark = pytest.mark.anyio
@@ -293,20 +294,86 @@ async def test_denied_calls_end_the_run_as_denied() -> None:
     )
 
 
-@pytest.mark.parametrize(("answer", "by"), [(True, "user"), (False, None)])
-async def test_approver_decides_what_asks(answer: bool, by: str | None) -> None:
-    asked: list[tuple[str, JsonObject, str]] = []
+DECLINED = "fs__wipe was not called: the user declined."
+NOBODY = (
+    "fs__wipe was not called, because it is marked destructive and nobody can be asked; "
+    'mcpServers["fs"]["x-runtime"].tools.allow: ["wipe"] would allow it.'
+)
 
-    async def approve(tool: ToolSpec, arguments: JsonObject, reason: str) -> bool:
-        asked.append((tool.name, arguments, reason))
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (Answer("accept", {"call_1": True}), '{"number":0}'),
+        (Answer("accept", {"call_1": False}), DECLINED),
+        (Answer("accept", {"call_1": "yes"}), DECLINED),
+        (Answer("accept"), DECLINED),
+        (Answer("decline", {"call_1": True}), DECLINED),
+        (Answer("cancel"), NOBODY),
+    ],
+)
+async def test_person_decides_what_asks(answer: Answer, text: str) -> None:
+    asked: list[Question] = []
+
+    async def ask(question: Question) -> Answer:
+        asked.append(question)
         return answer
 
     toolset = ScriptedToolset([(make_spec("fs__wipe", server="fs", destructive=True), echo)])
     model = ScriptedChatModel(play(ScriptedTurn(calls=(call("fs__wipe"),)), ANSWER))
-    end = await last(Agent(model, toolset, Policy(), Limits(), approve))
-    assert asked == [("fs__wipe", {"number": 0}, "is marked destructive")]
-    assert end.calls[0].approved_by == by
-    assert len(toolset.called) == int(answer)
+    end = await last(Agent(model, toolset, approver=approve_by_form(ask)))
+    assert asked == [
+        Question(
+            "The local model wants to make this call. Which may it make?\n"
+            '1. fs__wipe {"number": 0}\n   asks because it is marked destructive',
+            {
+                "type": "object",
+                "properties": {"call_1": {"type": "boolean", "title": "Allow 1. fs__wipe"}},
+                "required": ["call_1"],
+            },
+        )
+    ]
+    assert texts(end) == [text]
+    assert end.calls[0].approved_by == ("user" if toolset.called else None)
+
+
+async def test_all_calls_of_a_turn_are_asked_about_in_one_form() -> None:
+    asked: list[Question] = []
+
+    async def ask(question: Question) -> Answer:
+        asked.append(question)
+        return Answer("accept", {"call_1": False, "call_2": True})
+
+    wipe, burn, look = (
+        make_spec("fs__wipe", server="fs", destructive=True),
+        make_spec("fs__burn", server="fs", destructive=True),
+        make_spec("fs__look", server="fs", read_only=True),
+    )
+    toolset = ScriptedToolset([(wipe, echo), (burn, echo), (look, echo)])
+    turn = ScriptedTurn(calls=(call("fs__wipe", 1), call("fs__look", 2), call("fs__burn", 3)))
+    model = ScriptedChatModel(play(turn, ANSWER))
+    end = await last(Agent(model, toolset, approver=approve_by_form(ask)))
+    assert [list(question.schema["properties"]) for question in asked] == [["call_1", "call_2"]]
+    assert [one.approved_by for one in end.calls] == [None, "policy", "user"]
+    assert toolset.called == [("fs__look", {"number": 2}), ("fs__burn", {"number": 3})]
+
+
+async def test_nobody_who_answers_in_time_denies_and_the_run_ends_by_time() -> None:
+    async def ask(question: Question) -> Answer:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    toolset = ScriptedToolset([(make_spec("fs__wipe", server="fs", destructive=True), echo)])
+    model = ScriptedChatModel(play(ScriptedTurn(calls=(call("fs__wipe"),)), ANSWER))
+    limits = Limits(max_seconds=0.05)
+    end = await last(Agent(model, toolset, Policy(), limits, approve_by_form(ask)))
+    assert (end.stopped_by, toolset.called) == ("time", [])
+
+
+async def test_long_arguments_are_cut_and_the_form_says_so() -> None:
+    spec = make_spec("fs__wipe", server="fs", destructive=True)
+    question = make_question([PendingCall(spec, {"text": "x" * 9000}, "is marked destructive")])
+    assert "[cut: 5012 of 9012 characters are not shown]" in question.message
 
 
 async def test_tool_that_raises_is_a_result_and_spares_its_neighbours() -> None:

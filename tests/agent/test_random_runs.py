@@ -10,6 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from runtime.agent.approval import PendingCall
 from runtime.agent.audit import AuditLog, CallRecord
 from runtime.agent.events import (
     AgentEnd,
@@ -26,7 +27,7 @@ from runtime.errors import PromptTooLongError
 from runtime.request import Usage
 from tests.helpers.scripted_chat_model import ScriptedChatModel, ScriptedTurn
 from tests.helpers.scripted_tools import ScriptedToolset, echo, fail, make_spec
-from tools.spec import JsonObject, ToolResult, ToolSpec
+from tools.spec import JsonObject, ToolResult
 
 pytestmark = pytest.mark.anyio
 
@@ -103,9 +104,11 @@ class Walk:
             await anyio.lowlevel.checkpoint()
         return ToolResult.from_text("slow")
 
-    async def approve(self, tool: ToolSpec, arguments: JsonObject, reason: str) -> bool:
+    async def approve(self, calls: Sequence[PendingCall]) -> list[bool] | None:
         await anyio.lowlevel.checkpoint()
-        return self.random.random() < 0.5
+        if self.random.random() < 0.2:
+            return None
+        return [self.random.random() < 0.5 for _ in calls]
 
     def check_events(self, events: Sequence[AgentEvent]) -> None:
         started = [event.call for event in events if isinstance(event, ToolCallStarted)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from runtime.agent.approval import PendingCall
 from runtime.agent.events import AgentEnd
 from runtime.agent.loop import Agent
 from runtime.agent.policy import Policy
@@ -15,7 +16,7 @@ from runtime.agent.rules import parse_policy
 from runtime.chat.messages import Message, ToolCall
 from tests.helpers.scripted_chat_model import ScriptedChatModel, ScriptedTurn, play
 from tests.helpers.scripted_tools import Behaviour, ScriptedToolset, echo, fail, make_spec
-from tools.spec import JsonObject, ToolSpec
+from tools.spec import ToolSpec
 
 pytestmark = pytest.mark.anyio
 
@@ -40,9 +41,9 @@ async def run(
     """Run, and let a person allow whatever they are asked; return what they were asked, too."""
     asked: list[tuple[str, str]] = []
 
-    async def approve(tool: ToolSpec, arguments: JsonObject, reason: str) -> bool:
-        asked.append((tool.name, reason))
-        return True
+    async def approve(calls: Sequence[PendingCall]) -> list[bool]:
+        asked.extend((call.tool.name, call.reason) for call in calls)
+        return [True] * len(calls)
 
     toolset = ScriptedToolset([(FETCH, fetch), (POST, echo), (SAVE, echo)])
     model = ScriptedChatModel(play(*turns, ANSWER))
