@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import mcp_types as types
@@ -26,6 +26,7 @@ from tools.spec import ToolResult
 from tools.toolset import CallContext, ChangingToolset, ProgressCallback, Toolset
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 PROGRESS_INTERVAL_S = 0.2
 """At most five progress notifications a second for each call."""
@@ -92,7 +93,8 @@ def build_server(
     ) -> types.CallToolResult:
         progress = throttle_progress(context.session.report_progress)
         caller = CallContext(progress, principal_of(context))
-        return to_mcp_result(await _call(toolset, params.name, params.arguments or {}, caller))
+        called = toolset.call_tool(params.name, params.arguments or {}, caller)
+        return to_mcp_result(await result_of(params.name, called))
 
     is_changing = isinstance(toolset, ChangingToolset)
     server = OfferingServer(
@@ -174,14 +176,18 @@ def _icon(source: str) -> types.Icon:
     return types.Icon(src=source, mime_type="image/svg+xml", sizes=["any"])
 
 
-async def _call(
-    toolset: Toolset, name: str, arguments: dict[str, object], context: CallContext
-) -> ToolResult:
-    """Call a tool; the one place where exceptions become what an MCP client sees."""
+async def result_of(name: str, called: Awaitable[T]) -> T | ToolResult:
+    """Wait for a call of the tool `name`; here exceptions become what an MCP client sees.
+
+    Raises:
+        MCPError: there is no such tool.
+    """
     try:
-        return await toolset.call_tool(name, arguments, context)
+        return await called
     except UnknownToolError as exc:
         raise MCPError(types.INVALID_PARAMS, str(exc)) from exc
+    except MCPError:
+        raise
     except ZondaError as exc:
         return ToolResult.from_text(str(exc), is_error=True)
     except Exception:

@@ -9,6 +9,7 @@ from mcp.server import Server
 
 from mcp_servers import toolset_server
 from mcp_servers.model_server.resources import SUPPORT_URI
+from mcp_servers.model_server.run_calls import serve_runs
 from mcp_servers.model_server.service import ModelService
 from mcp_servers.resource_handlers import Asked, Resource
 
@@ -34,6 +35,8 @@ def build_server(service: ModelService, *, version: str) -> Server[Any]:
         mime_type="application/json",
         read=read_support,
     )
-    return toolset_server.build_server(
+    server = toolset_server.build_server(
         "zonda", service, version=version, instructions=INSTRUCTIONS, resources=[support]
     )
+    serve_runs(server, service, num_waiting=lambda: service.num_waiting)
+    return server
