@@ -19,6 +19,12 @@ from tools.toolset import ProgressCallback, Toolset
 PROGRESS_INTERVAL_S = 0.2
 """At most five reports of progress a second."""
 
+HEARTBEAT_S = 30.0
+"""Without news, progress is reported this often all the same: hosts give up on a silent call."""
+
+_HEARTBEAT = 0.001
+"""What a report without news adds, for progress has to grow; a token or step adds 1."""
+
 AnswerQuestions = Callable[[Run], Awaitable[bool]]
 """Gets a run's open questions answered; False when its caller has to come back for that."""
 
@@ -53,12 +59,12 @@ async def follow(
     report: ProgressCallback,
     answer_questions: AnswerQuestions | None = None,
 ) -> bool:
-    """Wait for the run's end, at most `wait_s`, reporting new progress.
+    """Wait for the run's end, at most `wait_s`, reporting new progress and signs of life.
 
     The clock stands still while a person is being asked. False when a question made the
     wait end, as `answer_questions` says.
     """
-    sent = -1.0
+    sent = -1.0  # progress
     with run.attended(), anyio.move_on_after(wait_s) as scope:
         while not run.is_finished:
             progress = run.progress
@@ -73,7 +79,11 @@ async def follow(
                 await report(progress.done, progress.total, progress.message)
                 await run.wait(PROGRESS_INTERVAL_S)
             else:
-                await run.changed()
+                with anyio.move_on_after(HEARTBEAT_S) as silence:
+                    await run.changed()
+                if silence.cancelled_caught:
+                    sent += _HEARTBEAT
+                    await report(sent, progress.total, progress.message or "working")
     return True
 
 
