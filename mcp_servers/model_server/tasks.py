@@ -9,13 +9,14 @@ Source: io.modelcontextprotocol/tasks, 2026-07-28.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import mcp_types as types
 from mcp import MCPError
 from mcp.server import Server, ServerRequestContext
+from mcp.server.context import CallNext, HandlerResult
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import Field
 
@@ -58,6 +59,7 @@ class Tasks:
         server.add_request_handler("tasks/get", _TaskParams, self._get)
         server.add_request_handler("tasks/update", _UpdateParams, self._update)
         server.add_request_handler("tasks/cancel", _TaskParams, self._cancel)
+        server.middleware.append(_check_listen)
 
     def hand_out(self, run: Run) -> dict[str, Any]:
         """Answer `tools/call` with the task that a run becomes."""
@@ -146,6 +148,18 @@ def check_declared(context: ServerRequestContext[Any, Any]) -> None:
             f"the client has to declare the extension {EXTENSION} in this request",
             data={"requiredCapabilities": {"extensions": {EXTENSION: {}}}},
         )
+
+
+async def _check_listen(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """Refuse to a client that does not know tasks what only such a client may listen to.
+
+    The others are polled for: the acknowledgement names no task.
+    """
+    if ctx.method == "subscriptions/listen":
+        wanted = (ctx.params or {}).get("notifications")
+        if isinstance(wanted, Mapping) and wanted.get("taskIds"):
+            check_declared(ctx)
+    return await call_next(ctx)
 
 
 def to_request(question: Question) -> types.ElicitRequest:

@@ -31,6 +31,9 @@ Work = Callable[["Run"], Awaitable[Any]]
 ANSWER_WITHIN_S = 300.0
 """How long a question stays open."""
 
+MAX_QUESTIONS = 64
+"""What a run asks beyond these reaches nobody: a tool may ask in a loop."""
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -113,6 +116,8 @@ class Run:
             key: names the question, once in a run. By default one that cannot be guessed, so
                 that nobody answers what they were not asked.
         """
+        if len(self._asked) >= MAX_QUESTIONS:
+            return Answer("cancel")
         key = key or secrets.token_urlsafe(9)
         assert key not in self._asked, f"run {self.id} asks {key} twice"
         asked = self._asked[key] = _Asked(question)

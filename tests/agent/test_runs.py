@@ -9,7 +9,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from runtime.agent.runs import Progress, Run, Runs
+from runtime.agent.runs import MAX_QUESTIONS, Progress, Run, Runs
 from runtime.errors import CapacityError, UnknownRunError
 from tools.questions import Answer, Question
 
@@ -221,6 +221,20 @@ async def test_questions_of_one_run_may_be_open_at_once() -> None:
             run.answer("a", Answer("cancel"))
             await run.wait(5)
     assert run.result == {"b": YES, "a": Answer("cancel")}
+
+
+async def test_run_that_asks_in_a_loop_reaches_nobody_any_more() -> None:
+    async def work(run: Run) -> list[Answer]:
+        return [await run.ask(SURE) for _ in range(MAX_QUESTIONS + 1)]
+
+    with anyio.fail_after(5):
+        async with Runs() as runs:
+            run = runs.start(work)
+            while not run.is_finished:
+                for key in run.questions:
+                    run.answer(key, YES)
+                await run.changed()
+    assert run.result == [YES] * MAX_QUESTIONS + [Answer("cancel")]
 
 
 async def test_cancelled_run_has_no_open_question() -> None:

@@ -353,6 +353,14 @@ async def test_tasks_are_for_clients_that_say_they_know_them(method: str) -> Non
         assert await refusal(client, method, "none", **params) == (t.INVALID_PARAMS, None)
 
 
+async def test_listening_to_tasks_is_for_clients_that_say_they_know_them() -> None:
+    models = scripted_models(play(ScriptedTurn("x")))
+    wanted = {"notifications": {"taskIds": ["none"]}}
+    async with connect(models, era=MODERN) as client:
+        refused = await refusal(client, "subscriptions/listen", "none", **wanted)
+    assert refused[0] == t.MISSING_REQUIRED_CLIENT_CAPABILITY
+
+
 async def test_damaged_answer_is_refused_and_the_question_stays_open() -> None:
     models, toolset = tidying()
     models.loaded = anyio.Event()
