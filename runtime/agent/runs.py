@@ -267,8 +267,9 @@ class Runs:
         finally:
             if not run.is_finished:
                 run.finish("cancelled")
-        with anyio.move_on_after(self._expiry_s):
-            await run.discarded.wait()
+        if run.status != "cancelled" or run.is_handed_out:  # else nobody can ask for it
+            with anyio.move_on_after(self._expiry_s):
+                await run.discarded.wait()
         self._runs.pop(run.id, None)
 
     def _make_room(self) -> None:

@@ -7,10 +7,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import mcp_types as t
 import pytest
 from mcp import Client, MCPError
 
+from mcp_servers.model_server.server import build_server
+from mcp_servers.model_server.service import open_service
 from runtime.agent.runs import ANSWER_WITHIN_S
 from runtime.chat.messages import ToolCall
 from tests.helpers.model_service import ERAS, ScriptedModels, agent_over, connect, scripted_models
@@ -187,10 +190,10 @@ async def test_run_whose_client_never_came_back_ends() -> None:
         result = await client.session.call_tool(
             "agent_run", TASK, input_responses=allowing(asked), request_state=again.request_state
         )
-    assert result.structured_content == {
-        "status": "cancelled",
-        "run_id": (result.structured_content or {})["run_id"],
-    }
+    assert result.is_error
+    assert result.content == [
+        t.TextContent(text="the call of agent_run that asked is over; call agent_run again")
+    ]
     assert toolset.called == []
 
 
@@ -381,3 +384,40 @@ async def test_damaged_answer_is_refused_and_the_question_stays_open() -> None:
         task = await request(client.session, "tasks/get", task_id)
     assert task["status"] == "input_required"
     assert toolset.called == []
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_call_cancelled_at_any_await_leaves_nothing_running(era: str) -> None:
+    """From the first await of the client to the end of a run that asks and acts."""
+    for num_awaits in range(1, 400):
+        models, toolset = tidying()
+        agent = agent_over(toolset, "fs")
+        options: Any = {"mode": era, "elicitation_callback": Person()}
+        answers: list[str] = []
+        with anyio.fail_after(100):
+            async with (
+                open_service(["scripted"], models.opened, agent) as service,
+                Client(build_server(service, version="1"), **options) as client,
+            ):
+                await client.list_tools()
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(_cancel_after, num_awaits, tasks.cancel_scope)
+                    answers.append(answer_of(await client.call_tool("agent_run", TASK)))
+                    tasks.cancel_scope.cancel()
+                await service.drain()
+                await anyio.wait_all_tasks_blocked()
+                assert len(service.runs) == 0
+        assert (models.model.num_open, toolset.running) == (0, [])
+        if answers:
+            assert num_awaits > 40
+            return
+    raise AssertionError("the call never ended")
+
+
+async def _cancel_after(num_awaits: int, scope: anyio.CancelScope) -> None:
+    for number in range(1, num_awaits + 1):
+        if number % 10:
+            await anyio.lowlevel.checkpoint()
+        else:
+            await anyio.sleep(0.05)  # a part of what the call itself sleeps for
+    scope.cancel()
