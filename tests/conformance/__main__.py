@@ -99,7 +99,8 @@ class Legs:
                 ["--url", url, "--spec-version", revision, "--scenario", scenario]
                 for scenario in FIXTURE_FREE[revision]
             ]
-            return self._run(f"zonda serve {revision}", "server", arguments)
+            name = f"zonda serve {revision}"
+            return self._run(name, "server", arguments, has_fixtures=False)
 
     def client(self, revision: str, command: str) -> Leg:
         """All scenarios of a revision against a client program."""
@@ -107,13 +108,17 @@ class Legs:
         arguments = ["--command", command, "--requirements", revision, "--timeout", timeout]
         return self._run(f"client {revision}", "client", [arguments])
 
-    def _run(self, name: str, side: Side, runs: Sequence[Sequence[str]]) -> Leg:
+    def _run(
+        self, name: str, side: Side, runs: Sequence[Sequence[str]], *, has_fixtures: bool = True
+    ) -> Leg:
         began = time.monotonic()
         found = []
         for number, arguments in enumerate(runs):
             output = self._output / name.replace(" ", "-") / str(number)
             output.mkdir(parents=True)
-            found.append(run_suite(self._program, arguments, side, output))
+            found.append(
+                run_suite(self._program, arguments, side, output, has_fixtures=has_fixtures)
+            )
         outcome = Outcome(
             tuple(one for outcome in found for one in outcome.scenarios),
             "\n".join(outcome.complaint for outcome in found if outcome.complaint),
@@ -170,7 +175,7 @@ def show(legs: Sequence[Leg]) -> None:
         )
         style = "green" if leg.verdict.is_good else "red"
         table.add_row(leg.name, *map(str, numbers), f"{leg.seconds:.0f}", style=style)
-    console = Console(soft_wrap=True)
+    console = Console(width=100, soft_wrap=True)
     console.print(table)
     for leg in legs:
         for scenario in leg.verdict.failed:

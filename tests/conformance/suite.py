@@ -26,7 +26,10 @@ _ENTRY = re.compile(r"\s+- (\S+)")
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """How the checks of one scenario ended; `untestable` ones need a fixture that is not there."""
+    """How the checks of one scenario ended.
+
+    `untestable` ones failed for want of a fixture, where none is there on purpose.
+    """
 
     name: str
     passed: int
@@ -57,8 +60,19 @@ class Verdict:
         return not (self.failed or self.stale or self.complaint)
 
 
-def run_suite(program: Path, arguments: Sequence[str], side: Side, output: Path) -> Outcome:
-    """Run the program once into an empty folder."""
+def run_suite(
+    program: Path,
+    arguments: Sequence[str],
+    side: Side,
+    output: Path,
+    *,
+    has_fixtures: bool = True,
+) -> Outcome:
+    """Run the program once into an empty folder.
+
+    Without fixtures, checks that fail for want of one are told apart. A scenario that made no
+    check at all has failed.
+    """
     folders = (program.parent, Path(sys.executable).parent)  # its node, and clients' python
     path = os.pathsep.join([*map(str, folders), os.defpath])
     done = subprocess.run(
@@ -69,7 +83,7 @@ def run_suite(program: Path, arguments: Sequence[str], side: Side, output: Path)
         text=True,
         check=False,
     )
-    scenarios = tuple(_read_scenarios(output, side))
+    scenarios = tuple(_read_scenarios(output, side, has_fixtures=has_fixtures))
     is_explained = any(one.failures or one.untestable for one in scenarios)
     if scenarios and (done.returncode == 0 or is_explained):
         return Outcome(scenarios)
@@ -110,30 +124,34 @@ def read_expected(text: str) -> Mapping[str, Sequence[str]]:
     return expected
 
 
-def _read_scenarios(output: Path, side: Side) -> list[Scenario]:
+def _read_scenarios(output: Path, side: Side, *, has_fixtures: bool) -> list[Scenario]:
     scenarios = []
     for path in sorted(output.rglob("checks.json")):
         folder = path.parent.relative_to(output).as_posix()
         name = _STAMP.sub("", folder)
-        scenarios.append(
-            _read_scenario(name.removeprefix("server-") if side == "server" else name, path)
-        )
+        name = name.removeprefix("server-") if side == "server" else name
+        scenarios.append(_read_scenario(name, path, has_fixtures=has_fixtures))
     return scenarios
 
 
-def _read_scenario(name: str, path: Path) -> Scenario:
+def _read_scenario(name: str, path: Path, *, has_fixtures: bool) -> Scenario:
     checks = json.loads(path.read_text("utf-8"))
     statuses = [check["status"] for check in checks]
     failing = [check for check in checks if check["status"] == "FAILURE"]
-    untestable = [check for check in failing if (check.get("details") or {}).get("untestable")]
+    untestable = [
+        check
+        for check in failing
+        if not has_fixtures and (check.get("details") or {}).get("untestable")
+    ]
+    failures = tuple(
+        f"{check['id']}: {check.get('errorMessage') or check.get('description', '')}"
+        for check in failing
+        if check not in untestable
+    )
     return Scenario(
         name=name,
         passed=statuses.count("SUCCESS"),
         warned=statuses.count("WARNING"),
         untestable=len(untestable),
-        failures=tuple(
-            f"{check['id']}: {check.get('errorMessage') or check.get('description', '')}"
-            for check in failing
-            if check not in untestable
-        ),
+        failures=failures if checks else ("no check was made",),
     )

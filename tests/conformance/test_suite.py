@@ -64,33 +64,52 @@ sys.exit({status})
 PASSES = {"id": "a", "status": "SUCCESS"}
 WARNS = {"id": "b", "status": "WARNING"}
 FAILS = {"id": "c", "status": "FAILURE", "errorMessage": "it is wrong"}
-LACKS = {"id": "d", "status": "FAILURE", "details": {"untestable": True}}
+LACKS = {
+    "id": "d",
+    "status": "FAILURE",
+    "errorMessage": "there is no such tool",
+    "details": {"untestable": True},
+}
 
 
 @pytest.mark.parametrize(
-    ("found", "status", "outcome"),
+    ("found", "status", "has_fixtures", "outcome"),
     [
         (
             {"server-ping": [PASSES, WARNS, FAILS, LACKS]},
             1,
+            False,
             Outcome((Scenario("ping", 1, 1, 1, ("c: it is wrong",)),)),
         ),
-        ({"server-ping": [PASSES]}, 0, Outcome((Scenario("ping", 1, 0, 0, ()),))),
+        (
+            {"server-ping": [PASSES, LACKS], "server-sub/initialize": []},
+            1,
+            True,
+            Outcome(
+                (
+                    Scenario("ping", 1, 0, 0, ("d: there is no such tool",)),
+                    Scenario("sub/initialize", 0, 0, 0, ("no check was made",)),
+                )
+            ),
+        ),
+        ({"server-ping": [PASSES]}, 0, True, Outcome((Scenario("ping", 1, 0, 0, ()),))),
         (
             {"server-ping": [PASSES]},
             1,
+            True,
             Outcome((Scenario("ping", 1, 0, 0, ()),), "something to say"),
         ),
-        ({}, 0, Outcome((), "something to say")),
+        ({}, 0, True, Outcome((), "something to say")),
     ],
 )
 def test_checks_are_read_and_a_broken_run_complains(
-    found: dict[str, Any], status: int, outcome: Outcome, tmp_path: Path
+    found: dict[str, Any], status: int, has_fixtures: bool, outcome: Outcome, tmp_path: Path
 ) -> None:
     program = tmp_path / "conformance"
     program.write_text(PROGRAM.format(python=sys.executable, found=found, status=status))
     program.chmod(0o755)
-    assert run_suite(program, [], "server", tmp_path / "out") == outcome
+    output = tmp_path / "out"
+    assert run_suite(program, [], "server", output, has_fixtures=has_fixtures) == outcome
 
 
 @pytest.mark.anyio
