@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.to_thread
@@ -23,7 +23,7 @@ from runtime.engine.async_engine import ThreadedEngine
 from runtime.engine.engine import Engine
 from runtime.hub import open_model
 from runtime.request import TokenChunk
-from tests.helpers.model_service import ERAS
+from tests.helpers.model_service import ERAS, ScriptedModels
 from tests.helpers.tiny_gguf import write_tiny_llama
 
 pytestmark = pytest.mark.anyio
@@ -73,32 +73,19 @@ class Served:
         await self.threaded.read_prefix([1])
 
 
-@dataclass
-class OneModel:
-    """What the service gets its model of."""
-
-    model: ChatModel
-
-    async def get(self, name: str | None, report: Callable[[str], None]) -> ChatModel:
-        return self.model
-
-    @asynccontextmanager
-    async def opened(self) -> AsyncIterator[OneModel]:
-        yield self
-
-
 @asynccontextmanager
 async def serve(path: Path, era: str) -> AsyncIterator[Served]:
     _, tokenizer, runner, limits = open_model(path, CONFIG)
     engine = SteppedEngine(runner, limits, decoder=tokenizer.decoder, stop_ids=tokenizer.stop_ids)
     threaded = ThreadedEngine(engine)
-    model = ChatModel("tiny", tokenizer, threaded, engine.context_length)
+    model = ChatModel("scripted", tokenizer, threaded, engine.context_length)
+    models = ScriptedModels(cast("Any", model))  # a real one in the place of a script
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             await tasks.start(threaded.run)
             try:
                 async with (
-                    open_service(["tiny"], OneModel(model).opened) as service,
+                    open_service(["scripted"], models.opened) as service,
                     Client(build_server(service, version="1"), mode=era) as client,
                 ):
                     yield Served(engine, threaded, service, client)
