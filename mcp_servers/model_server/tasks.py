@@ -20,7 +20,7 @@ from mcp.server.context import CallNext, HandlerResult
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import Field
 
-from mcp_servers.model_server.waiting import outcome
+from mcp_servers.model_server.waiting import WAITING, outcome
 from mcp_servers.toolset_server import principal_of, result_of
 from runtime.agent.runs import Run, Runs
 from runtime.errors import UnknownRunError
@@ -121,8 +121,9 @@ class Tasks:
             "ttlMs": int((until - run.created_at + self._runs.expiry_s) * 1000),
             "pollIntervalMs": min(POLL_MS * (1 + self._num_waiting()), MAX_POLL_MS),
         }
-        if run.progress.message is not None:
-            task["statusMessage"] = run.progress.message
+        message = WAITING if run.questions else run.progress.message
+        if message is not None:
+            task["statusMessage"] = message
         return task
 
 

@@ -22,6 +22,9 @@ PROGRESS_INTERVAL_S = 0.2
 HEARTBEAT_S = 30.0
 """Without news, progress is reported this often all the same: hosts give up on a silent call."""
 
+WAITING = "waiting for an answer"
+"""What a run does while it asks."""
+
 _HEARTBEAT = 0.001
 """What a report without news adds, for progress has to grow; a token or step adds 1."""
 
@@ -144,7 +147,7 @@ def outcome(run: Run) -> ToolResult:
     if run.status == "cancelled":
         text = "The run was cancelled."
     else:
-        so_far = "it waits for an answer" if run.questions else run.progress.message
+        so_far = WAITING if run.questions else run.progress.message
         doing = f" ({so_far})" if so_far else ""
         text = f'Still running{doing}. Call run_result with run_id "{run.id}" for the result.'
     return ToolResult(

@@ -289,6 +289,7 @@ async def test_question_of_a_task_is_answered_by_an_update() -> None:
     assert list(asking["inputRequests"].values()) == [
         {"method": "elicitation/create", "params": FORM}
     ]
+    assert asking["statusMessage"] == "waiting for an answer"
 
 
 async def hand_out(client: Client, name: str = "extract") -> str:
