@@ -5,7 +5,7 @@ Knows no process: signals, sockets and the model belong to who opens it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from mcp_servers.guard import Access, Guard
@@ -37,9 +37,12 @@ class WebApp:
 
 @asynccontextmanager
 async def open_web_app(
-    server: Server[Any], access: Access, readiness: Callable[[], str]
+    server: Server[Any],
+    access: Access,
+    readiness: Callable[[], str],
+    routes: Sequence[BaseRoute] = (),
 ) -> AsyncIterator[WebApp]:
-    """Offer an MCP server over streamable HTTP, both eras; leaving ends its sessions.
+    """Offer an MCP server over streamable HTTP, both eras, and `routes`; leaving ends its sessions.
 
     `readiness` says "ready", or why not; `/ready` answers 503 until then.
     """
@@ -60,7 +63,8 @@ async def open_web_app(
         return JSONResponse({"status": status}, 503, {"retry-after": str(RETRY_READY_S)})
 
     checked = [Route("/mcp", MessageCheck(StreamableHTTPASGIApp(server.session_manager)))]
-    app = Starlette(routes=[*checked, Route("/health", health), Route("/ready", ready)])
+    own = [Route("/health", health), Route("/ready", ready)]
+    app = Starlette(routes=[*checked, *routes, *own])
     app.router.redirect_slashes = False  # a mistyped path is no page, and leads nowhere
     limits = RequestLimits(app)
     async with server.session_manager.run():

@@ -86,7 +86,7 @@ class AgentModel(Protocol):
         """Return the length of the prompt that these messages and tools make."""
         ...
 
-    def stream(
+    def stream(  # noqa: PLR0913 - options by name
         self,
         messages: Sequence[Message],
         *,
@@ -97,7 +97,8 @@ class AgentModel(Protocol):
         conversation: str | None = None,
         choices: Mapping[str, Sequence[str]] = NO_CHOICES,
         admitted: Sequence[ToolSpec] = (),
-    ) -> AsyncIterator[ChatEvent]:
+        thinks: bool | None = None,
+    ) -> AsyncGenerator[ChatEvent]:
         """Stream one turn; the last event is a `TurnEnd`.
 
         `conversation` names the lease that keeps the conversation's pages between turns;

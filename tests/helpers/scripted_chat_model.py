@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import anyio
@@ -116,7 +116,8 @@ class ScriptedChatModel:
         conversation: str | None = None,
         choices: Mapping[str, Sequence[str]] = NO_CHOICES,
         admitted: Sequence[ToolSpec] = (),
-    ) -> AsyncIterator[ChatEvent]:
+        thinks: bool | None = None,
+    ) -> AsyncGenerator[ChatEvent]:
         self.num_open += 1
         try:
             await anyio.lowlevel.checkpoint()
