@@ -36,7 +36,7 @@ async def read_body(request: Request, shape: type[AnyShape]) -> AnyShape:
     try:
         return shape.model_validate(value)
     except ValidationError as exc:
-        raise _refusal(exc.errors(include_url=False, include_context=False)) from exc
+        raise _refusal(value, exc.errors(include_url=False, include_context=False)) from exc
 
 
 def _refuse_constant(name: str) -> None:
@@ -51,25 +51,25 @@ def _check_text(value: object) -> None:
         raise bad_request("the body holds text that is not Unicode") from exc
 
 
-def _refusal(problems: Iterable[ErrorDetails]) -> FaultError:
+def _refusal(body: object, problems: Iterable[ErrorDetails]) -> FaultError:
     """Name the field that came furthest: of a choice of shapes, the one that was meant."""
     problem = max(problems, key=lambda one: len(one["loc"]))
-    where = _place(problem["loc"], problem["type"])
+    where = _place(body, problem["loc"])
     unknown = problem["type"] == "extra_forbidden"
     text = "there is no such field" if unknown else _brief(problem["msg"])
     return bad_request(f"{where}: {text}", where, "unknown_parameter" if unknown else None)
 
 
-def _place(path: tuple[int | str, ...], kind: str) -> str:
-    """The path as OpenAI writes it; names of our classes and of choices are left out."""
+def _place(value: object, path: tuple[int | str, ...]) -> str:
+    """The path as OpenAI writes it, without the names of choices, which are nowhere in the body."""
     found = ""
     for at, part in enumerate(path):
         if isinstance(part, int):
             found += f"[{part}]"
-        elif (part[:1].islower() and "[" not in part and "-" not in part) or (
-            kind == "extra_forbidden" and at == len(path) - 1
-        ):
+            value = value[part] if isinstance(value, list) and part < len(value) else None
+        elif isinstance(value, dict) and (part in value or at == len(path) - 1):
             found += f".{part}" if found else part
+            value = value.get(part)
     return found
 
 

@@ -20,7 +20,6 @@ from runtime.chat.messages import (
     TurnEnd,
 )
 from runtime.errors import GenerationError
-from runtime.request import Usage
 from tools.spec import JsonObject
 
 
@@ -84,7 +83,6 @@ def write_usage(ends: list[TurnEnd]) -> JsonObject:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": ends[0].usage.cached_tokens, "audio_tokens": 0},
-        "completion_tokens_details": _details([end.usage for end in ends]),
     }
 
 
@@ -125,7 +123,7 @@ class ChunkWriter:
             return {"function_call": function}
         call: JsonObject = {"index": event.index, "function": function}
         if event.name is not None:
-            call = {"index": event.index, "id": new_call_id(), "type": "function", **call}
+            call = {"index": event.index, "id": _new_call_id(), "type": "function", **call}
         return {"tool_calls": [call]}
 
     def _chunk(self, delta: JsonObject, reason: str | None = None) -> JsonObject:
@@ -133,14 +131,14 @@ class ChunkWriter:
         return self._header.write("chat.completion.chunk", choices=[choice], **self._usage)
 
 
-def new_call_id() -> str:
+def _new_call_id() -> str:
     """A name for a call that no other call of the conversation has."""
     return f"call_{secrets.token_hex(12)}"
 
 
 def _message(end: TurnEnd, *, is_legacy: bool) -> JsonObject:
     calls = [
-        {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}
+        (call.call_id, {"name": call.name, "arguments": _dump(call.arguments)})
         for call in end.message.tool_calls
     ]
     message: JsonObject = {
@@ -152,18 +150,13 @@ def _message(end: TurnEnd, *, is_legacy: bool) -> JsonObject:
     if end.message.reasoning:
         message["reasoning"] = message["reasoning_content"] = end.message.reasoning
     if calls and is_legacy:
-        message["function_call"] = calls[0]
+        message["function_call"] = calls[0][1]
     elif calls:
         message["tool_calls"] = [
-            {"id": new_call_id(), "type": "function", "function": call} for call in calls
+            {"id": call_id, "type": "function", "function": call} for call_id, call in calls
         ]
     return message
 
 
-def _details(usages: list[Usage]) -> JsonObject:
-    return {
-        "reasoning_tokens": 0,
-        "audio_tokens": 0,
-        "accepted_prediction_tokens": 0,
-        "rejected_prediction_tokens": 0,
-    }
+def _dump(arguments: JsonObject) -> str:
+    return json.dumps(arguments, ensure_ascii=False)

@@ -162,7 +162,7 @@ def _tool_choice(request: ChatRequest, names: Sequence[str]) -> ToolChoice:
     choice = request.function_call if request.tool_choice is None else request.tool_choice
     found = ToolChoice(parallel=request.parallel_tool_calls is not False and not request.functions)
     wanted: list[str] = []
-    if choice in {"none", "required"}:
+    if isinstance(choice, str):
         found = replace(found, mode=choice)
     elif isinstance(choice, NamedTool | NamedFunction):
         name = choice.function.name if isinstance(choice, NamedTool) else choice.name
@@ -205,9 +205,10 @@ def _sampling(request: ChatRequest, context_length: int) -> list[SamplingParams]
     stop = request.stop or ()
     seed = None if request.seed is None else request.seed % 2**63
     num_choices = request.n or 1
+    limits = (request.max_completion_tokens, request.max_tokens, context_length)
     return [
         SamplingParams(
-            max_tokens=request.max_completion_tokens or request.max_tokens or context_length,
+            max_tokens=next(limit for limit in limits if limit is not None),
             temperature=_default(request.temperature, 1.0),
             # OpenAI's ranges have 0 in them, which keeps no token: the likeliest is kept.
             top_p=max(_default(request.top_p, 1.0), 1e-6),

@@ -18,9 +18,11 @@ from starlette.types import Receive, Scope, Send
 
 from mcp_servers.guard import make_access
 from mcp_servers.model_server.admission import AdmissionLimits
+from mcp_servers.model_server.completions import Completions, caller_of
 from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
 from mcp_servers.web_app import WebApp, open_web_app
+from runtime.http_api.routes import openai_routes
 from tests.helpers.model_service import ScriptedModels
 
 HEADERS = {
@@ -73,7 +75,8 @@ async def open_app(
             server = build_server(service, version="1")
             access = make_access("127.0.0.1", keys)
             ready = readiness or (lambda: service.readiness)
-            async with open_web_app(server, access, ready) as web:
+            routes = openai_routes(Completions(service), caller_of)
+            async with open_web_app(server, access, ready, routes) as web:
                 yield ServedApp(web, service)
 
 
