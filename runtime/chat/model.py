@@ -69,6 +69,7 @@ class ChatModel:
         context_length: most tokens of prompt and answer together.
         tokenizer: the model's tokenizer.
         wire_format: how the model writes its turns.
+        features: what its chat template supports.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class ChatModel:
         self._prompts = PromptBuilder(tokenizer)
         self._catalogue = Catalogue(self._build_tokens, engine, saved_pages)
         self.wire_format = self._prompts.wire_format
+        self.features = self._prompts.features()
         self._grammars = Grammars(self._prompts.bound, tokenizer, self._prompts.end_of_turn_id)
 
     async def support_of(self, tools: Sequence[ToolSpec]) -> dict[str, ToolSupport]:

@@ -64,6 +64,9 @@ class CpuRunner:
 
     Attributes:
         step_ns: nanoseconds inside C++ of all steps so far.
+        device: "cpu".
+        weight_bytes: memory of the packed weights; processes may share it.
+        kv_bytes: memory of the KV pages; none is taken before a page is used.
     """
 
     def __init__(
@@ -101,12 +104,15 @@ class CpuRunner:
         self.page_size = PAGE_SIZE
         self.num_pages = max(1, kv_cache_bytes // (PAGE_SIZE * kv_bytes_per_token(config, kv_type)))
         self.identity = f"{config} {kv_type.name}"
+        self.device = "cpu"
         self.step_ns = 0
         self._last: _Step | None = None
         weights = CpuWeights(checkpoint, self._pool.num_threads)
         model = Decoder(config, weights, limits.context_length)
         self._weights = weights.pack(packed_folder, stamp)
+        self.weight_bytes = len(self._weights)
         self._kv_pages = self._make_pages(config, kv_type)
+        self.kv_bytes = self.num_pages * PAGE_SIZE * kv_bytes_per_token(config, kv_type)
         self.page_memory = CpuPages(self._kv_pages, self._weights, f"{self.identity} {stamp}")
         recorder = Recorder(limits)
         sampling = recorder.sampling_batch()

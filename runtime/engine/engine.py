@@ -24,6 +24,7 @@ from runtime.engine.prefix_cache import PrefixCache
 from runtime.engine.prefix_pages import PageMemory, PrefixPages
 from runtime.engine.scheduler import ScheduledStep, Scheduler
 from runtime.engine.sequence import Sequence, TextDecoder
+from runtime.engine.status import EngineStatus, Throughput
 from runtime.errors import CapacityError, PromptTooLongError
 from runtime.grammar.constraint import Constraint
 from runtime.kernels.forward_batch import ForwardBatch, SamplingBatch
@@ -120,10 +121,24 @@ class Engine:
         self._sampling = SamplingBuilder(runner.vocab_size)
         self._sequences: dict[int, Sequence] = {}
         self._next_id = 0
+        self._throughput = Throughput(clock())
 
     @property
     def has_work(self) -> bool:
         return self.scheduler.has_work
+
+    def status(self) -> EngineStatus:
+        """What it is doing now; may be asked from another thread."""
+        return EngineStatus(
+            num_running=len(self.scheduler.running),
+            num_waiting=len(self.scheduler.waiting),
+            num_pages=self.pool.num_pages,
+            num_used_pages=self.pool.num_pages - self.pool.num_free,
+            page_tokens=self._runner.page_size,
+            num_preemptions=self.scheduler.num_preemptions,
+            num_generated=self._throughput.num_tokens,
+            tokens_per_s=self._throughput.tokens_per_s(self._clock()),
+        )
 
     def check(self, request: GenerateRequest) -> None:
         """Refuse what can't be run, before it is queued.
@@ -210,7 +225,9 @@ class Engine:
                 for item in step.items
             }
         chunks = self._commit(step, rows, drawn)
-        self.scheduler.observe(step, self._clock() - started)
+        now = self._clock()
+        self.scheduler.observe(step, now - started)
+        self._throughput.add(sum(len(chunk.token_ids) for chunk in chunks.values()), now)
         return chunks
 
     def _commit(

@@ -39,13 +39,16 @@ class TorchWeights:
         self._names = frozenset(checkpoint.names)
         self._device = device
         self._dtype = dtype
+        self.num_bytes = 0
 
     def has(self, name: str) -> bool:
         return name in self._names
 
     def load(self, *names: str, shape: tuple[int, ...]) -> torch.Tensor:
         fused = read_tensors(self._checkpoint, names, shape)
-        return torch.from_numpy(fused).to(self._device, self._dtype)
+        tensor = torch.from_numpy(fused).to(self._device, self._dtype)
+        self.num_bytes += tensor.nbytes
+        return tensor
 
     def read(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         return read_tensors(self._checkpoint, (name,), shape)
@@ -103,6 +106,9 @@ class TorchRunner:
             # One page more than the engine knows of, for the padding of captured steps.
             shape = (2, self.num_pages + 1, PAGE_SIZE, config.num_kv_heads, config.head_dim)
             self._kv_pages = [self._zeros(shape, dtype) for _ in range(config.num_layers)]
+        self.device = device
+        self.weight_bytes = weights.num_bytes
+        self.kv_bytes = sum(pages.nbytes for pages in self._kv_pages)
         self._graphs: DecodeGraphs | None = None
         if self._device.type == "cuda":
             self._graphs = DecodeGraphs(
