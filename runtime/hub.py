@@ -122,7 +122,7 @@ class Hub:
         """The loaded models, in the order in which they were loaded."""
         return tuple(self._loaded)
 
-    def loaded(self, name: str) -> ChatModel | None:
+    def find(self, name: str) -> ChatModel | None:
         """A model that is loaded; None where it is not."""
         return None if name not in self._loaded else self._loaded[name].model
 

@@ -166,7 +166,7 @@ async def test_unloaded_model_gives_back_its_memory_and_can_be_loaded_again(tiny
             stale = model.stream([Message("user", "Hi")])
             del model
             assert await hub.unload(name) == info
-            assert (hub.names, hub.loaded(name)) == ((), None)
+            assert (hub.names, hub.find(name)) == ((), None)
             with pytest.raises(CapacityError, match="the engine is closed"):
                 await anext(stale)
             del stale

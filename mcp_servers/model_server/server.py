@@ -8,6 +8,7 @@ from typing import Any
 from mcp.server import Server
 
 from mcp_servers import toolset_server
+from mcp_servers.announcements import Announcements
 from mcp_servers.model_server.resources import SUPPORT_URI
 from mcp_servers.model_server.run_calls import serve_runs
 from mcp_servers.model_server.service import ModelService
@@ -39,4 +40,19 @@ def build_server(service: ModelService, *, version: str) -> Server[Any]:
         "zonda", service, version=version, instructions=INSTRUCTIONS, resources=[support]
     )
     serve_runs(server, service, num_waiting=lambda: service.num_waiting)
+    announce_changes(server.announcements, service)
     return server
+
+
+def announce_changes(announcements: Announcements, service: ModelService) -> None:
+    """Tell clients, for as long as the service runs, of what it offers and says otherwise."""
+
+    async def follow_models() -> None:
+        seen = service.changes.count
+        while True:
+            seen = await service.changes.wait(seen)
+            await announcements.tools_changed()
+            await announcements.resources_changed()
+
+    service.start(follow_models)
+    service.start(announcements.watch)

@@ -18,8 +18,9 @@ import anyio
 import anyio.to_thread
 from mcp.server.stdio import stdio_server
 
+from mcp_servers.model_server.admin import Models
 from mcp_servers.model_server.server import build_server
-from mcp_servers.model_server.service import AgentSetup, Models, ModelService, open_service
+from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
 from runtime.config import Config
 
 if TYPE_CHECKING:

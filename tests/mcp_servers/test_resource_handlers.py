@@ -219,7 +219,6 @@ async def test_variables_and_arguments_are_completed(era: str) -> None:
 @asynccontextmanager
 async def watching(server: OfferingServer, shelf: Shelf) -> AsyncIterator[None]:
     """Watch resources while the first text changes all the time."""
-    assert server.announcements is not None
 
     async def change() -> None:
         while True:
@@ -263,7 +262,6 @@ async def test_a_subscriber_of_the_handshake_era_is_told_until_it_unsubscribes()
             assert set(told) == {"shelf://first"}
             await client.unsubscribe_resource("shelf://first")
             told.clear()
-            assert server.announcements is not None
             await server.announcements.resource_updated("shelf://first")
             await client.send_ping()
     assert told == []
