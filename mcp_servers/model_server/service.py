@@ -21,6 +21,7 @@ from mcp_servers.model_server.admission import Admission, AdmissionLimits, Ticke
 from mcp_servers.model_server.background import Background
 from mcp_servers.model_server.batch import generate_batch
 from mcp_servers.model_server.chat import chat
+from mcp_servers.model_server.report import Report
 from mcp_servers.model_server.resources import describe_support
 from mcp_servers.model_server.schemas import DEFAULT_WAIT_S, MAX_STEPS
 from mcp_servers.model_server.tools import Surface, list_specs
@@ -102,6 +103,7 @@ class ModelService:
         self._tasks = tasks
         self._prepared: dict[str, list[ToolSpec]] = {}  # by model: what it is ready for
         self._is_following = False
+        self.report = Report(models, runs, admission, toolset)
         self._listed: tuple[Sequence[str], Sequence[ToolSpec]] | None = None
         self.listed = anyio.Event()
         self.readiness: Literal["loading", "ready", "failed"] = "loading"

@@ -1,0 +1,136 @@
+"""The resources of the model server: addresses, and which report each of them shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterable
+
+from mcp_servers.model_server.report import Report
+from mcp_servers.model_server.resources import SUPPORT_URI
+from mcp_servers.resource_handlers import Asked, Listed, Resource
+from tools.spec import JsonObject
+
+MODELS_URI = "model://"
+MODEL_URI = "model://{name}"
+RUN_URI = "run://{id}"
+TRANSCRIPT_URI = "run://{id}/transcript"
+STATUS_URI = "runtime://status"
+
+MODEL_TTL_MS = 60_000
+"""A model's facts change only when it is loaded or unloaded, which is announced."""
+
+
+def list_resources(
+    report: Report, describe_support: Callable[[], Awaitable[JsonObject]]
+) -> list[Resource]:
+    """Build the resources over what a service reports."""
+
+    async def read_models(asked: Asked) -> str:
+        return _json(report.describe_models())
+
+    async def read_model(asked: Asked) -> str:
+        return _json(report.describe_model(asked.variables["name"]))
+
+    async def read_run(asked: Asked) -> str:
+        return _json(report.describe_run(asked.variables["id"], asked.principal))
+
+    async def read_transcript(asked: Asked) -> str:
+        return _json(report.describe_transcript(asked.variables["id"], asked.principal))
+
+    async def read_status(asked: Asked) -> str:
+        return _json(await report.describe_status())
+
+    async def read_support(asked: Asked) -> str:
+        return _json(await describe_support())
+
+    def list_models(principal: str) -> Iterable[Listed]:
+        return [
+            Listed({"name": name}, f"Facts of the model {name}.") for name in report.model_names
+        ]
+
+    def list_runs(principal: str) -> Iterable[Listed]:
+        return [
+            Listed({"id": run.id}, f"A call of {run.title or 'a tool'}: {run.status}.")
+            for run in report.runs_of(principal)
+        ]
+
+    def run_ids(principal: str) -> Iterable[str]:
+        return [run.id for run in report.runs_of(principal)]
+
+    def run_version(asked: Asked) -> object:
+        return report.run_version(asked.variables["id"], asked.principal)
+
+    return [
+        Resource(
+            MODELS_URI,
+            "models",
+            "The models that calls may name, and which of them are loaded.",
+            "application/json",
+            read_models,
+            title="Models",
+            ttl_ms=MODEL_TTL_MS,
+            version=lambda asked: report.models_version(),
+        ),
+        Resource(
+            MODEL_URI,
+            "model",
+            "A model's architecture, context length, quantisation, memory and chat template.",
+            "application/json",
+            read_model,
+            title="Model",
+            ttl_ms=MODEL_TTL_MS,
+            version=lambda asked: (report.models_version(), _checked(report, asked)),
+            values={"name": lambda principal: report.model_names},
+            listed=list_models,
+        ),
+        Resource(
+            STATUS_URI,
+            "status",
+            "What goes on now: calls, batch and queue of each model, tokens a second, KV memory, "
+            "tool servers with their state and the tokens of their definitions.",
+            "application/json",
+            read_status,
+            title="Status",
+            version=lambda asked: report.status_version(),
+        ),
+        Resource(
+            SUPPORT_URI,
+            "grammar-support",
+            "The output forms and JSON Schema keywords that the grammar enforces, and how "
+            "strictly calls of each tool server's tools are decoded.",
+            "application/json",
+            read_support,
+            title="Grammar support",
+        ),
+        Resource(
+            RUN_URI,
+            "run",
+            "A call of yours that goes on or has ended: its progress, and its result.",
+            "application/json",
+            read_run,
+            title="Run",
+            version=run_version,
+            values={"id": run_ids},
+            listed=list_runs,
+        ),
+        Resource(
+            TRANSCRIPT_URI,
+            "transcript",
+            "What the model was told, wrote and called in a run of yours, as it grows.",
+            "application/json",
+            read_transcript,
+            title="Transcript of a run",
+            version=run_version,
+            values={"id": run_ids},
+        ),
+    ]
+
+
+def _checked(report: Report, asked: Asked) -> str:
+    """The model's name; refuses one that no call may name."""
+    name: str = report.describe_model(asked.variables["name"])["name"]
+    return name
+
+
+def _json(value: JsonObject) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2)
