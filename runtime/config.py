@@ -150,6 +150,11 @@ def servers_file() -> Path:
     return platformdirs.user_config_path("zonda") / "mcp.json"
 
 
+def prompts_folder() -> Path:
+    """Where a user's prompt files are, beside zonda.toml; it need not be there."""
+    return platformdirs.user_config_path("zonda") / "prompts"
+
+
 def _find(
     name: str, flags: Mapping[str, Any], environ: Mapping[str, str], in_file: Mapping[str, _Given]
 ) -> _Given | None:

@@ -15,7 +15,18 @@ import typer
 
 from mcp_servers.cli import server_list
 from mcp_servers.cli.errors import exit_status
-from mcp_servers.cli.options import ConfigFile, PolicyFile
+from mcp_servers.cli.options import (
+    Admin,
+    ConfigFile,
+    Device,
+    Expose,
+    McpConfig,
+    Model,
+    PolicyFile,
+    Prompts,
+    Verbose,
+    make_surface,
+)
 from runtime.config import Config, load_config, servers_file
 from runtime.telemetry import configure_logging
 from tools.errors import ConfigurationError
@@ -35,24 +46,22 @@ SUBCOMMANDS = {
 }
 
 
-def mcp(
+def mcp(  # noqa: PLR0913 - one argument for each option
     ctx: typer.Context,
     *,
-    model: Annotated[
-        str | None, typer.Option(help="Name or path of the model; see `zonda models`.")
-    ] = None,
-    mcp_config: Annotated[
-        Path | None,
-        typer.Option(help="File of MCP servers (`mcpServers`) whose tools agent_run may use."),
-    ] = None,
+    model: Model = None,
+    mcp_config: McpConfig = None,
     policy: PolicyFile = None,
     config_file: ConfigFile = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    device: Device = None,
+    admin: Admin = False,
+    expose: Expose = None,
+    prompts: Prompts = None,
     log_file: Annotated[
         Path | None,
         typer.Option(help="Where to log, besides stderr; in the state folder if absent."),
     ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Log every request.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Serve local models to an MCP host over stdin and stdout.
 
@@ -71,10 +80,11 @@ def mcp(
     from mcp_servers.model_server.stdio import end_process, serve_stdio
 
     agent = agent_setup(mcp_config, config)
+    surface = make_surface(config, admin=admin, expose=expose, prompts=prompts)
     gc.freeze()
     gc.enable()
     try:
-        anyio.run(partial(serve_stdio, config, agent, version=installed_version()))
+        anyio.run(partial(serve_stdio, config, agent, surface, version=installed_version()))
     except BaseException as exc:  # noqa: BLE001 - the top of the program: it becomes one line
         end_process(exit_status(exc))
     end_process(0)

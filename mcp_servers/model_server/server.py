@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from mcp.server import Server
@@ -26,14 +25,10 @@ INSTRUCTIONS = (
 )
 
 
-def build_server(
-    service: ModelService, *, version: str, prompts_folder: Path | None = None
-) -> Server[Any]:
-    """Make the MCP server, both protocol eras, of what `open_service` gives.
-
-    A user's prompts are read from `prompts_folder`, where there is one.
-    """
-    folder = None if prompts_folder is None else PromptFolder(prompts_folder)
+def build_server(service: ModelService, *, version: str) -> Server[Any]:
+    """Make the MCP server, both protocol eras, of what `open_service` gives."""
+    files = service.surface.prompts_folder
+    folder = None if files is None else PromptFolder(files)
     server = toolset_server.build_server(
         "zonda",
         service,

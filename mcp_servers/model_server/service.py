@@ -95,7 +95,7 @@ class ModelService:
         surface: Surface,
     ) -> None:
         self.models = models
-        self._surface = surface
+        self.surface = surface
         self._runs = runs
         self._admission = admission
         self._agent = agent
@@ -118,7 +118,7 @@ class ModelService:
         names = self.models.names
         if self._listed is None or self._listed[0] != names:
             servers = self._agent.servers if self._agent else ()
-            self._listed = names, list_specs(names, servers, self._surface)
+            self._listed = names, list_specs(names, servers, self.surface)
         return self._listed[1]
 
     def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:

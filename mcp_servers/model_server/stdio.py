@@ -21,6 +21,7 @@ from mcp.server.stdio import stdio_server
 from mcp_servers.model_server.admin import Models
 from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
+from mcp_servers.model_server.tools import Surface
 from runtime.config import Config
 
 if TYPE_CHECKING:
@@ -38,14 +39,18 @@ ANSWERS_FIRST_S = 0.1
 """Loading begins so long after the tools were asked for, so that the answer is out first."""
 
 
-async def serve_stdio(config: Config, agent: AgentSetup | None, *, version: str) -> None:
+async def serve_stdio(
+    config: Config, agent: AgentSetup | None, surface: Surface, *, version: str
+) -> None:
     """Serve until the input ends or a signal comes.
 
     A signal ends the process here: the thread that reads stdin cannot be cancelled.
     """
     async with stdio_server() as (read, write):
         async with (
-            open_service([config.model], lambda: open_hub(config), agent) as service,
+            open_service(
+                [config.model], lambda: open_hub(config), agent, surface=surface
+            ) as service,
             anyio.create_task_group() as group,
         ):
             server = build_server(service, version=version)

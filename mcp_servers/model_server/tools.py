@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mcp_servers.model_server.admin import load_spec, unload_spec
 from mcp_servers.model_server.batch import BATCH_RESULTS, batch_spec
@@ -42,10 +43,12 @@ class Surface:
     Attributes:
         loadable: models that may be loaded and unloaded by tools; None offers no such tools.
         exposed: names of `EXPOSABLE`.
+        prompts_folder: where a user's prompt files are; it need not be there.
     """
 
     loadable: tuple[str, ...] | None = None
     exposed: frozenset[str] = frozenset()
+    prompts_folder: Path | None = None
 
 
 def list_specs(

@@ -22,6 +22,7 @@ from mcp_servers.model_server.prompts import (
 )
 from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import open_service
+from mcp_servers.model_server.tools import Surface
 from mcp_servers.prompt_handlers import PromptMessage
 from mcp_servers.toolset_server import build_server as build_plain_server
 from tests.helpers.model_service import ERAS, connect, scripted_models
@@ -181,10 +182,11 @@ def test_a_folder_of_very_many_files_is_read_in_part(
 async def test_a_changed_folder_is_read_again(tmp_path: Path, era: str) -> None:
     models = scripted_models(play(ScriptedTurn("hi")))
     folder = tmp_path / "prompts"
+    surface = Surface(prompts_folder=folder)
     with anyio.fail_after(5):
         async with (
-            open_service(["scripted"], models.opened) as service,
-            Client(build_server(service, version="1", prompts_folder=folder), mode=era) as client,
+            open_service(["scripted"], models.opened, surface=surface) as service,
+            Client(build_server(service, version="1"), mode=era) as client,
         ):
             assert [one.name for one in (await client.list_prompts()).prompts] == OWN
             folder.mkdir()
