@@ -24,6 +24,7 @@ from runtime.chat.model import ChatModel
 from runtime.chat.support import TemplateFeatures
 from runtime.config import Config
 from runtime.engine.async_engine import ThreadedEngine
+from runtime.engine.embedding import HiddenRunner
 from runtime.engine.engine import Engine, EngineLimits, Runner
 from runtime.engine.loading import LoadedRunner, load_runner
 from runtime.engine.saved_pages import SavedPages
@@ -53,6 +54,7 @@ class ModelInfo:
         device: "cpu" or "cuda".
         weight_bytes: memory of the weights.
         kv_bytes: memory that KV pages may take.
+        can_embed: whether it gives vectors of texts.
         template: what its chat template supports.
     """
 
@@ -68,6 +70,7 @@ class ModelInfo:
     device: str
     weight_bytes: int
     kv_bytes: int
+    can_embed: bool
     template: TemplateFeatures
 
 
@@ -256,6 +259,7 @@ def describe_model(model: ChatModel, checkpoint: Checkpoint, runner: LoadedRunne
         device=runner.device,
         weight_bytes=runner.weight_bytes,
         kv_bytes=runner.kv_bytes,
+        can_embed=isinstance(runner, HiddenRunner),
         template=model.features,
     )
 

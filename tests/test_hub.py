@@ -125,6 +125,7 @@ async def test_loaded_model_is_described_and_says_what_it_does(tiny: Path) -> No
         device="cpu",
         weight_bytes=info.weight_bytes,
         kv_bytes=info.kv_bytes,
+        can_embed=True,
         template=TemplateFeatures(
             wire_format="hermes",
             renders_tools=False,

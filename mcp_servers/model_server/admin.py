@@ -163,6 +163,11 @@ class ModelList:
         return tuple(dict.fromkeys([*self._offered, *loaded]))
 
     @property
+    def embedding(self) -> tuple[str, ...]:
+        """Those that give vectors, as far as that is known before they are loaded."""
+        return tuple(name for name in self.names if self._may_embed(name))
+
+    @property
     def opened(self) -> Models | None:
         """The models, once they are open; nothing is opened for this."""
         return self._models.opened
@@ -240,6 +245,10 @@ class ModelList:
             self._leaving.discard(name)
         self.changes.tell()
         return _state(info, "unloaded")
+
+    def _may_embed(self, name: str) -> bool:
+        models = self.opened
+        return models is None or name not in models.names or models.info(name).can_embed
 
     async def _get(self, run: Run, name: str) -> Model:
         waits = itertools.count()

@@ -32,6 +32,7 @@ from tools.spec import JsonObject, TextContent, ToolResult
 
 if TYPE_CHECKING:
     from runtime.chat.model import Output
+    from runtime.engine.embedding import Vectors
     from runtime.grammar.compile import GrammarSource
 
 
@@ -44,6 +45,8 @@ class Model(AgentModel, Protocol):
     async def choose(
         self, messages: Sequence[Message], options: Sequence[str]
     ) -> Mapping[str, float]: ...
+
+    async def embed(self, texts: Sequence[str]) -> tuple[Vectors, int]: ...
 
 
 async def generate(run: Run, model: Model, arguments: JsonObject) -> ToolResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Iterable
 
+from mcp_servers.model_server.embed import VECTORS_TYPE, VECTORS_URI, VectorStore
 from mcp_servers.model_server.report import Report
 from mcp_servers.model_server.resources import SUPPORT_URI
 from mcp_servers.resource_handlers import Asked, Listed, Resource
@@ -16,12 +17,15 @@ RUN_URI = "run://{id}"
 TRANSCRIPT_URI = "run://{id}/transcript"
 STATUS_URI = "runtime://status"
 
+VECTORS_TTL_MS = 3_600_000
+"""They never change."""
+
 MODEL_TTL_MS = 60_000
 """A model's facts change only when it is loaded or unloaded, which is announced."""
 
 
 def list_resources(
-    report: Report, describe_support: Callable[[], Awaitable[JsonObject]]
+    report: Report, vectors: VectorStore, describe_support: Callable[[], Awaitable[JsonObject]]
 ) -> list[Resource]:
     """Build the resources over what a service reports."""
 
@@ -42,6 +46,9 @@ def list_resources(
 
     async def read_support(asked: Asked) -> str:
         return _json(await describe_support())
+
+    async def read_vectors(asked: Asked) -> bytes:
+        return vectors.read(asked.variables["id"], asked.principal)
 
     def list_models(principal: str) -> Iterable[Listed]:
         return [
@@ -122,6 +129,16 @@ def list_resources(
             title="Transcript of a run",
             version=run_version,
             values={"id": run_ids},
+        ),
+        Resource(
+            VECTORS_URI,
+            "vectors",
+            "Vectors that embed gave you an address of: little-endian float32 numbers.",
+            VECTORS_TYPE,
+            read_vectors,
+            title="Vectors",
+            ttl_ms=VECTORS_TTL_MS,
+            version=lambda asked: len(vectors.read(asked.variables["id"], asked.principal)),
         ),
     ]
 

@@ -36,7 +36,7 @@ def build_server(service: ModelService, *, version: str) -> Server[Any]:
         title="Zonda: local models",
         instructions=INSTRUCTIONS,
         icons=ICONS,
-        resources=list_resources(service.report, service.describe_support),
+        resources=list_resources(service.report, service.vectors, service.describe_support),
         prompts=own_prompts() if folder is None else folder.list_prompts,
     )
     serve_runs(server, service, num_waiting=lambda: service.num_waiting)

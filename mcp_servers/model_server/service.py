@@ -21,6 +21,7 @@ from mcp_servers.model_server.admission import Admission, AdmissionLimits, Ticke
 from mcp_servers.model_server.background import Background
 from mcp_servers.model_server.batch import generate_batch
 from mcp_servers.model_server.chat import chat
+from mcp_servers.model_server.embed import VectorStore, embed
 from mcp_servers.model_server.report import Report
 from mcp_servers.model_server.resources import describe_support
 from mcp_servers.model_server.schemas import DEFAULT_WAIT_S, MAX_STEPS
@@ -103,8 +104,9 @@ class ModelService:
         self._tasks = tasks
         self._prepared: dict[str, list[ToolSpec]] = {}  # by model: what it is ready for
         self._is_following = False
+        self.vectors = VectorStore()
         self.report = Report(models, runs, admission, toolset)
-        self._listed: tuple[Sequence[str], Sequence[ToolSpec]] | None = None
+        self._listed: tuple[object, Sequence[ToolSpec]] | None = None
         self.listed = anyio.Event()
         self.readiness: Literal["loading", "ready", "failed"] = "loading"
 
@@ -115,10 +117,10 @@ class ModelService:
 
     @property
     def _specs(self) -> Sequence[ToolSpec]:
-        names = self.models.names
+        names = self.models.names, self.models.embedding
         if self._listed is None or self._listed[0] != names:
             servers = self._agent.servers if self._agent else ()
-            self._listed = names, list_specs(names, servers, self.surface)
+            self._listed = names, list_specs(names[0], servers, self.surface, names[1])
         return self._listed[1]
 
     def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -279,6 +281,8 @@ class ModelService:
                 result = await calls.agent_run(run, agent, model.name, arguments)
                 self._tasks.start_soon(self._prepare_tools, model)
                 return result
+            if name == "embed":
+                return await embed(run, model, self.vectors, arguments)
             return await _WORK[name](run, model, arguments)
 
     async def _make_agent(self, run: Run, model: calls.Model, arguments: JsonObject) -> Agent:

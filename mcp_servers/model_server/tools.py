@@ -9,6 +9,7 @@ from pathlib import Path
 from mcp_servers.model_server.admin import load_spec, unload_spec
 from mcp_servers.model_server.batch import BATCH_RESULTS, batch_spec
 from mcp_servers.model_server.chat import CHATTED, chat_spec
+from mcp_servers.model_server.embed import embed_spec
 from mcp_servers.model_server.schemas import (
     ACTING,
     ANSWERED,
@@ -52,20 +53,21 @@ class Surface:
 
 
 def list_specs(
-    models: Sequence[str], servers: Sequence[str], surface: Surface | None = None
+    models: Sequence[str],
+    servers: Sequence[str],
+    surface: Surface | None = None,
+    embedding: Sequence[str] | None = None,
 ) -> tuple[ToolSpec, ...]:
     """Build the tools for these model names (the default first) and tool servers.
 
-    `agent_run` is there only when there are tool servers.
+    `agent_run` is there only when there are tool servers, `embed` only when one of `embedding`,
+    all models where absent, gives vectors.
     """
     surface = surface or Surface()
-    model = {
-        "type": "string",
-        "enum": list(models),
-        "default": models[0],
-        "description": "Which model.",
-    }
+    model = _model_of(models)
     specs = [_generate(model), _extract(model), _choose(model), batch_spec(model)]
+    if embedding is None or embedding:
+        specs.append(embed_spec(_model_of(embedding or models)))
     has_chat = "chat" in surface.exposed
     if has_chat:
         specs.append(chat_spec(model))
@@ -75,6 +77,15 @@ def list_specs(
     if surface.loadable is not None:
         specs += [load_spec(surface.loadable), unload_spec(models)]
     return tuple(specs)
+
+
+def _model_of(names: Sequence[str]) -> JsonObject:
+    return {
+        "type": "string",
+        "enum": list(names),
+        "default": names[0],
+        "description": "Which model.",
+    }
 
 
 def _generate(model: JsonObject) -> ToolSpec:

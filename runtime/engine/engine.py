@@ -10,6 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.engine.batch import SCORE_NOTHING, BatchBuilder, LogitsRow, SamplingBuilder
+from runtime.engine.embedding import Embedder, HiddenRunner, Vectors
 from runtime.engine.leases import Leases
 from runtime.engine.pace import Pace
 from runtime.engine.page_pool import PagePool
 from runtime.engine.prefix_cache import PrefixCache
-from runtime.engine.prefix_pages import PageMemory, PrefixPages
+from runtime.engine.prefix_pages import PageMemory, PrefixPages, Turns
 from runtime.engine.scheduler import ScheduledStep, Scheduler
 from runtime.engine.sequence import Sequence, TextDecoder
 from runtime.engine.status import EngineStatus, Throughput
@@ -117,6 +119,11 @@ class Engine:
             pace=Pace(limits.max_step_s),
         )
         self.prefixes = PrefixPages(self.scheduler, runner.page_memory)
+        self._embedder = (
+            Embedder(self.scheduler, runner, limits.max_sequences)
+            if isinstance(runner, HiddenRunner)
+            else None
+        )
         self._batches = BatchBuilder(runner.page_size)
         self._sampling = SamplingBuilder(runner.vocab_size)
         self._sequences: dict[int, Sequence] = {}
@@ -171,6 +178,34 @@ class Engine:
                 f"{len(self._sequences)} requests are queued already, at most "
                 f"{self.limits.max_queue} may be; try again later"
             )
+
+    @property
+    def can_embed(self) -> bool:
+        """Whether the runner shows its hidden states."""
+        return self._embedder is not None
+
+    def embed(self, texts: SequenceOf[SequenceOf[int]]) -> Turns[Vectors]:
+        """Compute the vectors of texts in turns; steps may run between them.
+
+        Raises:
+            InvalidRequestError: a text of no token, or of one outside the vocabulary, or a
+                model that gives no vectors.
+            PromptTooLongError: a text does not fit the context.
+        """
+        if self._embedder is None:
+            raise InvalidRequestError("this model gives no vectors: its runner hides its states")
+        vocab_size = self._runner.vocab_size
+        for index, token_ids in enumerate(texts):
+            if not token_ids or min(token_ids) < 0 or max(token_ids) >= vocab_size:
+                raise InvalidRequestError(
+                    f"text {index} must be one or more token ids in 0..{vocab_size - 1}"
+                )
+            if len(token_ids) > self.context_length:
+                raise PromptTooLongError(
+                    f"text {index} has {len(token_ids)} tokens, the context holds "
+                    f"{self.context_length}; cut it into parts"
+                )
+        return self._embedder.embed(texts)
 
     def add(self, request: GenerateRequest, constraint: Constraint | None = None) -> int:
         """Queue a request and return its sequence id.

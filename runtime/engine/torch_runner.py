@@ -96,6 +96,7 @@ class TorchRunner:
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         config = ModelConfig.from_checkpoint(checkpoint)
         self.vocab_size = config.vocab_size
+        self.hidden_size = config.hidden_size
         self.page_size = PAGE_SIZE
         page_bytes = 2 * PAGE_SIZE * config.num_kv_heads * config.head_dim * dtype.itemsize
         self.num_pages = max(1, kv_cache_bytes // (page_bytes * config.num_layers))
@@ -130,6 +131,14 @@ class TorchRunner:
             logits = self._run_model(self._to_device(batch))
             token_ids, logprobs = kernels.sample_tokens(logits, self._to_device(sampling))
             return DrawnTokens(token_ids.cpu().numpy(), logprobs.cpu().numpy())
+
+    def hidden_states(self, batch: ForwardBatch) -> npt.NDArray[np.float32]:
+        """Run the layers alone; see `embedding.HiddenRunner`."""
+        torch.set_num_threads(self._threads if len(batch.token_ids) > SMALL_STEP else 1)
+        with torch.inference_mode():
+            hidden = self._model.hidden_states(self._to_device(batch), self._kv_pages)
+            states: npt.NDArray[np.float32] = hidden.float().cpu().numpy()
+            return states
 
     def _forward(self, batch: ForwardBatch) -> torch.Tensor:
         logits: torch.Tensor = self._model(batch, self._kv_pages)

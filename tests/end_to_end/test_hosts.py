@@ -51,7 +51,9 @@ def inspect(target: Sequence[str], era: str, method: str, *arguments: str) -> An
 def check_with_inspector(target: Sequence[str], era: str) -> None:
     """Let the inspector lint the schemas and call every tool."""
     listed = inspect(target, era, "tools/list", "--strict")
-    assert {"generate", "extract", "choose", "run_result"} == {t["name"] for t in listed["tools"]}
+    assert {"generate", "extract", "choose", "generate_batch", "embed", "run_result"} == {
+        t["name"] for t in listed["tools"]
+    }
     for name, arguments in CALLS.items():
         given = ("--tool-name", name, "--tool-args-json", json.dumps(arguments))
         result = inspect(target, era, "tools/call", *given)

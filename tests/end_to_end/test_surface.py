@@ -74,6 +74,7 @@ async def test_the_whole_surface_works_over_stdio(
         turn = structured(
             await client.call_tool("chat", {**chat, "tool_choice": "now", "max_tokens": 64})
         )
+        embedded = structured(await client.call_tool("embed", {"texts": ["a cat", "a cat", "?"]}))
         (listed,) = (await read(client, "model://"))["models"]
         status = await read(client, "runtime://status")
         unloaded = structured(await client.call_tool("model_unload", {"model": name}))
@@ -87,6 +88,10 @@ async def test_the_whole_surface_works_over_stdio(
     assert {result["value"]["c"] for result in values["results"]} <= {"red", "blue"}
     assert [call["name"] for call in turn["tool_calls"]] == ["now"]
     assert turn["finish_reason"] == "tool_calls"
+    first, second, third = embedded["vectors"]
+    assert len(first) == embedded["dimensions"] == 64
+    assert first == second != third
+    assert sum(number**2 for number in first) == pytest.approx(1, abs=1e-4)
     assert (listed["name"], listed["state"]) == (name, "loaded")
     assert status["models"][0]["generated_tokens"] > 0
     assert unloaded["memory_bytes"] == loaded["memory_bytes"] > 0

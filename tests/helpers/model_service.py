@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
+import numpy as np
 from mcp import Client
 
 from mcp_servers.model_server.server import build_server
@@ -16,6 +17,7 @@ from mcp_servers.model_server.tools import Surface
 from runtime.agent.policy import Policy
 from runtime.chat.messages import Message
 from runtime.chat.support import TemplateFeatures
+from runtime.engine.embedding import Vectors
 from runtime.engine.status import EngineStatus
 from runtime.errors import UnknownModelError
 from runtime.hub import ModelInfo
@@ -37,6 +39,7 @@ INFO = ModelInfo(
     device="cpu",
     weight_bytes=3 << 20,
     kv_bytes=1 << 20,
+    can_embed=True,
     template=TemplateFeatures(
         wire_format="hermes",
         renders_tools=True,
@@ -71,6 +74,12 @@ class ServedModel(ScriptedChatModel):
     ) -> Mapping[str, float]:
         self.weighed.append((tuple(messages), tuple(options)))
         return self.scores
+
+    async def embed(self, texts: Sequence[str]) -> tuple[Vectors, int]:
+        """Vectors of 4 numbers that tell how long the texts are."""
+        lengths = np.array([len(text) for text in texts], np.float32)
+        vectors = np.stack([lengths, lengths * 0 + 1, lengths * 0, lengths * 0], axis=1)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), int(lengths.sum())
 
 
 @dataclass

@@ -68,6 +68,7 @@ async def test_lists_tools_with_schemas_and_annotations_without_opening_a_model(
         "extract",
         "choose",
         "generate_batch",
+        "embed",
         "run_result",
     ]
     for tool in tools:

@@ -76,6 +76,7 @@ async def test_everything_is_listed_and_a_model_need_not_be_loaded_for_it(era: s
             "model://{name}",
             "run://{id}",
             "run://{id}/transcript",
+            "vectors://{id}",
         ]
         unloaded = {"name": "scripted", "state": "not loaded", "used": "loads it"}
         assert await read(client, "model://") == {"default": "scripted", "models": [unloaded]}
@@ -121,6 +122,7 @@ async def test_a_loaded_model_is_described(era: str) -> None:
         "device": "cpu",
         "weight_bytes": 3 << 20,
         "kv_bytes": 1 << 20,
+        "can_embed": True,
         "template": {
             "wire_format": "hermes",
             "renders_tools": True,

@@ -62,7 +62,7 @@ async def test_every_tool_and_resource_is_there(era: str) -> None:
         choice = structured(
             await client.call_tool("choose", {"question": "?", "options": ["a", "b"]})
         )
-    assert tools == ["generate", "extract", "choose", "generate_batch", "run_result"]
+    assert tools == ["generate", "extract", "choose", "generate_batch", "embed", "run_result"]
     assert SUPPORT_URI in resources
     assert isinstance(support, t.TextResourceContents)
     assert "json_schema" in json.loads(support.text)

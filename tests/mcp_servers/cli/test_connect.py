@@ -132,4 +132,4 @@ async def test_the_official_client_starts_us_from_the_written_file(tmp_path: Pat
     with anyio.fail_after(20):
         async with Client(StdioServerParameters(**entry)) as client:
             names = {tool.name for tool in (await client.list_tools()).tools}
-    assert names == {"generate", "extract", "choose", "run_result"}
+    assert names == {"generate", "extract", "choose", "generate_batch", "embed", "run_result"}
