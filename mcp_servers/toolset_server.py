@@ -15,7 +15,7 @@ import anyio
 import mcp_types as types
 from mcp import MCPError
 from mcp.server import InitializationOptions, NotificationOptions, Server, ServerRequestContext
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
 from mcp_servers.announcements import Announcements
 from mcp_servers.prompt_handlers import ListPrompts, Prompt, PromptHandlers
@@ -41,15 +41,34 @@ class Icons:
 
 
 class OfferingServer(Server[Any]):
-    """A server that says in the handshake which of its lists may change."""
+    """A server that says when it is met which of its lists may change, and shows its icon.
+
+    Later results of the modern era bear its name without the icon, which would be in each.
+    """
 
     def __init__(
         self, changing: NotificationOptions, resources: Sequence[Resource], **options: Any
     ) -> None:
         super().__init__(**options)
+        self.add_request_handler("server/discover", types.RequestParams, self._discover)
         self._changing = changing
         self._resources = ResourceHandlers(resources, principal_of)
         self.announcements = Announcements(self._resources.version, principal_of)
+
+    @property
+    def server_info(self) -> types.Implementation:
+        return super().server_info.model_copy(update={"icons": None})
+
+    async def _discover(
+        self, context: ServerRequestContext, params: types.RequestParams
+    ) -> types.DiscoverResult:
+        info = super().server_info.model_dump(by_alias=True, mode="json", exclude_none=True)
+        return types.DiscoverResult(
+            supported_versions=list(MODERN_PROTOCOL_VERSIONS),
+            capabilities=self.get_capabilities(protocol_version=context.protocol_version),
+            instructions=self.instructions,
+            _meta={types.SERVER_INFO_META_KEY: info},
+        )
 
     def offer(self, prompts: ListPrompts) -> None:
         """Serve resources, prompts, completion and subscriptions."""

@@ -144,6 +144,8 @@ def unload_spec(models: Sequence[str]) -> ToolSpec:
 class ModelList:
     """The models on offer: those of the configuration, and whatever else is loaded.
 
+    `changes` counts loads and unloads.
+
     Invariant: a model is unloaded only while nobody uses it.
     """
 
@@ -182,7 +184,7 @@ class ModelList:
         Raises:
             ZondaError: it cannot be loaded.
         """
-        return await (await self._models.get()).get(None, report)
+        return await self._load(None, report)
 
     @asynccontextmanager
     async def use(self, run: Run, name: str | None) -> AsyncIterator[Model]:
@@ -210,9 +212,7 @@ class ModelList:
         """
         name = arguments["model"]
         async with self.use(run, name):
-            info = (await self._models.get()).info(name)
-        self.changes.tell()
-        return _state(info, "loaded", status="done")
+            return _state((await self._models.get()).info(name), "loaded", status="done")
 
     async def unload(self, run: Run, arguments: JsonObject) -> ToolResult:
         """Unload a model once no call uses it.
@@ -258,10 +258,13 @@ class ModelList:
             run.report(1 - 1 / (1 + next(waits)), None, doing)
 
         report(f"waiting for {name}")
+        return await self._load(None if name == self.default else name, report)
+
+    async def _load(self, name: str | None, report: Callable[[str], None]) -> Model:
         models = await self._models.get()
-        was_loaded = name in models.names
-        model = await models.get(None if name == self.default else name, report)
-        if not was_loaded:
+        loaded = models.names
+        model = await models.get(name, report)
+        if models.names != loaded:
             self.changes.tell()
         return model
 

@@ -64,6 +64,13 @@ class Report:
         """The models that a call may name."""
         return self._models.names
 
+    @property
+    def are_models_loaded(self) -> bool:
+        """Whether all models are that a call may name."""
+        return set(self._models.names) == set(
+            self._models.opened.names if self._models.opened else ()
+        )
+
     def runs_of(self, principal: str) -> Sequence[Run]:
         """A principal's runs that are kept."""
         return self._runs.of(principal)

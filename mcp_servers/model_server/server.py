@@ -50,10 +50,12 @@ def announce_changes(
     """Tell clients, for as long as the service runs, of what it offers and says otherwise."""
 
     async def follow_models() -> None:
-        seen = service.changes.count
+        seen, tools = service.changes.count, service.specs
         while True:
             seen = await service.changes.wait(seen)
-            await announcements.tools_changed()
+            if service.specs != tools:
+                tools = service.specs
+                await announcements.tools_changed()
             await announcements.resources_changed()
 
     async def follow_prompts() -> None:

@@ -112,11 +112,12 @@ class ModelService:
 
     @property
     def changes(self) -> Changes:
-        """Counts how often there were other models, and so other tools."""
+        """Counts how often a model was loaded or unloaded: there may be other tools then."""
         return self.models.changes
 
     @property
-    def _specs(self) -> Sequence[ToolSpec]:
+    def specs(self) -> Sequence[ToolSpec]:
+        """The tools as they are now."""
         names = self.models.names, self.models.embedding
         if self._listed is None or self._listed[0] != names:
             servers = self._agent.servers if self._agent else ()
@@ -210,7 +211,7 @@ class ModelService:
 
     async def list_tools(self) -> Sequence[ToolSpec]:
         self.listed.set()
-        return self._specs
+        return self.specs
 
     @property
     def runs(self) -> Runs:
@@ -239,7 +240,7 @@ class ModelService:
         self, name: str, arguments: JsonObject, principal: str, *, can_ask: bool = False
     ) -> Run:
         """See `RunToolset.begin`."""
-        _check_arguments(find_tool(self._specs, name), arguments)
+        _check_arguments(find_tool(self.specs, name), arguments)
         if name == "run_result":
             run = self._runs.get(arguments["run_id"], principal)
             if arguments.get("cancel", False):

@@ -301,13 +301,14 @@ async def test_icons_and_title_are_told(era: str) -> None:
     server = build_server("s", RecordingToolset(["work", "rest"]), title="S", icons=icons)
     with anyio.fail_after(5):
         async with Client(server, mode=era) as client:
-            tools = (await client.list_tools()).tools
+            listed = await client.list_tools()
             info = client.server_info
     assert info is not None
     assert info.title == "S"
     assert info.icons is not None
+    assert listed.meta is None or "icons" not in str(listed.meta)
     assert [icon.src for icon in info.icons] == ["data:image/svg+xml,s"]
-    assert [[icon.src for icon in tool.icons or ()] for tool in tools] == [
+    assert [[icon.src for icon in tool.icons or ()] for tool in listed.tools] == [
         ["data:image/svg+xml,w"],
         [],
     ]
