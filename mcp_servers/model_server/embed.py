@@ -21,7 +21,7 @@ MAX_TEXTS = 256
 MAX_INLINE_NUMBERS = 8192
 """More numbers than these make a result that hosts cut: about 80 kB of JSON."""
 
-MAX_KEPT = 32
+MAX_KEPT_BYTES = 64 << 20
 KEPT_S = 3600.0
 DIGITS = 6
 
@@ -88,18 +88,20 @@ class _Kept:
 class VectorStore:
     """Keeps the newest vectors, in memory only; each belongs to a principal.
 
-    Invariant: no more than `MAX_KEPT` are kept, the oldest first.
+    Invariant: no more than `MAX_KEPT_BYTES` are kept; the oldest go first.
     """
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._num_bytes = 0
 
     def keep(self, principal: str, data: bytes) -> str:
         """Keep vectors; return their id."""
         vectors_id = secrets.token_urlsafe(18)
         self._kept[vectors_id] = _Kept(principal, data, time.monotonic() + KEPT_S)
-        while len(self._kept) > MAX_KEPT:
-            self._kept.popitem(last=False)
+        self._num_bytes += len(data)
+        while self._num_bytes > MAX_KEPT_BYTES:
+            self._num_bytes -= len(self._kept.popitem(last=False)[1].data)
         return vectors_id
 
     def read(self, vectors_id: str, principal: str) -> bytes:
@@ -112,7 +114,7 @@ class VectorStore:
         if kept is None or kept.principal != principal or kept.until < time.monotonic():
             raise UnknownRunError(
                 f"no vectors have this id: they never existed, or are gone ({KEPT_S:g} s after "
-                f"they were computed, or when {MAX_KEPT} more had been)"
+                f"they were computed, or when {MAX_KEPT_BYTES >> 20} MiB of newer ones had been)"
             )
         return kept.data
 

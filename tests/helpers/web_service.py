@@ -20,6 +20,7 @@ from mcp_servers.guard import make_access
 from mcp_servers.model_server.admission import AdmissionLimits
 from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
+from mcp_servers.model_server.tools import Surface
 from mcp_servers.web_app import WebApp, open_web_app
 from tests.helpers.model_service import ScriptedModels
 
@@ -66,10 +67,11 @@ async def open_app(
     readiness: Callable[[], str] | None = None,
     limits: AdmissionLimits | None = None,
     agent: AgentSetup | None = None,
+    surface: Surface | None = None,
 ) -> AsyncIterator[ServedApp]:
     """Open the application; every wait is bounded."""
     with anyio.fail_after(20):
-        async with open_service(["scripted"], models.opened, agent, limits) as service:
+        async with open_service(["scripted"], models.opened, agent, limits, surface) as service:
             server = build_server(service, version="1")
             access = make_access("127.0.0.1", keys)
             ready = readiness or (lambda: service.readiness)

@@ -14,6 +14,8 @@ from mcp_servers.model_server.service import open_service
 from mcp_servers.model_server.tools import Surface
 from tests.helpers.model_service import ERAS, ScriptedModels, connect, scripted_models
 from tests.helpers.scripted_chat_model import ScriptedTurn, play
+from tests.helpers.web_service import connect as connect_to
+from tests.helpers.web_service import on_port, open_app
 
 pytestmark = pytest.mark.anyio
 ADMIN = Surface(loadable=("scripted", "other"))
@@ -135,3 +137,27 @@ async def test_clients_of_both_eras_are_told_of_other_tools() -> None:
                 async for event in stream:
                     assert event == ToolsListChanged()
                     break
+
+
+async def test_clients_over_http_are_told_of_what_another_one_loads() -> None:
+    heard = anyio.Event()
+
+    async def hear(message: object) -> None:
+        if isinstance(message, t.ToolListChangedNotification):
+            heard.set()
+
+    async with (
+        open_app(two_models(), surface=ADMIN) as app,
+        on_port(app) as url,
+        connect_to(url, "legacy", message_handler=hear) as old,
+        connect_to(url, "2026-07-28") as new,
+        connect_to(url, "2026-07-28") as operator,
+        new.listen(tools_list_changed=True) as stream,
+    ):
+        assert await models_of(old) == ["scripted"]
+        await operator.call_tool("model_load", {"model": "other"})
+        await heard.wait()
+        async for event in stream:
+            assert event == ToolsListChanged()
+            break
+        assert await models_of(old) == ["scripted", "other"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mcp import MCPError
 
-from mcp_servers.model_server.embed import MAX_KEPT, VectorStore
+from mcp_servers.model_server.embed import MAX_KEPT_BYTES, VectorStore
 from mcp_servers.model_server.tools import list_specs
 from runtime.errors import UnknownRunError
 from tests.helpers.model_service import ERAS, connect, scripted_models
@@ -79,7 +79,8 @@ def test_embed_is_offered_only_where_a_model_gives_vectors() -> None:
 
 def test_the_oldest_vectors_go_first() -> None:
     store = VectorStore()
-    first, *others = [store.keep("me", b"%d" % number) for number in range(MAX_KEPT + 1)]
-    with pytest.raises(UnknownRunError):
+    third = bytes(MAX_KEPT_BYTES // 3)
+    first, *others = [store.keep("me", third) for _ in range(4)]
+    with pytest.raises(UnknownRunError, match="no vectors have this id"):
         store.read(first, "me")
-    assert store.read(others[0], "me") == b"1"
+    assert [store.read(one, "me") for one in others] == 3 * [third]
