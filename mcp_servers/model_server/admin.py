@@ -156,7 +156,7 @@ class ModelList:
         self._models = models
         self._users: Counter[str] = Counter()
         self._leaving: set[str] = set()
-        self._left = anyio.Event()
+        self._ends = Changes()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -202,7 +202,7 @@ class ModelList:
             yield await self._get(run, name)
         finally:
             self._users[name] -= 1
-            self._left.set()
+            self._ends.tell()
 
     async def load(self, run: Run, arguments: JsonObject) -> ToolResult:
         """Load a model and say what memory it takes; one that is loaded stays so.
@@ -232,8 +232,7 @@ class ModelList:
             run.report(1, None, f"waiting for {self._users[name]} calls that use {name}")
             with anyio.move_on_after(float(arguments.get("wait_seconds", 0))):
                 while self._users[name]:
-                    self._left = anyio.Event()
-                    await self._left.wait()
+                    await self._ends.wait(self._ends.count)
             if self._users[name]:
                 raise CapacityError(
                     f"{self._users[name]} calls use model {name!r}; try again when they have "

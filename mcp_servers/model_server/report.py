@@ -169,7 +169,7 @@ class Report:
     def _describe(self, name: str, *, in_full: bool) -> JsonObject:
         models = self._models.opened
         if models is None or name not in models.names:
-            return {"name": name, "state": "not loaded", "used": "loads it"}
+            return {"name": name, "state": "not loaded", "note": "a call that names it loads it"}
         info = models.info(name)
         memory = {"weight_bytes": info.weight_bytes, "kv_bytes": info.kv_bytes}
         if in_full:

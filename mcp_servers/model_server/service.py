@@ -275,6 +275,7 @@ class ModelService:
         if name == "model_load":
             return await self.models.load(run, arguments)
         if name == "model_unload":
+            self._prepared.pop(arguments["model"], None)
             return await self.models.unload(run, arguments)
         async with self.models.use(run, arguments.get("model")) as model:
             if name == "agent_run":

@@ -30,6 +30,8 @@ CALLS = {
     "generate": {"prompt": "Say hello.", "max_tokens": 8},
     "extract": {"instructions": "Name a colour.", "schema": COLOUR},
     "choose": {"question": "Is snow white or black?", "options": ["white", "black"]},
+    "generate_batch": {"items": ["cat", "rose"], "template": "What is a {item}?", "max_tokens": 8},
+    "embed": {"texts": ["a cat", "a kitten", "the price of oil"]},
 }
 
 
@@ -46,6 +48,10 @@ def inspect(target: Sequence[str], era: str, method: str, *arguments: str) -> An
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)["result"]
+
+
+def dot(one: Sequence[float], other: Sequence[float]) -> float:
+    return sum(a * b for a, b in zip(one, other, strict=True))
 
 
 def check_with_inspector(target: Sequence[str], era: str) -> None:
@@ -65,6 +71,12 @@ def check_with_inspector(target: Sequence[str], era: str) -> None:
                 assert value["text"]
             case "extract":
                 assert first_problem(COLOUR, value["value"]) is None
+            case "generate_batch":
+                assert [one["index"] for one in value["results"]] == [0, 1]
+                assert all(one["text"] for one in value["results"])
+            case "embed":
+                cat, kitten, oil = value["vectors"]
+                assert dot(cat, kitten) > dot(cat, oil)
             case _:
                 assert value["choice"] in {"white", "black"}
 

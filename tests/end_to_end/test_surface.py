@@ -95,4 +95,6 @@ async def test_the_whole_surface_works_over_stdio(
     assert (listed["name"], listed["state"]) == (name, "loaded")
     assert status["models"][0]["generated_tokens"] > 0
     assert unloaded["memory_bytes"] == loaded["memory_bytes"] > 0
-    assert gone["models"] == [{"name": name, "state": "not loaded", "used": "loads it"}]
+    assert gone["models"] == [
+        {"name": name, "state": "not loaded", "note": "a call that names it loads it"}
+    ]

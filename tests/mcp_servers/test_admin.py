@@ -161,3 +161,30 @@ async def test_clients_over_http_are_told_of_what_another_one_loads() -> None:
             assert event == ToolsListChanged()
             break
         assert await models_of(old) == ["scripted", "other"]
+
+
+async def test_two_models_that_are_waited_for_at_once_are_both_unloaded() -> None:
+    models, results = two_models(ScriptedTurn("on", hangs=True)), list[t.CallToolResult]()
+    async with connect(models, surface=ADMIN) as client:
+        await client.call_tool("model_load", {"model": "other"})
+        run_ids = []
+        for name in ("scripted", "other"):
+            arguments = {"prompt": "a", "model": name, "wait_seconds": 0}
+            started = await client.call_tool("generate", arguments)
+            run_ids.append((started.structured_content or {})["run_id"])
+        while sum(one.num_open for one in models.kept.values()) < 2:
+            await anyio.lowlevel.checkpoint()
+
+        async def unload(name: str) -> None:
+            arguments = {"model": name, "wait_seconds": 60}
+            results.append(await client.call_tool("model_unload", arguments))
+
+        async with anyio.create_task_group() as group:
+            for name in ("scripted", "other"):
+                group.start_soon(unload, name)
+            for _ in range(100):  # both wait by then; were one not to, the test would still hold
+                await anyio.lowlevel.checkpoint()
+            for run_id in run_ids:
+                await client.call_tool("run_result", {"run_id": run_id, "cancel": True})
+    assert [(one.structured_content or {})["state"] for one in results] == 2 * ["unloaded"]
+    assert not models.kept

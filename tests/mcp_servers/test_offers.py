@@ -78,7 +78,11 @@ async def test_everything_is_listed_and_a_model_need_not_be_loaded_for_it(era: s
             "run://{id}/transcript",
             "vectors://{id}",
         ]
-        unloaded = {"name": "scripted", "state": "not loaded", "used": "loads it"}
+        unloaded = {
+            "name": "scripted",
+            "state": "not loaded",
+            "note": "a call that names it loads it",
+        }
         assert await read(client, "model://") == {"default": "scripted", "models": [unloaded]}
         assert await read(client, "model://scripted") == unloaded
         status = await read(client, "runtime://status")
