@@ -16,10 +16,9 @@ import anyio
 from mcp_servers.model_server.admin import ModelList, Models
 from mcp_servers.model_server.admission import Admission
 from mcp_servers.model_server.background import Background
-from mcp_servers.model_server.calls import Model
+from runtime.agent.budget import ToolReport, report_tools
 from runtime.agent.runs import Run, Runs
-from runtime.chat.messages import Message
-from runtime.errors import UnknownModelError
+from runtime.errors import TemplateError, UnknownModelError
 from tools.errors import ZondaError, suggest
 from tools.mcp_client.server import ServerState
 from tools.spec import JsonObject, ToolResult, ToolSpec
@@ -29,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 LIST_WITHIN_S = 1.0
 """How long a report waits for tool servers that still start."""
-
-_ASKED = (Message("user", "?"),)
 
 
 @runtime_checkable
@@ -57,7 +54,7 @@ class Report:
         self._admission = admission
         self._toolset = toolset
         self._started = time.monotonic()
-        self._counted: tuple[str, list[ToolSpec], dict[str, int]] | None = None
+        self._counted: tuple[str, list[ToolSpec], ToolReport] | None = None
 
     @property
     def model_names(self) -> Sequence[str]:
@@ -155,7 +152,8 @@ class Report:
     async def describe_status(self) -> JsonObject:
         """What goes on now: calls, each model's engine, each tool server."""
         models = self._models.opened
-        return {
+        counted = await self._count_definitions()
+        told: JsonObject = {
             "uptime_s": round(time.monotonic() - self._started, 1),
             "calls": {
                 "running": self._admission.num_running,
@@ -163,8 +161,15 @@ class Report:
                 "kept_runs": len(self._runs),
             },
             "models": [] if models is None else [_engine(models, name) for name in models.names],
-            "tool_servers": await self._describe_servers(),
+            "tool_servers": self._describe_servers(counted),
         }
+        if counted is not None:
+            told["definitions"] = {
+                "tokens": counted.num_tokens,
+                "context_share": round(counted.share, 4),
+                "are_searched": counted.is_searched,
+            }
+        return told
 
     def _describe(self, name: str, *, in_full: bool) -> JsonObject:
         models = self._models.opened
@@ -180,31 +185,36 @@ class Report:
         toolset = None if self._toolset is None else self._toolset.opened
         return toolset.states() if isinstance(toolset, Supervised) else {}
 
-    async def _describe_servers(self) -> list[JsonObject]:
-        states = self._states()
-        tokens = await self._count_definitions()
+    def _describe_servers(self, counted: ToolReport | None) -> list[JsonObject]:
+        sizes = {} if counted is None else {one.server: one for one in counted.servers}
         told = []
-        for name, state in states.items():
+        for name, state in self._states().items():
             server: JsonObject = {"name": name, "state": state.status, "tools": state.num_tools}
             if state.reason is not None:
                 server["reason"] = f"it {state.reason}"
-            if name in tokens:
-                server["definition_tokens"] = tokens[name]
+            if name in sizes:
+                server["definition_tokens"] = sizes[name].num_tokens
+                server["context_share"] = round(sizes[name].share, 4)
             told.append(server)
         return told
 
-    async def _count_definitions(self) -> Mapping[str, int]:
-        """Tokens that each server's definitions take of the default model's context."""
+    async def _count_definitions(self) -> ToolReport | None:
+        """What definitions take of the default model's context; None where that is not known."""
         toolset = None if self._toolset is None else self._toolset.opened
         model = self._models.find(self._models.default)
         if toolset is None or model is None:
-            return {}
+            return None
         with anyio.move_on_after(LIST_WITHIN_S):
             tools = list(await toolset.list_tools())
             if self._counted is None or self._counted[:2] != (model.name, tools):
-                self._counted = model.name, tools, await _count_tokens(model, tools)
+                try:
+                    counted = await report_tools(tools, model.count_tokens, model.context_length)
+                except TemplateError as exc:
+                    logger.warning("the definitions of tools cannot be counted: %s", exc)
+                    return None
+                self._counted = model.name, tools, counted
             return self._counted[2]
-        return {}
+        return None
 
 
 def _engine(models: Models, name: str) -> JsonObject:
@@ -223,16 +233,3 @@ def _engine(models: Models, name: str) -> JsonObject:
             "used_share": round(used / pages, 3),
         },
     }
-
-
-async def _count_tokens(model: Model, tools: Sequence[ToolSpec]) -> dict[str, int]:
-    """Tokens of each server's definitions; none of a server whose tools cannot be rendered."""
-    alone = await model.count_tokens(_ASKED)
-    counted = {}
-    for server in dict.fromkeys(tool.server for tool in tools if tool.server is not None):
-        own = [tool for tool in tools if tool.server == server]
-        try:
-            counted[server] = await model.count_tokens(_ASKED, own) - alone
-        except ZondaError as exc:
-            logger.warning("server=%s has definitions that cannot be counted: %s", server, exc)
-    return counted

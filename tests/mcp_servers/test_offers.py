@@ -164,9 +164,20 @@ async def test_the_status_tells_of_calls_engines_and_tool_servers(era: str) -> N
         }
     ]
     assert status["tool_servers"] == [
-        {"name": "clock", "state": "ready", "tools": 2, "definition_tokens": 10},
+        {
+            "name": "clock",
+            "state": "ready",
+            "tools": 2,
+            "definition_tokens": 10,
+            "context_share": 0.0012,
+        },
         {"name": "files", "state": "failed", "tools": 0, "reason": "it ended with status 3"},
     ]
+    assert status["definitions"] == {
+        "tokens": 20,
+        "context_share": 0.0024,
+        "are_searched": False,
+    }
 
 
 @pytest.mark.parametrize("era", ERAS)
