@@ -26,6 +26,7 @@ from runtime.kernels.cpu.structs import KvType
 from runtime.request import GenerateRequest, SamplingParams
 from runtime.tokenizer import load_tokenizer
 from runtime.weights import open_checkpoint
+from tests.engine.test_engine import generate
 from tests.helpers.page_runner import LetterDecoder, PageRunner
 from tests.helpers.tiny_gguf import write_tiny_llama
 from tools.errors import InvalidRequestError
@@ -199,3 +200,32 @@ async def test_a_cancelled_caller_stops_the_work_and_others_go_on(tiny: Path) ->
             assert engine.pool.num_free == engine.pool.num_pages
             await threaded.aclose()
     assert vectors.shape == (1, 64)
+
+
+def test_texts_and_sequences_get_on_where_pages_are_few(tiny: Path) -> None:
+    """Seven pages a text, nine a sequence, twelve in all: they have to wait for one another."""
+    texts = make_texts([100, 90, 3, 100, 64])
+    requests = [
+        GenerateRequest(tuple(text), SamplingParams(max_tokens=24))
+        for text in make_texts([100, 80])
+    ]
+    roomy = cpu_engine(tiny)
+    alone = [result.token_ids for result in generate(roomy, *requests)]
+    wanted = embed(roomy, texts)
+    engine = cpu_engine(tiny, num_pages=12)
+    ids = [engine.add(request) for request in requests]
+    tokens: dict[int, list[int]] = {sequence_id: [] for sequence_id in ids}
+    turns, found = engine.embed(texts), list[Vectors]()
+    for _ in range(1000):
+        for sequence_id, chunk in engine.step().items():
+            tokens[sequence_id] += chunk.token_ids
+        try:
+            if not found:
+                next(turns)
+        except StopIteration as stop:
+            found.append(stop.value)
+        if found and not engine.scheduler.has_work:
+            break
+    assert list(tokens.values()) == alone
+    assert np.abs(found[0] - wanted).max() < 1e-6
+    assert engine.pool.num_free == engine.pool.num_pages
