@@ -165,7 +165,11 @@ def read_prompts(folder: Path, taken: Sequence[str] = ()) -> list[Prompt]:
     Two prompts of one name, or of one that is `taken`, are wrong: the first file's is kept.
     """
     prompts: dict[str, Prompt] = {}
-    paths = _files(folder)
+    try:
+        paths = _files(folder)
+    except OSError as exc:
+        logger.warning("the prompts in %s cannot be read: %s", folder, exc.strerror or exc)
+        return []
     if len(paths) > MAX_FILES:
         logger.warning(
             "%s has %d prompt files, the first %d are read", folder, len(paths), MAX_FILES
@@ -216,24 +220,22 @@ def read_prompt(path: Path) -> Prompt:
 
 
 def _files(folder: Path) -> list[Path]:
-    try:
-        return sorted(
-            path for path in folder.glob("*.md") if path.is_file() and path.name[0] != "."
-        )
-    except OSError as exc:
-        logger.warning("the prompts in %s cannot be read: %s", folder, exc)
+    """The prompt files of a folder; none where it is not there."""
+    if not folder.exists():
         return []
+    named = (path for path in folder.iterdir() if path.suffix == ".md" and path.name[0] != ".")
+    return sorted(path for path in named if path.is_file())
 
 
 def _look(folder: Path) -> object:
     """Another value once a file came, went or was written."""
     seen = []
-    for path in _files(folder):
-        try:
+    try:
+        for path in _files(folder):
             stat = path.stat()
-        except OSError:  # it went while we looked
-            continue
-        seen.append((path.name, stat.st_size, stat.st_mtime_ns, stat.st_ino))
+            seen.append((path.name, stat.st_size, stat.st_mtime_ns, stat.st_ino))
+    except OSError as exc:  # it went while we looked, or nobody may
+        return seen, exc.errno
     return seen
 
 

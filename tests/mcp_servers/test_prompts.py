@@ -178,6 +178,19 @@ def test_a_folder_of_very_many_files_is_read_in_part(
 
 
 @pytest.mark.anyio
+async def test_a_folder_that_is_none_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = PromptFolder(write(tmp_path, "file", "x"))
+    for _ in range(3):
+        assert [prompt.name for prompt in await folder.list_prompts()] == OWN
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the prompts in {tmp_path / 'file'} cannot be read: Not a directory"
+    ]
+    assert [prompt.name for prompt in await PromptFolder(tmp_path / "no").list_prompts()] == OWN
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("era", ERAS)
 async def test_a_changed_folder_is_read_again(tmp_path: Path, era: str) -> None:
     models = scripted_models(play(ScriptedTurn("hi")))
