@@ -9,7 +9,7 @@ import gc
 import logging
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -21,6 +21,7 @@ from runtime.telemetry import configure_logging
 from tools.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from mcp_servers.cli.tool_servers import Caller
     from mcp_servers.model_server.service import AgentSetup
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,13 @@ def mcp(
     ] = None,
     config_file: ConfigFile = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    share: Annotated[
+        bool | None,
+        typer.Option(
+            "--share/--no-share",
+            help="Use the one engine process of all hosts, or keep everything in this process.",
+        ),
+    ] = None,
     log_file: Annotated[
         Path | None,
         typer.Option(help="Where to log, besides stderr; in the state folder if absent."),
@@ -59,8 +67,17 @@ def mcp(
     """
     if ctx.invoked_subcommand is not None:
         return
-    config = load_config(config_file=config_file, model=model, device=device)
+    config = load_config(config_file=config_file, model=model, device=device, share=share)
     _configure_logging(config.state_dir / "logs" / "mcp.log", log_file, verbose=verbose)
+    if config.share:
+        from mcp_servers.cli.relay import relay
+
+        relay(mcp_config, config, log_level=logging.DEBUG if verbose else logging.INFO)
+    _serve(mcp_config, config)
+
+
+def _serve(mcp_config: Path | None, config: Config) -> NoReturn:
+    """Keep everything in this process."""
     # The imports make 200,000 objects that live as long as the process: collecting garbage
     # between them costs a host 0.1 s of its wait for the first answer.
     gc.disable()
@@ -79,18 +96,24 @@ def mcp(
     end_process(0)
 
 
-def agent_setup(mcp_config: Path | None, config: Config) -> AgentSetup | None:
-    """What `agent_run` needs for the servers of a file, and our own; None when there are none."""
-    if mcp_config is None and not servers_file().exists():
+def agent_setup(
+    mcp_config: Path | None, config: Config, caller: Caller | None = None
+) -> AgentSetup | None:
+    """What `agent_run` needs for the servers of a file, and our own; None when there are none.
+
+    They are this process's, unless there is a `caller`.
+    """
+    own_servers = servers_file() if caller is None else caller.own_servers
+    if mcp_config is None and not own_servers.exists():
         return None
     from mcp_servers.cli.tool_servers import find_servers, open_pins
     from mcp_servers.model_server.service import AgentSetup
     from runtime.agent.policy import Policy
     from tools.mcp_client.toolset import open_toolset
 
-    servers = find_servers(mcp_config)
+    servers = find_servers(mcp_config, caller)
     if not servers:
-        named = mcp_config or servers_file()
+        named = mcp_config or own_servers
         logger.warning("%s names no server, so agent_run is not offered", named)
         return None
     toolset = partial(open_toolset, servers, pins=open_pins(config))

@@ -274,10 +274,13 @@ async def open_service(
     open_models: Callable[[], AbstractAsyncContextManager[Models]],
     agent: AgentSetup | None = None,
     limits: AdmissionLimits | None = None,
+    *,
+    admission: Admission | None = None,
 ) -> AsyncIterator[ModelService]:
     """Serve these model names, the default first; leaving ends all runs and tool servers.
 
-    Nothing is opened before `prepare` or the first call.
+    Nothing is opened before `prepare` or the first call. Services that share their models share
+    an `admission`; one of its own has `limits`.
     """
     models = Background("the models", open_models)
     toolset = None
@@ -288,8 +291,8 @@ async def open_service(
         if toolset is not None:
             group.start_soon(toolset.run)
         async with Runs() as runs:
-            admission = Admission(limits)
-            yield ModelService(model_names, models, runs, admission, agent, toolset, group)
+            places = admission or Admission(limits)
+            yield ModelService(model_names, models, runs, places, agent, toolset, group)
         group.cancel_scope.cancel()
 
 

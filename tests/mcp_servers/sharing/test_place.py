@@ -1,0 +1,107 @@
+"""Tests of where the engine process is: one for each configuration, for its user alone."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_servers.sharing.place import (
+    HOSTS_OWN,
+    EnginePlace,
+    connect,
+    engine_digest,
+    find_place,
+    last_words,
+    locked,
+    try_locked,
+)
+from runtime.config import Config
+from tools.errors import UnavailableError
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> EnginePlace:
+    return EnginePlace("d", tmp_path)
+
+
+def other_value(value: Any) -> Any:
+    """A value of the same type that is another one."""
+    if isinstance(value, bool):
+        return not value
+    return value + 1 if isinstance(value, int) else type(value)(f"{value}x")
+
+
+@pytest.mark.parametrize("name", [item.name for item in fields(Config)])
+def test_another_engine_setting_is_another_process(name: str) -> None:
+    config = Config()
+    changed = replace(config, **{name: other_value(getattr(config, name))})
+    is_same = engine_digest(changed, "1", {}) == engine_digest(config, "1", {})
+    assert is_same == (name in HOSTS_OWN)
+
+
+def test_another_version_or_device_is_another_process() -> None:
+    digests = {
+        engine_digest(Config(), version, environ)
+        for version in ("1", "2")
+        for environ in ({}, {"CUDA_VISIBLE_DEVICES": "1"})
+    }
+    assert len(digests) == 4
+    assert engine_digest(Config(), "1", {"OTHER": "x"}) in digests
+
+
+def test_folder_is_private_and_made_so(tmp_path: Path) -> None:
+    config = Config(state_dir=tmp_path / "s")
+    folder = find_place(config, "1", {}).folder
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.chmod(0o755)
+    assert find_place(config, "1", {}).folder == folder
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_path_too_long_for_a_socket_leads_to_a_short_folder(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 120)
+    place = find_place(Config(state_dir=deep), "1", {})
+    assert len(os.fsencode(place.socket)) <= 100
+    assert place.folder.stat().st_uid == os.geteuid()
+    assert stat.S_IMODE(place.folder.stat().st_mode) == 0o700
+
+
+def test_folder_that_could_be_somebody_elses_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "engine").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UnavailableError, match="belongs to somebody else"):
+        find_place(Config(state_dir=tmp_path), "1", {})
+    (tmp_path / "file").write_text("", "utf-8")
+    with pytest.raises(UnavailableError, match="cannot be made"):
+        find_place(Config(state_dir=tmp_path / "file"), "1", {})
+
+
+def test_nobody_listens_where_a_process_was_killed(place: EnginePlace) -> None:
+    assert connect(place) is None
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place.socket))
+        listener.listen()
+        connection = connect(place)
+        assert connection is not None
+        connection.close()
+    assert place.socket.exists()
+    assert connect(place) is None
+
+
+def test_lock_has_one_holder(place: EnginePlace) -> None:
+    with locked(place), try_locked(place) as is_ours:
+        assert not is_ours
+    with try_locked(place) as is_ours:
+        assert is_ours
+
+
+def test_last_words_are_the_last_line_that_says_something(place: EnginePlace) -> None:
+    assert last_words(place) == ""
+    place.errors.write_bytes(b"Traceback\n  x\nImportError: no \xff\n\n")
+    assert last_words(place) == "ImportError: no \N{REPLACEMENT CHARACTER}"
