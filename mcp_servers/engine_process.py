@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from mcp_servers.sharing.place import EnginePlace, engine_digest
 from mcp_servers.sharing.wire import Hello, config_from_json
+from mcp_servers.version import installed_version
 from runtime.config import Config, process_environment
 from runtime.telemetry import configure_logging
 from tools.errors import ConfigurationError
@@ -27,12 +28,12 @@ def main(arguments: Sequence[str]) -> NoReturn:
     """Serve until no host is left.
 
     Args:
-        arguments: folder of the process's files, number of the socket that listens, version,
-            and the configuration as JSON.
+        arguments: folder of the process's files, number of the socket that listens, and the
+            configuration as JSON.
     """
-    folder, number, version, settings = arguments
+    folder, number, settings = arguments
     config = config_from_json(settings)
-    place = EnginePlace(engine_digest(config, version, process_environment()), Path(folder))
+    place = EnginePlace(engine_digest(config, process_environment()), Path(folder))
     listener = socket.socket(fileno=int(number))
     listener.set_inheritable(False)
     place.pid.write_text(f"{os.getpid()}\n", "utf-8")
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     _configure_logging(config, HostLogHandler())
     serve = partial(serve_shared, config, place, listener, partial(_make_agent, config))
     try:
-        anyio.run(partial(serve, version=version))
+        anyio.run(partial(serve, version=installed_version()))
     except BaseException:
         logger.exception("the engine process failed")
         end_process(1)

@@ -16,9 +16,9 @@ import typer
 from mcp_servers.cli import server_list
 from mcp_servers.cli.errors import exit_status
 from mcp_servers.cli.options import ConfigFile
+from mcp_servers.sharing.host import configure_host_logging, relay
 from runtime.config import Config, load_config, servers_file
-from runtime.telemetry import configure_logging
-from tools.errors import ConfigurationError
+from tools.errors import UnavailableError
 
 if TYPE_CHECKING:
     from mcp_servers.cli.tool_servers import Caller
@@ -68,11 +68,12 @@ def mcp(
     if ctx.invoked_subcommand is not None:
         return
     config = load_config(config_file=config_file, model=model, device=device, share=share)
-    _configure_logging(config.state_dir / "logs" / "mcp.log", log_file, verbose=verbose)
+    configure_host_logging(config, log_file, verbose=verbose)
     if config.share:
-        from mcp_servers.cli.relay import relay
-
-        relay(mcp_config, config, log_level=logging.DEBUG if verbose else logging.INFO)
+        try:
+            relay(mcp_config, config, exit_status, verbose=verbose)
+        except UnavailableError as exc:
+            logger.warning("the engine is not shared: %s", exc)
     _serve(mcp_config, config)
 
 
@@ -83,8 +84,8 @@ def _serve(mcp_config: Path | None, config: Config) -> NoReturn:
     gc.disable()
     import anyio
 
-    from mcp_servers.cli.version import installed_version
     from mcp_servers.model_server.stdio import end_process, serve_stdio
+    from mcp_servers.version import installed_version
 
     agent = agent_setup(mcp_config, config)
     gc.freeze()
@@ -118,14 +119,3 @@ def agent_setup(
         return None
     toolset = partial(open_toolset, servers, pins=open_pins(config))
     return AgentSetup(tuple(servers), toolset, Policy.of_servers(servers))
-
-
-def _configure_logging(default: Path, chosen: Path | None, *, verbose: bool) -> None:
-    level = logging.DEBUG if verbose else logging.INFO
-    try:
-        configure_logging(level=level, stderr_level=level, log_file=chosen or default)
-    except ConfigurationError as exc:
-        if chosen is not None:
-            raise
-        configure_logging(level=level, stderr_level=level)
-        logger.warning("no log file is kept: %s", exc)

@@ -75,13 +75,13 @@ class EnginePlace:
         return self.folder / f"{self.digest}.pid"
 
 
-def find_place(config: Config, version: str, environ: Mapping[str, str]) -> EnginePlace:
+def find_place(config: Config, environ: Mapping[str, str]) -> EnginePlace:
     """Return where the engine process of this configuration is, running or not.
 
     Raises:
         UnavailableError: there is no private folder for it.
     """
-    digest = engine_digest(config, version, environ)
+    digest = engine_digest(config, environ)
     folder = config.state_dir.absolute() / "engine"
     if len(os.fsencode(folder / f"{digest}.sock")) > MAX_PATH_BYTES:
         folder = Path("/tmp") / f"zonda-{os.geteuid()}"  # noqa: S108 - checked to be ours alone
@@ -94,18 +94,30 @@ def find_place(config: Config, version: str, environ: Mapping[str, str]) -> Engi
     return EnginePlace(digest, folder)
 
 
-def engine_digest(config: Config, version: str, environ: Mapping[str, str]) -> str:
+def engine_digest(config: Config, environ: Mapping[str, str]) -> str:
     """Return 16 hexadecimal digits that change with the program, the machine and the settings."""
     settings = json.loads(config_to_json(config))
     parts = (
-        version,
-        _code_stamp(Path(mcp_servers.__file__).parent.parent),
+        code_stamp(Path(mcp_servers.__file__).parent.parent),
         sys.executable,
         os.uname().nodename,  # a home folder may be shared by machines
         environ.get("CUDA_VISIBLE_DEVICES", ""),
         *(f"{name}={value!r}" for name, value in settings.items() if name not in HOSTS_OWN),
     )
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def code_stamp(root: Path) -> str:
+    """Return a digest of names, sizes and times of our own code: an update is another version."""
+    found = []
+    for package in ("mcp_servers", "runtime", "tools"):
+        for folder, _, _ in os.walk(root / package):
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.endswith((".py", ".so")):
+                        size, time = entry.stat().st_size, entry.stat().st_mtime_ns
+                        found.append(f"{entry.path}:{size}:{time}")
+    return hashlib.blake2b("\n".join(sorted(found)).encode()).hexdigest()
 
 
 @contextmanager
@@ -153,7 +165,7 @@ def connect(place: EnginePlace) -> socket.socket | None:
     return connection
 
 
-def connect_or_start(place: EnginePlace, config: Config, version: str) -> socket.socket:
+def connect_or_start(place: EnginePlace, config: Config) -> socket.socket:
     """Connect to the engine process, starting it where none listens.
 
     The process may still be importing, or about to fail: its welcome tells.
@@ -167,7 +179,7 @@ def connect_or_start(place: EnginePlace, config: Config, version: str) -> socket
         with locked(place):
             if (connection := connect(place)) is None:
                 with _listen(place) as listener:
-                    _start(place, config, version, listener)
+                    _start(place, config, listener)
                     connection = connect(place)
     except OSError as exc:
         raise UnavailableError(f"the engine process cannot be started: {exc}") from exc
@@ -197,11 +209,11 @@ def _listen(place: EnginePlace) -> socket.socket:
     return listener
 
 
-def _start(place: EnginePlace, config: Config, version: str, listener: socket.socket) -> None:
+def _start(place: EnginePlace, config: Config, listener: socket.socket) -> None:
     """Start the process; it belongs to no host's session and keeps none of its files open."""
     path = [str(Path(entry).absolute()) for entry in sys.path]
     number = str(listener.fileno())
-    arguments = [json.dumps(path), str(place.folder), number, version, config_to_json(config)]
+    arguments = [json.dumps(path), str(place.folder), number, config_to_json(config)]
     with place.errors.open("wb") as errors:
         process = subprocess.Popen(  # noqa: S603 - this very program
             [sys.executable, "-P", "-c", _START, *arguments],
@@ -229,16 +241,3 @@ def _make_private(folder: Path) -> None:
         raise PermissionError(1, "something of that name there belongs to somebody else")
     if found.st_mode & 0o077:
         folder.chmod(0o700)
-
-
-def _code_stamp(root: Path) -> str:
-    """Return a digest of names, sizes and times of our own code: an update is another version."""
-    found = []
-    for package in ("mcp_servers", "runtime", "tools"):
-        for folder, _, _ in os.walk(root / package):
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name.endswith((".py", ".so")):
-                        size, time = entry.stat().st_size, entry.stat().st_mtime_ns
-                        found.append(f"{entry.path}:{size}:{time}")
-    return hashlib.blake2b("\n".join(sorted(found)).encode()).hexdigest()

@@ -69,13 +69,10 @@ class Relay:
         config: Config,
         hello: Hello,
         fail: Callable[[Exception], NoReturn],
-        *,
-        version: str,
     ) -> None:
         """Make the relay; `fail` ends the process when no engine can be had at the start."""
         self._place = place
         self._config = config
-        self._version = version
         self._hello = hello
         self._fail = fail
         self._output = threading.Lock()
@@ -215,7 +212,7 @@ class Relay:
             UnavailableError: there is none, or it does not answer.
         """
         for _ in range(NUM_ATTEMPTS):
-            link = _Link(connect_or_start(self._place, self._config, self._version))
+            link = _Link(connect_or_start(self._place, self._config))
             link.send(self._hello.to_line())
             if (pid := link.read_welcome()) is None:
                 continue

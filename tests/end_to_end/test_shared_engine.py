@@ -21,7 +21,7 @@ from mcp_servers.sharing.relay import LOST
 from tests.helpers.tool_servers import is_running
 
 ERAS = ("legacy", "2026-07-28", "auto")
-RELAY_LIMIT_MIB = 40
+RELAY_LIMIT_MIB = 30
 
 
 def engines(environ: Mapping[str, str]) -> list[int]:
@@ -140,7 +140,8 @@ def test_other_settings_are_another_engine_and_none_with_no_share(
 @pytest.mark.slow
 def test_run_of_one_host_is_unknown_to_another(tiny_model: Path, environ: dict[str, str]) -> None:
     model = ["--model", str(tiny_model)]
-    with ServerProcess(model, environ) as first, ServerProcess(model, environ) as second:
+    plain = [*model, "--"]  # read by the whole command line
+    with ServerProcess(model, environ) as first, ServerProcess(plain, environ) as second:
         for host in (first, second):
             host.initialize()
         call = {"name": "generate", "arguments": {"prompt": "a", "wait_seconds": 0}}

@@ -14,6 +14,7 @@ import pytest
 from mcp_servers.sharing.place import (
     HOSTS_OWN,
     EnginePlace,
+    code_stamp,
     connect,
     engine_digest,
     find_place,
@@ -41,32 +42,43 @@ def other_value(value: Any) -> Any:
 def test_another_engine_setting_is_another_process(name: str) -> None:
     config = Config()
     changed = replace(config, **{name: other_value(getattr(config, name))})
-    is_same = engine_digest(changed, "1", {}) == engine_digest(config, "1", {})
+    is_same = engine_digest(changed, {}) == engine_digest(config, {})
     assert is_same == (name in HOSTS_OWN)
 
 
-def test_another_version_or_device_is_another_process() -> None:
-    digests = {
-        engine_digest(Config(), version, environ)
-        for version in ("1", "2")
-        for environ in ({}, {"CUDA_VISIBLE_DEVICES": "1"})
-    }
-    assert len(digests) == 4
-    assert engine_digest(Config(), "1", {"OTHER": "x"}) in digests
+def test_another_device_is_another_process_and_another_variable_is_not() -> None:
+    digest = engine_digest(Config(), {})
+    assert engine_digest(Config(), {"CUDA_VISIBLE_DEVICES": "1"}) != digest
+    assert engine_digest(Config(), {"OTHER": "x"}) == digest
+
+
+def test_any_change_of_the_program_is_another_process(tmp_path: Path) -> None:
+    package = tmp_path / "runtime" / "engine"
+    package.mkdir(parents=True)
+    stamps = [code_stamp(tmp_path)]
+    for text in ("a = 1\n", "a = 12\n"):
+        (package / "engine.py").write_text(text, "utf-8")
+        (package / "notes.txt").write_text(text, "utf-8")
+        stamps.append(code_stamp(tmp_path))
+    os.utime(package / "engine.py", ns=(1, 1))
+    stamps.append(code_stamp(tmp_path))
+    os.utime(package / "notes.txt", ns=(2, 2))
+    assert len(set(stamps)) == 4
+    assert code_stamp(tmp_path) == stamps[-1]
 
 
 def test_folder_is_private_and_made_so(tmp_path: Path) -> None:
     config = Config(state_dir=tmp_path / "s")
-    folder = find_place(config, "1", {}).folder
+    folder = find_place(config, {}).folder
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     folder.chmod(0o755)
-    assert find_place(config, "1", {}).folder == folder
+    assert find_place(config, {}).folder == folder
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_path_too_long_for_a_socket_leads_to_a_short_folder(tmp_path: Path) -> None:
     deep = tmp_path / ("x" * 120)
-    place = find_place(Config(state_dir=deep), "1", {})
+    place = find_place(Config(state_dir=deep), {})
     assert len(os.fsencode(place.socket)) <= 100
     assert place.folder.stat().st_uid == os.geteuid()
     assert stat.S_IMODE(place.folder.stat().st_mode) == 0o700
@@ -76,10 +88,10 @@ def test_folder_that_could_be_somebody_elses_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "engine").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UnavailableError, match="belongs to somebody else"):
-        find_place(Config(state_dir=tmp_path), "1", {})
+        find_place(Config(state_dir=tmp_path), {})
     (tmp_path / "file").write_text("", "utf-8")
     with pytest.raises(UnavailableError, match="cannot be made"):
-        find_place(Config(state_dir=tmp_path / "file"), "1", {})
+        find_place(Config(state_dir=tmp_path / "file"), {})
 
 
 def test_nobody_listens_where_a_process_was_killed(place: EnginePlace) -> None:
