@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
 import socket
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from mcp_servers.sharing.place import EnginePlace, engine_digest
+from mcp_servers.sharing.place import CHANGED, EnginePlace, engine_digest
 from mcp_servers.sharing.wire import Hello, config_from_json
 from mcp_servers.version import installed_version
 from runtime.config import Config, process_environment
@@ -28,12 +30,14 @@ def main(arguments: Sequence[str]) -> NoReturn:
     """Serve until no host is left.
 
     Args:
-        arguments: folder of the process's files, number of the socket that listens, and the
-            configuration as JSON.
+        arguments: folder of the process's files, digest that its relays expect, number of the
+            socket that listens, and the configuration as JSON.
     """
-    folder, number, settings = arguments
-    config = config_from_json(settings)
-    place = EnginePlace(engine_digest(config, process_environment()), Path(folder))
+    folder, digest, number, settings = arguments
+    config, place = config_from_json(settings), EnginePlace(digest, Path(folder))
+    if engine_digest(config, process_environment()) != digest:
+        sys.exit(CHANGED)
+    faulthandler.enable()
     listener = socket.socket(fileno=int(number))
     listener.set_inheritable(False)
     place.pid.write_text(f"{os.getpid()}\n", "utf-8")

@@ -27,7 +27,7 @@ from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import AgentSetup, Models, open_service
 from mcp_servers.model_server.shared_models import SharedModels
 from mcp_servers.model_server.stdio import GRACE_S, end_process_within, open_hub, prepare_later
-from mcp_servers.sharing.place import EnginePlace
+from mcp_servers.sharing.place import CHANGED, EnginePlace
 from mcp_servers.sharing.wire import MAX_HELLO_BYTES, Hello, peer_uid, private_line
 from runtime.config import Config
 from tools.errors import ConfigurationError, ZondaError
@@ -114,9 +114,7 @@ class Sessions:
         try:
             hello = Hello.from_line(line)
             if hello.digest != self._digest:
-                raise ConfigurationError(
-                    "Zonda was changed since this host started it; restart it in the host"
-                )
+                raise ConfigurationError(CHANGED)
         except ConfigurationError as exc:
             await writer.write(private_line("refused", str(exc)))
             return None

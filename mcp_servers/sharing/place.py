@@ -33,6 +33,8 @@ MAX_PATH_BYTES = 100
 BACKLOG = 128
 CONNECT_WITHIN_S = 10.0
 
+CHANGED = "Zonda was changed since this host started it; restart it in the host"
+
 _START = """
 import json, os, sys
 if os.fork():  # no host's process tree holds the engine
@@ -173,18 +175,21 @@ def connect_or_start(place: EnginePlace, config: Config) -> socket.socket:
     Raises:
         UnavailableError: the process cannot be started or connected to.
     """
+    connection = None
     try:
         if (connection := connect(place)) is not None:
             return connection
         with locked(place):
             if (connection := connect(place)) is None:
                 with _listen(place) as listener:
+                    connection = connect(place)  # waits to be let in, whatever comes of it
                     _start(place, config, listener)
-                    connection = connect(place)
     except OSError as exc:
+        if connection is not None:
+            connection.close()
         raise UnavailableError(f"the engine process cannot be started: {exc}") from exc
     if connection is None:
-        raise UnavailableError(f"the engine process at {place.socket} ended at once")
+        raise UnavailableError(f"the socket {place.socket} was removed as it was made; try again")
     return connection
 
 
@@ -213,7 +218,7 @@ def _start(place: EnginePlace, config: Config, listener: socket.socket) -> None:
     """Start the process; it belongs to no host's session and keeps none of its files open."""
     path = [str(Path(entry).absolute()) for entry in sys.path]
     number = str(listener.fileno())
-    arguments = [json.dumps(path), str(place.folder), number, config_to_json(config)]
+    arguments = [json.dumps(path), str(place.folder), place.digest, number, config_to_json(config)]
     with place.errors.open("wb") as errors:
         process = subprocess.Popen(  # noqa: S603 - this very program
             [sys.executable, "-P", "-c", _START, *arguments],

@@ -144,6 +144,7 @@ def test_run_of_one_host_is_unknown_to_another(tiny_model: Path, environ: dict[s
     with ServerProcess(model, environ) as first, ServerProcess(plain, environ) as second:
         for host in (first, second):
             host.initialize()
+        assert len(engines(environ)) == 1
         call = {"name": "generate", "arguments": {"prompt": "a", "wait_seconds": 0}}
         run_id = first.ask("tools/call", call)["structuredContent"]["run_id"]
         asked = {"name": "run_result", "arguments": {"run_id": run_id}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 import pytest
 
 from mcp_servers.sharing.place import (
+    CHANGED,
     HOSTS_OWN,
     EnginePlace,
     code_stamp,
     connect,
+    connect_or_start,
     engine_digest,
     find_place,
     last_words,
@@ -111,6 +114,15 @@ def test_lock_has_one_holder(place: EnginePlace) -> None:
         assert not is_ours
     with try_locked(place) as is_ours:
         assert is_ours
+
+
+def test_process_whose_program_is_another_ends_at_once_and_says_why(place: EnginePlace) -> None:
+    with connect_or_start(place, Config(state_dir=place.folder)) as connection:
+        connection.settimeout(20)
+        with suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
+    assert last_words(place) == CHANGED
+    assert not place.pid.exists()
 
 
 def test_last_words_are_the_last_line_that_says_something(place: EnginePlace) -> None:
