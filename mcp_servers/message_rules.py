@@ -16,6 +16,12 @@ MAX_DEPTH = 96
 PARSE_ERROR, INVALID_REQUEST, INTERNAL_ERROR, OVERLOADED = -32700, -32600, -32603, -32000
 
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_ID = rb'"id"\s*:\s*(-?\d{1,18}|"[^"\\]{1,200}")\s*'
+_VERSION = rb'"jsonrpc"\s*:\s*"2\.0"\s*'
+_ID_FIRST = re.compile(
+    rb'\s*\{\s*(?:%s,\s*)?(?:"method"\s*:\s*"[^"\\]*"\s*,\s*)?%s[,}]' % (_VERSION, _ID)
+)
+_ID_LAST = re.compile(rb",\s*%s(?:,\s*%s)?\}\s*\Z" % (_ID, _VERSION))
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _ALIKE = bytes.maketrans(b"{}", b"[]")
 
@@ -65,6 +71,18 @@ def read_message(data: bytes, what: str = "body") -> dict[str, Any] | Refusal:
     if message.keys().isdisjoint({"method", "result", "error"}):
         return Refusal(INVALID_REQUEST, "the message has no method", message.get("id"))
     return message
+
+
+def find_id(head: bytes, tail: bytes) -> str | int | None:
+    """Return the id of a message too long to be read, from its beginning or its end.
+
+    Clients write it first or last; None where it is in neither place.
+    """
+    found = _ID_FIRST.match(head) or _ID_LAST.search(tail)
+    if found is None:
+        return None
+    request_id: str | int = json.loads(found[1])
+    return request_id
 
 
 def _is_too_deep(data: bytes) -> bool:

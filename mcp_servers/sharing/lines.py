@@ -7,14 +7,18 @@ import select
 from collections.abc import Callable
 from dataclasses import dataclass
 
+KEPT_BYTES = 1024
+
 _CHUNK_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class TooLong:
-    """Stands for a line over the limit; it is skipped, not kept."""
+    """Stands for a line over the limit, of which the first and last `KEPT_BYTES` are kept."""
 
     num_bytes: int
+    head: bytes
+    tail: bytes
 
 
 class Lines:
@@ -29,24 +33,27 @@ class Lines:
     def next(self) -> bytes | TooLong | None:
         """Return the next line; None at the end of the input. A last line needs no end."""
         num_skipped = num_searched = 0
+        head = b""
         while (end := self._buffer.find(b"\n", num_searched)) < 0:
             num_searched = len(self._buffer)
-            if num_searched > self._max_bytes:
-                num_skipped += num_searched
-                num_searched = 0
-                self._buffer.clear()
+            if num_searched > max(self._max_bytes, KEPT_BYTES):
+                head = head or bytes(self._buffer[:KEPT_BYTES])
+                del self._buffer[:-KEPT_BYTES]
+                num_skipped += num_searched - len(self._buffer)
+                num_searched = len(self._buffer)
             chunk = b"" if self._is_over else self._read(_CHUNK_BYTES)
             if not chunk:
                 self._is_over = True
                 end = len(self._buffer)
-                if end == 0 and num_skipped == 0:
+                if end == 0:
                     return None
                 break
             self._buffer += chunk
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         if num_skipped or len(line) > self._max_bytes:
-            return TooLong(num_skipped + len(line))
+            head = head or line[:KEPT_BYTES]
+            return TooLong(num_skipped + len(line), head, line[-KEPT_BYTES:])
         return line
 
 

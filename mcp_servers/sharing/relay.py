@@ -24,6 +24,7 @@ from mcp_servers.message_rules import (
     INVALID_REQUEST,
     MAX_MESSAGE_BYTES,
     Refusal,
+    find_id,
     find_problem,
     read_message,
 )
@@ -324,7 +325,7 @@ def _check(line: bytes | TooLong) -> dict[str, Any] | Refusal | None:
     """Return the message of a line, why it is refused, or nothing for an empty one."""
     if isinstance(line, TooLong):
         text = f"the line of {line.num_bytes} bytes is over the limit of {MAX_MESSAGE_BYTES}"
-        return Refusal(INVALID_REQUEST, text)
+        return Refusal(INVALID_REQUEST, text, find_id(line.head, line.tail))
     if not line.strip():
         return None
     return find_problem(line, "line") or read_message(line, "line")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -90,6 +91,32 @@ async def test_load_goes_on_when_the_host_that_asked_first_has_left() -> None:
             models.loaded.set()
             done = await second.call("generate", prompt="b")
     assert done["structuredContent"]["status"] == "done"
+
+
+async def test_what_a_load_does_is_told_to_every_host_that_waits() -> None:
+    models = hanging_models()
+    models.loaded = anyio.Event()
+    call = {"name": "generate", "arguments": {"prompt": "a"}, "_meta": {"progressToken": "t"}}
+    request = {"jsonrpc": "2.0", "id": "c", "method": "tools/call", "params": call}
+    told = []
+    async with (
+        open_engine(models) as engine,
+        engine.connect() as first,
+        engine.connect() as second,
+    ):
+        for host in (first, second):
+            await host.open()
+            await host.send(json.dumps(request).encode())
+        for host in (first, second):
+            while (message := await host.next())["params"]["message"] != "loading scripted":
+                pass
+            told.append(message["params"]["progressToken"])
+        models.loaded.set()
+        for host in (first, second):
+            while "id" not in (message := await host.next()):
+                pass
+            told.append(message["result"]["structuredContent"]["status"])
+    assert told == ["t", "t", "done", "done"]
 
 
 async def test_each_host_has_its_own_tool_servers() -> None:

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from mcp_servers.sharing.lines import Lines, TooLong, read_some, write_all
+from mcp_servers.sharing.lines import KEPT_BYTES, Lines, TooLong, read_some, write_all
 
 
 def lines_of(data: bytes, max_bytes: int, seed: int) -> list[bytes | TooLong]:
@@ -28,14 +28,15 @@ def lines_of(data: bytes, max_bytes: int, seed: int) -> list[bytes | TooLong]:
     return found
 
 
+LONG = b"a" + b"x" * 5000 + b"z"
 CASES = [
     (b"", []),
     (b"\n", [b""]),
     (b"a\nbc\n", [b"a", b"bc"]),
     (b"a\n\nlast", [b"a", b"", b"last"]),
-    (b"12345678\n123456789\n1", [b"12345678", TooLong(9), b"1"]),
-    (b"x" * 1000 + b"\nafter\n", [TooLong(1000), b"after"]),
-    (b"x" * 1000, [TooLong(1000)]),
+    (b"12345678\n123456789\n1", [b"12345678", TooLong(9, b"123456789", b"123456789"), b"1"]),
+    (LONG + b"\nafter\n", [TooLong(5002, LONG[:KEPT_BYTES], LONG[-KEPT_BYTES:]), b"after"]),
+    (LONG, [TooLong(5002, LONG[:KEPT_BYTES], LONG[-KEPT_BYTES:])]),
 ]
 
 
