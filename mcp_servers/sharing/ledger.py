@@ -71,12 +71,13 @@ class Ledger:
             return self._withdraw(message)
         return line
 
-    def lose(self, why: str) -> Sequence[bytes]:
+    def lose(self, why: str, *, keep_opening: bool = True) -> Sequence[bytes]:
         """Return what the host is told when the engine process is lost; nothing is owed then.
 
-        Only `initialize` goes on waiting: `replay` asks it again.
+        Only `initialize` may go on waiting: `replay` asks it again.
         """
-        opening = self._session.get(("initialize", "")) if self.is_opening else None
+        is_kept = keep_opening and self.is_opening
+        opening = self._session.get(("initialize", "")) if is_kept else None
         lines = [
             _line(Refusal(INTERNAL_ERROR, why, request_id).to_message())
             for request_id in self._open.values()

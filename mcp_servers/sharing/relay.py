@@ -44,7 +44,8 @@ WELCOME_WITHIN_S = 60.0
 """Imports take half a second; on a machine that starts all its programs at once, longer."""
 
 NUM_ATTEMPTS = 3
-"""An engine process may end, because it was idle, just when a relay comes."""
+"""An engine process may end, because it was idle, just when a relay comes. One that is lost
+this often before it answered `initialize` is not started for it again."""
 
 LIVED_S = 10.0
 """A process that was lost sooner is started again only when the host wants something."""
@@ -84,6 +85,7 @@ class Relay:
         self._problem: str | None = None
         self._is_wanted = True
         self._is_ending = False
+        self._num_lost_early = 0
 
     def run(self) -> None:
         """Carry lines until the input ends or a signal comes; the session has ended then."""
@@ -180,8 +182,10 @@ class Relay:
             if self._is_ending:
                 return
             self._link = None
-            told = self._ledger.lose(LOST)
-            self._is_wanted = self._ledger.is_opening or time.monotonic() - began > LIVED_S
+            is_early = time.monotonic() - began < LIVED_S
+            self._num_lost_early = self._num_lost_early + 1 if is_early else 0
+            told = self._ledger.lose(LOST, keep_opening=self._num_lost_early < NUM_ATTEMPTS)
+            self._is_wanted = self._ledger.is_opening or not is_early
         logger.warning("the engine process ended; %d requests got an error", len(told))
         for line in told:
             self._tell(line)

@@ -208,6 +208,20 @@ def test_initialize_is_answered_by_the_next_engine(environ: dict[str, str]) -> N
         assert host.end()[:2] == (0, "")
 
 
+def test_initialize_is_an_error_when_one_engine_after_the_other_is_lost(
+    environ: dict[str, str],
+) -> None:
+    with listening(environ) as listener, RelayProcess(environ) as host:
+        host.say(id="i", method="initialize", params={})
+        for _ in range(3):
+            engine = accept(listener).welcome()
+            engine.hear()
+            engine.end()
+        assert host.hear() == message(id="i", error={"code": -32603, "message": LOST})
+        host.close()
+        assert host.end()[:2] == (0, "")
+
+
 def test_engine_that_ends_just_when_a_relay_comes_is_replaced(environ: dict[str, str]) -> None:
     with listening(environ) as listener, RelayProcess(environ) as host:
         accept(listener).end()
