@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from mcp_servers.sharing.place import find_place
+from mcp_servers.sharing.place import connect_or_start, find_place
 from mcp_servers.sharing.relay import Relay
 from mcp_servers.sharing.wire import Hello
 from runtime.config import Config, process_environment, servers_file
@@ -38,21 +38,24 @@ def relay(
         UnavailableError: no engine process can be shared here.
     """
     config, environ = _absolute(config), process_environment()
+    named = None if mcp_config is None else _readable(mcp_config)
     place = find_place(config, environ)
     hello = Hello(
         digest=place.digest,
         environ=dict(environ),
         folder=Path.cwd(),
         own_servers=servers_file().absolute(),
-        mcp_config=None if mcp_config is None else _readable(mcp_config),
+        mcp_config=named,
         log_level=logging.DEBUG if verbose else logging.INFO,
         idle_s=config.engine_idle_s,
     )
 
+    connection = connect_or_start(place, config)
+
     def fail(exc: Exception) -> NoReturn:
         _end(status_of(exc))
 
-    Relay(place, config, hello, fail).run()
+    Relay(place, config, hello, connection, fail).run()
     _end(0)
 
 

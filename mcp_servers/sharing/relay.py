@@ -70,9 +70,11 @@ class Relay:
         place: EnginePlace,
         config: Config,
         hello: Hello,
+        connection: socket.socket,
         fail: Callable[[Exception], NoReturn],
     ) -> None:
-        """Make the relay; `fail` ends the process when no engine can be had at the start."""
+        """Make the relay; `fail` ends the process when the engine at `connection` refuses us."""
+        self._connection: socket.socket | None = connection
         self._place = place
         self._config = config
         self._hello = hello
@@ -217,7 +219,8 @@ class Relay:
             UnavailableError: there is none, or it does not answer.
         """
         for _ in range(NUM_ATTEMPTS):
-            link = _Link(connect_or_start(self._place, self._config))
+            first, self._connection = self._connection, None
+            link = _Link(first or connect_or_start(self._place, self._config))
             link.send(self._hello.to_line())
             if (pid := link.read_welcome()) is None:
                 continue

@@ -17,7 +17,9 @@ import pytest
 from mcp import Client, MCPError, StdioServerParameters
 
 from mcp_servers.cli.bench_server import ServerProcess
+from mcp_servers.sharing.place import find_place
 from mcp_servers.sharing.relay import LOST
+from runtime.config import load_config
 from tests.helpers.tool_servers import is_running
 
 ERAS = ("legacy", "2026-07-28", "auto")
@@ -244,17 +246,24 @@ def test_wrong_file_of_tool_servers_is_one_line_and_status_2(
     assert len(said.splitlines()) == 1
 
 
-def test_folder_that_cannot_be_had_is_said_and_the_engine_is_not_shared(
-    tmp_path: Path, environ: dict[str, str]
+@pytest.mark.parametrize("what", ["the folder", "the socket"])
+def test_where_no_engine_can_be_shared_it_is_said_and_everything_is_in_one_process(
+    what: str, tmp_path: Path, environ: dict[str, str]
 ) -> None:
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state" / "engine").write_text("", "utf-8")
-    with ServerProcess(["--model", str(tmp_path / "no.gguf")], environ) as server:
+    model = str(tmp_path / "no.gguf")
+    place = find_place(load_config(environ, model=model), environ)
+    if what == "the folder":
+        place.folder.rmdir()
+        place.folder.write_text("", "utf-8")
+    else:
+        place.socket.mkdir()
+    with ServerProcess(["--model", model], environ) as server:
         server.initialize()
         server.end()
     log = (tmp_path / "state" / "logs" / "mcp.log").read_text("utf-8")
-    assert "the engine is not shared: the folder" in log
-    assert "serving MCP over stdio" in log
+    first, second, *_ = log.splitlines()
+    assert "WARNING mcp_servers.cli.mcp: the engine is not shared: the " in first
+    assert "serving MCP over stdio" in second
 
 
 def wait_until_ended(pid: int) -> None:
