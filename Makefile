@@ -8,14 +8,15 @@ QUIET := --quiet --constraint .ci/constraints.txt
 # Real MCP peers of the tests: a host, a tool server, and the node release they need.
 MCP := @modelcontextprotocol
 PEERS := node@22 $(MCP)/inspector@2.12.0 $(MCP)/server-everything@2026.8.31 \
-	$(MCP)/server-filesystem@2026.8.31 $(MCP)/server-memory@2026.8.31
+	$(MCP)/server-filesystem@2026.8.31 $(MCP)/server-memory@2026.8.31 \
+	$(MCP)/conformance@0.2.0-alpha.12
 
 # The official tests of JSON Schema come with the source of the validator that we use.
 SUITE := .venv/json-schema-test-suite
 
 KERNELS := $(wildcard runtime/kernels/cpu/*.cpp runtime/kernels/cpu/*.h runtime/kernels/cpu/build*.py)
 
-.PHONY: demo test check fuzz test-arm test-gpu clean
+.PHONY: demo test check conformance fuzz test-arm test-gpu clean
 
 ## Show the default model calling tools of a real MCP server.
 demo: .venv/installed
@@ -28,6 +29,10 @@ test: .venv/installed-dev $(SUITE)/tests
 ## What should pass before each commit: about a minute.
 check: .venv/installed-dev $(SUITE)/tests
 	$(BIN)/python -m tests.check
+
+## The official conformance suite of MCP against our servers and client: about three minutes.
+conformance: .venv/installed-dev
+	$(BIN)/python -m tests.conformance --client "python -m tests.conformance.client"
 
 ## Random turns in every wire format, and a million damaged model files: about fifteen minutes.
 fuzz: .venv/installed-dev

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     gc.freeze()
     gc.enable()
     _configure_logging(config, HostLogHandler())
-    serve = partial(serve_shared, config, place, listener, partial(_make_agent, config))
+    serve = partial(serve_shared, config, place, listener, _make_agent)
     try:
         anyio.run(partial(serve, version=installed_version()))
     except BaseException:
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     end_process(0)
 
 
-def _make_agent(config: Config, hello: Hello) -> AgentSetup | None:
+def _make_agent(hello: Hello) -> AgentSetup | None:
     """What `agent_run` needs for the tool servers of one host.
 
     Raises:
@@ -74,7 +74,7 @@ def _make_agent(config: Config, hello: Hello) -> AgentSetup | None:
     from mcp_servers.cli.tool_servers import Caller  # noqa: PLC0415
 
     caller = Caller(hello.environ, hello.own_servers, hello.folder)
-    return agent_setup(hello.mcp_config, config, caller)
+    return agent_setup(hello.mcp_config, hello.config, caller)
 
 
 def _configure_logging(config: Config, of_hosts: logging.Handler) -> None:

@@ -14,7 +14,7 @@ from mcp_servers.sharing.host import configure_host_logging, relay
 from runtime.config import load_config
 from tools.errors import UnavailableError
 
-OPTIONS = ("--model", "--mcp-config", "--config", "--device", "--log-file")
+OPTIONS = ("--model", "--mcp-config", "--policy", "--config", "--device", "--log-file")
 FLAGS = ("--verbose", "--share")
 
 
@@ -27,6 +27,7 @@ def start_relay(arguments: Sequence[str]) -> None:
             config_file=_path(given, "--config"),
             model=given.get("--model"),
             device=given.get("--device"),
+            policy_file=_path(given, "--policy"),
             share=True if "--share" in given else None,
         )
         if not config.share:

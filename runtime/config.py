@@ -48,6 +48,10 @@ class Config:
         share: whether every `zonda mcp` of a user with the same settings uses one engine
             process, so that a model is in memory once; off keeps all in the host's own.
         engine_idle_s: seconds that the shared engine process stays after its last host left.
+        policy_file: rules of which tools may be called, and with what; None has none but those
+            of the list of servers.
+        audit: whether each tool call leaves a line in `audit.jsonl` in the state folder.
+        audit_contents: whether these lines hold arguments and results, too.
     """
 
     model: str = "smollm2-135m"
@@ -68,6 +72,14 @@ class Config:
     drain_s: int = 30
     share: bool = True
     engine_idle_s: int = 300
+    policy_file: Path | None = None
+    audit: bool = True
+    audit_contents: bool = False
+
+    @property
+    def audit_file(self) -> Path:
+        """Where tool calls are written down."""
+        return self.state_dir / "audit.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +205,10 @@ def _convert(name: str, type_name: str, given: _Given) -> object:
         return value
     if type_name == "int" and isinstance(value, int) and not isinstance(value, bool):
         return value
-    if type_name in {"str", "Path"} and isinstance(value, str | Path):
-        return Path(value).expanduser() if type_name == "Path" else value
+    if type_name == "str" and isinstance(value, str | Path):
+        return value
+    if type_name in {"Path", "Path | None"} and isinstance(value, str | Path):
+        return Path(value).expanduser()
     wanted = {"bool": "true or false", "int": "a whole number"}.get(type_name, "a text")
     raise ConfigurationError(f"{given.origin}: {name} must be {wanted}, not {given.value!r}")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mcp_servers.cli.options import ConfigFile
+from mcp_servers.cli.options import ConfigFile, PolicyFile
 from runtime.config import load_config
 from runtime.telemetry import configure_logging
 
@@ -31,6 +31,7 @@ def chat(
     mcp_config: Annotated[
         Path | None, typer.Option(help="File of MCP servers (`mcpServers`) to use tools of.")
     ] = None,
+    policy: PolicyFile = None,
     config_file: ConfigFile = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens per turn.")] = 512,
@@ -39,7 +40,7 @@ def chat(
     ] = 0.0,
 ) -> None:
     """Talk with a model; Ctrl-C stops an answer, /new starts over, /exit leaves."""
-    config = load_config(config_file=config_file, model=model)
+    config = load_config(config_file=config_file, model=model, policy_file=policy)
     configure_logging()
     from anyio.from_thread import start_blocking_portal
 
@@ -110,7 +111,13 @@ class Conversation:
         session, console = self._session, self._console
         printer = AgentPrinter(console, await session.toolset.list_tools())
         approver = terminal_approver(console)
-        agent = Agent(session.model, session.toolset, session.policy, approver=approver)
+        agent = Agent(
+            session.model,
+            session.toolset,
+            session.policy,
+            approver=approver,
+            audit=session.audit,
+        )
         messages = (*self._messages, Message("user", line))
         try:
             end = await watch(

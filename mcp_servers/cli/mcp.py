@@ -15,7 +15,7 @@ import typer
 
 from mcp_servers.cli import server_list
 from mcp_servers.cli.errors import exit_status
-from mcp_servers.cli.options import ConfigFile
+from mcp_servers.cli.options import ConfigFile, PolicyFile
 from mcp_servers.sharing.host import configure_host_logging, relay
 from runtime.config import Config, load_config, servers_file
 from tools.errors import UnavailableError
@@ -36,7 +36,7 @@ SUBCOMMANDS = {
 }
 
 
-def mcp(
+def mcp(  # noqa: PLR0913 - one for each option
     ctx: typer.Context,
     *,
     model: Annotated[
@@ -46,6 +46,7 @@ def mcp(
         Path | None,
         typer.Option(help="File of MCP servers (`mcpServers`) whose tools agent_run may use."),
     ] = None,
+    policy: PolicyFile = None,
     config_file: ConfigFile = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     share: Annotated[
@@ -67,7 +68,9 @@ def mcp(
     """
     if ctx.invoked_subcommand is not None:
         return
-    config = load_config(config_file=config_file, model=model, device=device, share=share)
+    config = load_config(
+        config_file=config_file, model=model, device=device, policy_file=policy, share=share
+    )
     configure_host_logging(config, log_file, verbose=verbose)
     if config.share:
         try:
@@ -107,9 +110,8 @@ def agent_setup(
     own_servers = servers_file() if caller is None else caller.own_servers
     if mcp_config is None and not own_servers.exists():
         return None
-    from mcp_servers.cli.tool_servers import find_servers, open_pins
+    from mcp_servers.cli.tool_servers import find_servers, load_rules, open_audit, open_pins
     from mcp_servers.model_server.service import AgentSetup
-    from runtime.agent.policy import Policy
     from tools.mcp_client.toolset import open_toolset
 
     servers = find_servers(mcp_config, caller)
@@ -118,4 +120,5 @@ def agent_setup(
         logger.warning("%s names no server, so agent_run is not offered", named)
         return None
     toolset = partial(open_toolset, servers, pins=open_pins(config))
-    return AgentSetup(tuple(servers), toolset, Policy.of_servers(servers))
+    policy = load_rules(config, servers)
+    return AgentSetup(tuple(servers), toolset, policy, open_audit(config))

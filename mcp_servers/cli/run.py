@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mcp_servers.cli.options import ConfigFile
+from mcp_servers.cli.options import ConfigFile, PolicyFile
 from mcp_servers.cli.output import Choose, Grammar, Regex, Schema
 from runtime.config import Config, load_config
 from runtime.telemetry import configure_logging
@@ -28,6 +28,7 @@ def run(  # noqa: PLR0913  one parameter an option
     mcp_config: Annotated[
         Path | None, typer.Option(help="File of MCP servers (`mcpServers`) to use tools of.")
     ] = None,
+    policy: PolicyFile = None,
     config_file: ConfigFile = None,
     schema: Schema = None,
     regex: Regex = None,
@@ -41,7 +42,7 @@ def run(  # noqa: PLR0913  one parameter an option
     seed: Annotated[int | None, typer.Option(help="Makes drawn answers repeatable.")] = None,
 ) -> None:
     """Answer one prompt: the answer goes to standard output, all else to standard error."""
-    config = load_config(config_file=config_file, model=model)
+    config = load_config(config_file=config_file, model=model, policy_file=policy)
     configure_logging()
     import anyio
 
@@ -88,7 +89,13 @@ async def _run(
         specs = await session.toolset.list_tools()
         printer = AgentPrinter(err if specs else out, specs, stream_text=not specs)
         approver = terminal_approver(err)
-        agent = Agent(session.model, session.toolset, session.policy, approver=approver)
+        agent = Agent(
+            session.model,
+            session.toolset,
+            session.policy,
+            approver=approver,
+            audit=session.audit,
+        )
         output = None if form is None else form.output
         end = await watch(agent.run(messages, output=output, sampling=sampling), printer.show)
         if specs and end.error is None:

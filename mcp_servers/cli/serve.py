@@ -11,7 +11,7 @@ import typer
 
 from mcp_servers.cli.errors import exit_status
 from mcp_servers.cli.mcp import agent_setup
-from mcp_servers.cli.options import ConfigFile
+from mcp_servers.cli.options import ConfigFile, PolicyFile
 from runtime.config import load_config, process_environment
 from runtime.telemetry import configure_logging
 
@@ -37,6 +37,7 @@ def serve(  # noqa: PLR0913 - one argument for each option
         Path | None,
         typer.Option(help="File of MCP servers (`mcpServers`) whose tools agent_run may use."),
     ] = None,
+    policy: PolicyFile = None,
     config_file: ConfigFile = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     log_file: Annotated[
@@ -45,7 +46,14 @@ def serve(  # noqa: PLR0913 - one argument for each option
     verbose: Annotated[bool, typer.Option("--verbose", help="Log every request.")] = False,
 ) -> None:
     """Serve local models to many MCP hosts over HTTP."""
-    config = load_config(config_file=config_file, model=model, device=device, host=host, port=port)
+    config = load_config(
+        config_file=config_file,
+        model=model,
+        device=device,
+        host=host,
+        port=port,
+        policy_file=policy,
+    )
     level = logging.DEBUG if verbose else logging.INFO
     configure_logging(level=level, stderr_level=level, log_file=log_file)
     import anyio

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 
+from mcp_servers.cli.tool_servers import load_rules, open_audit
+from runtime.agent.audit import AuditLog
 from runtime.agent.events import AgentEnd, AgentEvent
 from runtime.agent.loop import AgentModel
 from runtime.agent.policy import Policy
@@ -20,13 +22,14 @@ from tools.toolset import Toolset
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A loaded model with its tools, and the policy and states of the servers they come from."""
+    """A loaded model with its tools, their policy and audit log, and their servers' states."""
 
     model_name: str
     model: AgentModel
     toolset: Toolset
     policy: Policy
     states: Callable[[], Mapping[str, ServerState]]
+    audit: AuditLog | None = None
 
 
 @asynccontextmanager
@@ -36,13 +39,15 @@ async def open_session(
     """Start the tool servers and load the model meanwhile; leaving ends both.
 
     Raises:
-        ZondaError: the model cannot be loaded.
+        ZondaError: the model cannot be loaded, or the policy file is wrong.
     """
+    policy = load_rules(config, servers)
     async with AsyncExitStack() as stack:
         toolset = await stack.enter_async_context(open_toolset(servers, pins=pins))
         hub = await stack.enter_async_context(Hub(config))
         model = await hub.get(None)
-        yield Session(config.model, model, toolset, Policy.of_servers(servers), toolset.states)
+        audit = open_audit(config)
+        yield Session(config.model, model, toolset, policy, toolset.states, audit)
 
 
 async def watch(

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from runtime.agent.audit import AuditLog
+from runtime.agent.policy import Policy
+from runtime.agent.rules import load_policy
 from runtime.config import Config, process_environment, servers_file
 from tools.errors import ConfigurationError, suggest
 from tools.mcp_client.config import ServerConfig, load_servers
@@ -58,6 +61,23 @@ def find_server(name: str, mcp_config: Path | None) -> ServerConfig:
     if name not in servers:
         raise ConfigurationError(f"no MCP server is named {name!r}{suggest(name, servers)}")
     return servers[name]
+
+
+def load_rules(config: Config, servers: Mapping[str, ServerConfig]) -> Policy:
+    """Return the rules of these servers' entries and of the policy file, where one is set.
+
+    Raises:
+        ConfigurationError: the policy file cannot be read, or says what no policy can.
+    """
+    file = None if config.policy_file is None else load_policy(config.policy_file)
+    return Policy.of_servers(servers, file)
+
+
+def open_audit(config: Config) -> AuditLog | None:
+    """Return the log of tool calls; None where none is kept."""
+    if not config.audit:
+        return None
+    return AuditLog(config.audit_file, keeps_contents=config.audit_contents)
 
 
 def open_pins(config: Config) -> Pins:

@@ -108,7 +108,10 @@ async def agent_run(run: Run, agent: Agent, model_name: str, arguments: JsonObje
     rule, output = (None, None) if schema is None else (schema_rule(schema), OutputSchema(schema))
     messages = _messages(rule, arguments["task"])
     choice = ToolChoice(arguments.get("tool_choice", "auto"))
-    async with aclosing(agent.run(messages, tool_choice=choice, output=output)) as events:
+    running = agent.run(
+        messages, tool_choice=choice, output=output, run_id=run.id, principal=run.principal
+    )
+    async with aclosing(running) as events:
         async for event in events:
             if isinstance(event, AgentEnd):
                 return _agent_result(model_name, event, time.monotonic() - started, schema)

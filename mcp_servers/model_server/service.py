@@ -10,7 +10,7 @@ import itertools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import anyio
@@ -21,6 +21,9 @@ from mcp_servers.model_server.admission import Admission, AdmissionLimits, Ticke
 from mcp_servers.model_server.background import Background
 from mcp_servers.model_server.resources import describe_support
 from mcp_servers.model_server.tools import DEFAULT_WAIT_S, MAX_STEPS, list_specs
+from mcp_servers.model_server.waiting import answers_by, follow, settle, tied_to
+from runtime.agent.approval import approve_by_form
+from runtime.agent.audit import AuditLog
 from runtime.agent.limits import Limits
 from runtime.agent.loop import Agent
 from runtime.agent.policy import Policy
@@ -28,12 +31,12 @@ from runtime.agent.runs import Run, Runs
 from runtime.chat.support import ToolSupport
 from runtime.errors import CapacityError
 from tools.errors import InvalidArgumentsError, ZondaError
-from tools.spec import JsonObject, TextContent, ToolResult, ToolSpec
+from tools.questions import decline
+from tools.spec import JsonObject, ToolResult, ToolSpec
 from tools.toolset import (
     CallContext,
     ChangingToolset,
     FilteredToolset,
-    ProgressCallback,
     Toolset,
     find_tool,
 )
@@ -48,7 +51,6 @@ _WORK: Mapping[str, Work] = {
     "choose": calls.choose,
 }
 
-PROGRESS_INTERVAL_S = 0.2
 CANCEL_WAIT_S = 5.0
 
 PREPARE_INTERVAL_S = 1.0
@@ -69,11 +71,12 @@ class Models(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AgentSetup:
-    """What `agent_run` needs: the tool servers' names, how to open them, and the policy."""
+    """What `agent_run` needs: the tool servers' names, how to open them, policy and audit log."""
 
     servers: Sequence[str]
     open_toolset: Callable[[], AbstractAsyncContextManager[Toolset]]
     policy: Policy
+    audit: AuditLog | None = None
 
 
 class ModelService:
@@ -189,6 +192,15 @@ class ModelService:
         self.listed.set()
         return self._specs
 
+    @property
+    def runs(self) -> Runs:
+        return self._runs
+
+    @property
+    def num_waiting(self) -> int:
+        """How many calls wait for their turn."""
+        return self._admission.num_waiting
+
     async def call_tool(self, name: str, arguments: JsonObject, context: CallContext) -> ToolResult:
         """Call one tool.
 
@@ -196,38 +208,39 @@ class ModelService:
             UnknownToolError: no tool has that name.
             ZondaError: wrong arguments, or the call failed; the caller makes it a result.
         """
-        spec = find_tool(self._specs, name)
-        _check_arguments(spec, arguments)
-        wait_s = float(arguments.get("wait_seconds", DEFAULT_WAIT_S))
+        can_ask = context.ask is not decline
+        run = self.begin(name, arguments, context.principal, can_ask=can_ask)
+        with tied_to(run):
+            wait_s = self.wait_s(name, arguments)
+            await follow(run, wait_s, context.report_progress, answers_by(context.ask))
+        return settle(self._runs, run)
+
+    def begin(
+        self, name: str, arguments: JsonObject, principal: str, *, can_ask: bool = False
+    ) -> Run:
+        """See `RunToolset.begin`."""
+        _check_arguments(find_tool(self._specs, name), arguments)
         if name == "run_result":
-            return await self._run_result(arguments, wait_s, context)
-        ticket = self._admission.enter(context.principal)
+            run = self._runs.get(arguments["run_id"], principal)
+            if arguments.get("cancel", False):
+                run.cancel()
+            return run
+        ticket = self._admission.enter(principal)
         try:
-            run = self._runs.start(
-                lambda run: self._work(run, ticket, name, arguments), context.principal
+            return self._runs.start(
+                lambda run: self._work(run, ticket, name, arguments), principal, can_ask=can_ask
             )
         except CapacityError:
             self._admission.leave(ticket)
             raise
-        try:
-            await _follow(run, None if name == "choose" else wait_s, context.report_progress)
-        except anyio.get_cancelled_exc_class():
-            run.cancel()
-            raise
-        if run.is_finished:
-            self._runs.discard(run)
-        return outcome(run)
 
-    async def _run_result(
-        self, arguments: JsonObject, wait_s: float, context: CallContext
-    ) -> ToolResult:
-        run = self._runs.get(arguments["run_id"], context.principal)
+    def wait_s(self, name: str, arguments: JsonObject) -> float | None:
+        """See `RunToolset.wait_s`."""
+        if name == "choose":
+            return None
         if arguments.get("cancel", False):
-            run.cancel()
-            await run.wait(CANCEL_WAIT_S)
-        else:
-            await _follow(run, wait_s, context.report_progress)
-        return outcome(run)
+            return CANCEL_WAIT_S
+        return float(arguments.get("wait_seconds", DEFAULT_WAIT_S))
 
     async def _work(self, run: Run, ticket: Ticket, name: str, arguments: JsonObject) -> ToolResult:
         with ticket:
@@ -265,7 +278,10 @@ class ModelService:
         if (servers := arguments.get("servers")) is not None:
             toolset = FilteredToolset(toolset, lambda tool: tool.server in servers)
         limits = Limits(max_steps=arguments.get("max_steps", MAX_STEPS))
-        return Agent(model, toolset, self._agent.policy, limits)
+        agent = Agent(model, toolset, self._agent.policy, limits, audit=self._agent.audit)
+        if not run.can_ask:
+            return agent
+        return replace(agent, approver=approve_by_form(run.ask), ask=run.ask)
 
 
 @asynccontextmanager
@@ -294,41 +310,6 @@ async def open_service(
             places = admission or Admission(limits)
             yield ModelService(model_names, models, runs, places, agent, toolset, group)
         group.cancel_scope.cancel()
-
-
-def outcome(run: Run) -> ToolResult:
-    """Return what a host gets for a run as it stands.
-
-    Raises:
-        Exception: the run failed; this is why.
-    """
-    if run.status == "done":
-        assert isinstance(run.result, ToolResult)
-        return run.result
-    if run.error is not None:
-        raise run.error
-    if run.status == "cancelled":
-        text = "The run was cancelled."
-    else:
-        so_far = f" ({run.progress.message})" if run.progress.message else ""
-        text = f'Still running{so_far}. Call run_result with run_id "{run.id}" for the result.'
-    return ToolResult(
-        content=(TextContent(text),), structured={"status": run.status, "run_id": run.id}
-    )
-
-
-async def _follow(run: Run, wait_s: float | None, report: ProgressCallback) -> None:
-    """Wait for the run's end, at most `wait_s`, reporting new progress 5 times a second."""
-    sent = -1.0
-    with anyio.move_on_after(wait_s):
-        while not run.is_finished:
-            progress = run.progress
-            if progress.message is not None and progress.done > sent:
-                sent = progress.done
-                await report(progress.done, progress.total, progress.message)
-                await run.wait(PROGRESS_INTERVAL_S)
-            else:
-                await run.changed()
 
 
 def _check_arguments(spec: ToolSpec, arguments: JsonObject) -> None:

@@ -103,7 +103,7 @@ class Sessions:
         except Exception as exc:
             if not _is_leaving(exc):
                 logger.exception("host=%d: its session broke off", number)
-        return None if hello is None else hello.idle_s
+        return None if hello is None else hello.config.engine_idle_s
 
     async def _greet(self, reader: LineReader, writer: LineWriter) -> Hello | None:
         line = None

@@ -47,7 +47,7 @@ def relay(
         own_servers=servers_file().absolute(),
         mcp_config=named,
         log_level=logging.DEBUG if verbose else logging.INFO,
-        idle_s=config.engine_idle_s,
+        config=config,
     )
 
     connection = connect_or_start(place, config)

@@ -24,7 +24,12 @@ from mcp_servers.sharing.wire import config_to_json, peer_uid
 from runtime.config import Config
 from tools.errors import UnavailableError
 
-HOSTS_OWN = frozenset({"share", "engine_idle_s", "host", "port", "drain_s"})
+HOSTS_OWN = frozenset(
+    {
+        *("share", "engine_idle_s", "host", "port", "drain_s"),
+        *("policy_file", "audit", "audit_contents"),
+    }
+)
 """Settings that two hosts of one engine process may have different."""
 
 MAX_PATH_BYTES = 100

@@ -37,7 +37,7 @@ class Hello:
         own_servers: the file of Zonda's own list; it need not be there.
         mcp_config: the file that the host names, if any.
         log_level: records of this host from here on go to the relay.
-        idle_s: how long the process stays when this host is the last to leave.
+        config: the host's settings; those of `place.HOSTS_OWN` are its own.
     """
 
     digest: str
@@ -46,10 +46,11 @@ class Hello:
     own_servers: Path
     mcp_config: Path | None
     log_level: int
-    idle_s: int
+    config: Config
 
     def to_line(self) -> bytes:
-        return json.dumps(asdict(self), default=str).encode() + b"\n"
+        values = {**asdict(self), "config": config_to_json(self.config)}
+        return json.dumps(values, default=str).encode() + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> Hello:
@@ -66,7 +67,7 @@ class Hello:
                 "own_servers": Path(found["own_servers"]),
                 "mcp_config": None if named is None else Path(named),
             }
-            return cls(**{**found, **paths})
+            return cls(**{**found, **paths, "config": config_from_json(found["config"])})
         except (ValueError, TypeError, KeyError, RecursionError) as exc:
             raise ConfigurationError("the first line is no greeting of a Zonda relay") from exc
 
@@ -100,8 +101,9 @@ def config_to_json(config: Config) -> str:
 def config_from_json(text: str) -> Config:
     """Read what `config_to_json` spelled."""
     values = json.loads(text)
-    paths = [item.name for item in fields(Config) if item.type == "Path"]
-    return Config(**{**values, **{name: Path(values[name]) for name in paths}})
+    paths = [item.name for item in fields(Config) if str(item.type).startswith("Path")]
+    given = {name: Path(values[name]) for name in paths if values[name] is not None}
+    return Config(**{**values, **given})
 
 
 def peer_uid(connection: socket.socket) -> int | None:

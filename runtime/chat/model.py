@@ -51,6 +51,11 @@ class _Asked:
     sampling: SamplingParams
     thinks: bool | None
     choices: Mapping[str, Sequence[str]] | None  # None: not known yet
+    admitted: Sequence[ToolSpec] = ()
+
+    @property
+    def callable_tools(self) -> Sequence[ToolSpec]:
+        return (*self.tools, *self.admitted)
 
 
 class ChatModel:
@@ -119,6 +124,7 @@ class ChatModel:
         lease_s: float = 300.0,
         thinks: bool | None = None,
         choices: Mapping[str, Sequence[str]] = NO_CHOICES,
+        admitted: Sequence[ToolSpec] = (),
     ) -> AsyncGenerator[ChatEvent]:
         """Let the model take a turn; the last event is its `TurnEnd`.
 
@@ -134,6 +140,8 @@ class ChatModel:
             lease_s: seconds for which it is kept.
             thinks: asks for thoughts, or for none, of a model that has the choice.
             choices: lists that `x-choices-from` in tools' schemas refers to by their names.
+            admitted: what it can call besides `tools`, and is not told of at the prompt's
+                beginning: the conversation tells. The prompt stays the same when they change.
 
         Raises:
             InvalidRequestError: no messages, bad tool names, a choice that cannot be met, too
@@ -142,7 +150,7 @@ class ChatModel:
                 `PromptTooLongError`.
             CapacityError: the engine's queue is full.
         """
-        asked = _Asked(messages, tools, tool_choice, output, sampling, thinks, choices)
+        asked = _Asked(messages, tools, tool_choice, output, sampling, thinks, choices, admitted)
         plan = await anyio.to_thread.run_sync(self._plan, asked)
         sampling = replace(sampling, stop=())  # they end the visible text, which is ours to know
         restart, usage, last = Restart(), Usage(), TokenChunk()
@@ -226,7 +234,7 @@ class ChatModel:
         try:
             return self._make_plan(asked)
         except (RecursionError, UnsupportedSchemaError):
-            for tool in asked.tools:
+            for tool in asked.callable_tools:
                 arguments_schema(tool)  # refuses the one that nests too deep
             raise
 
@@ -248,14 +256,14 @@ class ChatModel:
         room = self.context_length - len(prompt.token_ids)
         plan = TurnPlan(
             prompt,
-            self._grammars.compile(asked.tools, shape),
-            choose_tools(asked.tools, asked.choice),
+            self._grammars.compile(asked.callable_tools, shape),
+            choose_tools(asked.callable_tools, asked.choice),
             schema,
             has_free_text=output is None,
             stop=asked.sampling.stop,
             max_tokens=min(asked.sampling.max_tokens, room),
-            temperatures={tool.name: temperatures_of(tool) for tool in asked.tools},
-            limits={tool.name: limits_of(tool) for tool in asked.tools},
+            temperatures={tool.name: temperatures_of(tool) for tool in asked.callable_tools},
+            limits={tool.name: limits_of(tool) for tool in asked.callable_tools},
         )
         _check_budget(plan)
         return plan

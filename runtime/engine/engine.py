@@ -242,10 +242,10 @@ class Engine:
         constraint = sequence.constraint
         if constraint is None:
             self._append(sequence, [token_id])
-        elif constraint.state != "failed" and constraint.advance([token_id]):
+        elif constraint.advance([token_id]):
             self._append(sequence, [token_id])
             self._force(sequence)
-        elif constraint.state != "failed" and constraint.forced():
+        elif constraint.forced():
             self._force(sequence)
         elif constraint.state == "accepting":
             sequence.finish_reason = "length"

@@ -28,7 +28,7 @@ DIGEST = "of these settings"
 
 def greeting(*, digest: str = DIGEST, environ: dict[str, str] | None = None) -> Hello:
     own = Path("/nowhere/mcp.json")
-    return Hello(digest, environ or {}, Path("/"), own, None, logging.INFO, 7)
+    return Hello(digest, environ or {}, Path("/"), own, None, logging.INFO, Config(engine_idle_s=7))
 
 
 class EngineHost:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 from mcp import Client
@@ -76,12 +77,17 @@ def scripted_models(script: Script, scores: Mapping[str, float] | None = None) -
 
 @asynccontextmanager
 async def connect(
-    models: ScriptedModels, agent: AgentSetup | None = None, *, era: str = "auto"
+    models: ScriptedModels,
+    agent: AgentSetup | None = None,
+    *,
+    era: str = "auto",
+    within_s: float = 5,
+    **options: Any,
 ) -> AsyncIterator[Client]:
     """Serve the models to a client in this process; every wait is bounded."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(within_s):
         async with (
             open_service(["scripted"], models.opened, agent) as service,
-            Client(build_server(service, version="1"), mode=era) as client,
+            Client(build_server(service, version="1"), mode=era, **options) as client,
         ):
             yield client

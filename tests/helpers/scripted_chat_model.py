@@ -56,6 +56,7 @@ class AskedTurn:
     max_tokens: int
     conversation: str | None
     choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    admitted: tuple[str, ...] = ()
 
 
 Script = Callable[[AskedTurn], ScriptedTurn]
@@ -114,6 +115,7 @@ class ScriptedChatModel:
         sampling: SamplingParams = GREEDY,
         conversation: str | None = None,
         choices: Mapping[str, Sequence[str]] = NO_CHOICES,
+        admitted: Sequence[ToolSpec] = (),
     ) -> AsyncIterator[ChatEvent]:
         self.num_open += 1
         try:
@@ -122,6 +124,7 @@ class ScriptedChatModel:
             asked = AskedTurn(
                 *(tuple(messages), names, tool_choice, output, sampling.max_tokens, conversation),
                 choices=choices,
+                admitted=tuple(tool.name for tool in admitted),
             )
             self.asked.append(asked)
             turn = self.script(asked)

@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote
 
 import anyio
@@ -18,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from mcp_servers.guard import make_access
 from mcp_servers.model_server.admission import AdmissionLimits
 from mcp_servers.model_server.server import build_server
-from mcp_servers.model_server.service import ModelService, open_service
+from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
 from mcp_servers.web_app import WebApp, open_web_app
 from tests.helpers.model_service import ScriptedModels
 
@@ -64,10 +65,11 @@ async def open_app(
     *,
     readiness: Callable[[], str] | None = None,
     limits: AdmissionLimits | None = None,
+    agent: AgentSetup | None = None,
 ) -> AsyncIterator[ServedApp]:
     """Open the application; every wait is bounded."""
     with anyio.fail_after(20):
-        async with open_service(["scripted"], models.opened, None, limits) as service:
+        async with open_service(["scripted"], models.opened, agent, limits) as service:
             server = build_server(service, version="1")
             access = make_access("127.0.0.1", keys)
             ready = readiness or (lambda: service.readiness)
@@ -91,11 +93,13 @@ async def on_port(app: ServedApp) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def connect(url: str, era: str, key: str | None = None) -> AsyncIterator[Client]:
+async def connect(
+    url: str, era: str, key: str | None = None, **options: Any
+) -> AsyncIterator[Client]:
     """The SDK's client of a URL, with a connection of its own."""
     headers = {"authorization": f"Bearer {key}"} if key else {}
     async with (
         httpx2.AsyncClient(headers=headers, timeout=20) as http,
-        Client(streamable_http_client(url, http_client=http), mode=era) as client,
+        Client(streamable_http_client(url, http_client=http), mode=era, **options) as client,
     ):
         yield client

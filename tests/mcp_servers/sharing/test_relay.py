@@ -131,7 +131,7 @@ def test_lines_go_both_ways_and_private_ones_to_the_log(environ: dict[str, str])
     with listening(environ) as listener, RelayProcess(environ) as host:
         engine = accept(listener).welcome()
         assert engine.hello.environ["ZONDA_ENGINE_IDLE_S"] == "0"
-        assert (engine.hello.folder, engine.hello.idle_s) == (ROOT, 0)
+        assert (engine.hello.folder, engine.hello.config.engine_idle_s) == (ROOT, 0)
         host.say(id=1, method="server/discover")
         assert engine.hear() == message(id=1, method="server/discover")
         engine.say_private("log", ["tools.x", 30, "server=x failed"])

@@ -30,7 +30,7 @@ HELLO = Hello(
     own_servers=Path("/home/mcp.json"),
     mcp_config=None,
     log_level=20,
-    idle_s=300,
+    config=Config(cache_dir=Path("/c"), state_dir=Path("/s"), policy_file=Path("/p.toml")),
 )
 
 
