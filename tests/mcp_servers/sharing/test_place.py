@@ -35,7 +35,9 @@ def place(tmp_path: Path) -> EnginePlace:
 
 
 def other_value(value: Any) -> Any:
-    """A value of the same type that is another one."""
+    """A value of the same type that is another one; a path where there is none."""
+    if value is None:
+        return Path("x")
     if isinstance(value, bool):
         return not value
     return value + 1 if isinstance(value, int) else type(value)(f"{value}x")
