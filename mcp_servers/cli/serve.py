@@ -67,10 +67,10 @@ def serve(  # noqa: PLR0913 - one argument for each option
     configure_logging(level=level, stderr_level=level, log_file=log_file)
     import anyio
 
-    from mcp_servers.cli.version import installed_version
     from mcp_servers.guard import make_access, read_keys
     from mcp_servers.model_server.stdio import end_process
     from mcp_servers.model_server.web import listen, serve_http
+    from mcp_servers.version import installed_version
 
     keys = [] if api_key_file is None else read_keys(api_key_file)
     if not keys and (key := process_environment().get("ZONDA_API_KEY")):

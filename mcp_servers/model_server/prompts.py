@@ -253,7 +253,7 @@ def _read_text(path: Path) -> str:
 
 
 def _read_head(text: str) -> Mapping[str, Any]:
-    import yaml  # type: ignore[import-untyped]  # its types are a package of their own
+    import yaml
 
     if len(text) > MAX_HEAD_BYTES:
         raise ConfigurationError(f"its head has more than {MAX_HEAD_BYTES >> 10} KiB")

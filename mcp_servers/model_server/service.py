@@ -307,11 +307,14 @@ async def open_service(
     open_models: Callable[[], AbstractAsyncContextManager[Models]],
     agent: AgentSetup | None = None,
     limits: AdmissionLimits | None = None,
+    *,
     surface: Surface | None = None,
+    admission: Admission | None = None,
 ) -> AsyncIterator[ModelService]:
     """Serve these model names, the default first; leaving ends all runs and tool servers.
 
-    Nothing is opened before `prepare` or the first call.
+    Nothing is opened before `prepare` or the first call. Services that share their models share
+    an `admission`; one of its own has `limits`.
     """
     models = Background("the models", open_models)
     toolset = None
@@ -322,11 +325,9 @@ async def open_service(
         if toolset is not None:
             group.start_soon(toolset.run)
         async with Runs() as runs:
-            admission = Admission(limits)
+            places = admission or Admission(limits)
             offered = ModelList(model_names, models)
-            yield ModelService(
-                offered, runs, admission, agent, toolset, group, surface or Surface()
-            )
+            yield ModelService(offered, runs, places, agent, toolset, group, surface or Surface())
         group.cancel_scope.cancel()
 
 

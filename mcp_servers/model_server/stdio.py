@@ -56,7 +56,7 @@ async def serve_stdio(
             server = build_server(service, version=version)
             stopped = anyio.Event()
             group.start_soon(_stop_on_signal, group.cancel_scope, stopped)
-            group.start_soon(_prepare, service)
+            group.start_soon(prepare_later, service)
             logger.info("serving MCP over stdio, version %s, model %s", version, config.model)
             await server.run(read, write, server.create_initialization_options())
             logger.info("the input ended")
@@ -87,18 +87,18 @@ def end_process(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _import_hub() -> type[Hub]:
-    from runtime.hub import Hub
-
-    return Hub
-
-
-async def _prepare(service: ModelService) -> None:
+async def prepare_later(service: ModelService) -> None:
     """Load behind the host's first questions: imports would hold up their answers."""
     with anyio.move_on_after(LISTED_WITHIN_S):
         await service.listed.wait()
         await anyio.sleep(ANSWERS_FIRST_S)
     await service.prepare()
+
+
+def _import_hub() -> type[Hub]:
+    from runtime.hub import Hub
+
+    return Hub
 
 
 async def _stop_on_signal(scope: anyio.CancelScope, stopped: anyio.Event) -> None:

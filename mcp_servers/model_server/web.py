@@ -57,7 +57,9 @@ async def serve_http(
     """Serve on a bound socket until a signal comes and what then still ran has ended."""
     limits = AdmissionLimits(max_running=config.max_sequences)
     async with (
-        open_service([config.model], lambda: open_hub(config), agent, limits, surface) as service,
+        open_service(
+            [config.model], lambda: open_hub(config), agent, limits, surface=surface
+        ) as service,
         anyio.create_task_group() as group,
     ):
         stop = _Stop(service, config.drain_s)

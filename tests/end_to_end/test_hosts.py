@@ -25,6 +25,9 @@ pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(300)]
 
 BIN = Path(sys.executable).parent
 NODE = BIN.parent / "node" / "node_modules" / ".bin"
+IDLE = {"ZONDA_ENGINE_IDLE_S": "5"}
+"""The engine process stays for the next host of these tests, and not much longer."""
+
 COLOUR = {"type": "object", "properties": {"c": {"enum": ["red", "blue"]}}, "required": ["c"]}
 CALLS = {
     "generate": {"prompt": "Say hello.", "max_tokens": 8},
@@ -85,7 +88,8 @@ def check_with_inspector(target: Sequence[str], era: str) -> None:
 def test_inspector_finds_the_schemas_portable_and_every_tool_answers(
     smollm2: Path, era: str
 ) -> None:
-    check_with_inspector([str(BIN / "zonda"), "mcp"], era)
+    passed_on = [part for name, value in IDLE.items() for part in ("-e", f"{name}={value}")]
+    check_with_inspector([*passed_on, str(BIN / "zonda"), "mcp"], era)
 
 
 def test_inspector_finds_the_same_over_http_behind_a_key(smollm2: Path, tmp_path: Path) -> None:
@@ -106,7 +110,7 @@ async def zonda(*arguments: str) -> AsyncIterator[Client]:
     """`zonda mcp` with the default model, under the official client."""
     cache = {"ZONDA_CACHE_DIR": str(load_config().cache_dir)}
     parameters = StdioServerParameters(
-        command=str(BIN / "zonda"), args=["mcp", *arguments], env={**os.environ, **cache}
+        command=str(BIN / "zonda"), args=["mcp", *arguments], env={**os.environ, **cache, **IDLE}
     )
     with anyio.fail_after(240):
         async with Client(parameters) as client:

@@ -71,7 +71,9 @@ async def open_app(
 ) -> AsyncIterator[ServedApp]:
     """Open the application; every wait is bounded."""
     with anyio.fail_after(20):
-        async with open_service(["scripted"], models.opened, agent, limits, surface) as service:
+        async with open_service(
+            ["scripted"], models.opened, agent, limits, surface=surface
+        ) as service:
             server = build_server(service, version="1")
             access = make_access("127.0.0.1", keys)
             ready = readiness or (lambda: service.readiness)
