@@ -53,7 +53,7 @@ class Resource:
         uri: an address, or a template of addresses (RFC 6570).
         read: makes the content anew each time, text or bytes; what it raises as
             `InvalidRequestError` says that there is no such resource.
-        ttl_ms: milliseconds that a host may keep the content.
+        ttl_ms: milliseconds that a host may keep the content, or what says so.
         version: cheap; gives another value once `read` would say something else, and raises
             like it; None where the content never changes.
         values: by variable of a template, what there is for a principal, for completion.
@@ -66,7 +66,7 @@ class Resource:
     mime_type: str
     read: Callable[[Asked], Awaitable[str | bytes]]
     title: str | None = None
-    ttl_ms: int = 0
+    ttl_ms: int | Callable[[Asked], int] = 0
     version: Callable[[Asked], Hashable] | None = None
     values: Mapping[str, Callable[[str], Iterable[str]]] = field(default_factory=dict)
     listed: Callable[[str], Iterable[Listed]] | None = None
@@ -157,9 +157,8 @@ class ResourceHandlers:
     ) -> types.ReadResourceResult:
         resource, asked = self._find(params.uri, self._principal_of(context))
         content = to_contents(asked.uri, resource.mime_type, await _read(resource, asked))
-        return types.ReadResourceResult(
-            contents=[content], ttl_ms=resource.ttl_ms, cache_scope="private"
-        )
+        ttl_ms = resource.ttl_ms if isinstance(resource.ttl_ms, int) else resource.ttl_ms(asked)
+        return types.ReadResourceResult(contents=[content], ttl_ms=ttl_ms, cache_scope="private")
 
     def _find(self, uri: str, principal: str) -> tuple[Resource, Asked]:
         for resource in self._resources:

@@ -15,7 +15,7 @@ import anyio
 import mcp_types as types
 from mcp import MCPError
 from mcp.server import InitializationOptions, NotificationOptions, Server, ServerRequestContext
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
 from mcp_servers.announcements import Announcements
 from mcp_servers.prompt_handlers import ListPrompts, Prompt, PromptHandlers
@@ -41,12 +41,41 @@ class Icons:
 
 
 class OfferingServer(Server[Any]):
-    """A server that says in the handshake which of its lists may change."""
+    """A server that says when it is met which of its lists may change, and shows its icon.
 
-    def __init__(self, changing: NotificationOptions, **options: Any) -> None:
+    Later results of the modern era bear its name without the icon, which would be in each.
+    """
+
+    def __init__(
+        self, changing: NotificationOptions, resources: Sequence[Resource], **options: Any
+    ) -> None:
         super().__init__(**options)
+        self.add_request_handler("server/discover", types.RequestParams, self._discover)
         self._changing = changing
-        self.announcements: Announcements | None = None
+        self._resources = ResourceHandlers(resources, principal_of)
+        self.announcements = Announcements(self._resources.version, principal_of)
+
+    @property
+    def server_info(self) -> types.Implementation:
+        return super().server_info.model_copy(update={"icons": None})
+
+    async def _discover(
+        self, context: ServerRequestContext, params: types.RequestParams
+    ) -> types.DiscoverResult:
+        info = super().server_info.model_dump(by_alias=True, mode="json", exclude_none=True)
+        return types.DiscoverResult(
+            supported_versions=list(MODERN_PROTOCOL_VERSIONS),
+            capabilities=self.get_capabilities(protocol_version=context.protocol_version),
+            instructions=self.instructions,
+            _meta={types.SERVER_INFO_META_KEY: info},
+        )
+
+    def offer(self, prompts: ListPrompts) -> None:
+        """Serve resources, prompts, completion and subscriptions."""
+        self._resources.attach(self)
+        PromptHandlers(prompts, self._resources, principal_of).attach(self)
+        self.announcements.attach(self)
+        self.add_request_handler("logging/setLevel", types.SetLevelRequestParams, _ignore_level)
 
     def create_initialization_options(
         self,
@@ -75,8 +104,8 @@ def build_server(
     The toolset checks the arguments. A cancelled request is cancelled where the tool awaits;
     an unknown tool is a protocol error, every other failure a result with `isError`.
 
-    With resources or prompts, or tools that change, the server has `announcements`: its owner
-    tells them of changed lists, and runs their `watch` for subscriptions.
+    The owner of a server whose lists change tells its `announcements` so, and runs their
+    `watch` where resources have versions.
     """
     pictures = {} if icons is None else {tool: [_icon(of)] for tool, of in icons.tools.items()}
 
@@ -99,6 +128,7 @@ def build_server(
     is_changing = isinstance(toolset, ChangingToolset)
     server = OfferingServer(
         NotificationOptions(callable(prompts), is_changing, is_changing),
+        resources,
         name=name,
         version=version,
         title=title,
@@ -108,7 +138,7 @@ def build_server(
         on_call_tool=call_tool,
     )
     if resources or prompts or is_changing:
-        _add_offers(server, resources, prompts if callable(prompts) else _always(prompts))
+        server.offer(prompts if callable(prompts) else _always(prompts))
     return server
 
 
@@ -145,17 +175,6 @@ def throttle_progress(
         await report(done, total, message)
 
     return report_progress
-
-
-def _add_offers(
-    server: OfferingServer, resources: Sequence[Resource], prompts: ListPrompts
-) -> None:
-    offered = ResourceHandlers(resources, principal_of)
-    offered.attach(server)
-    PromptHandlers(prompts, offered, principal_of).attach(server)
-    server.announcements = Announcements(offered.version, principal_of)
-    server.announcements.attach(server)
-    server.add_request_handler("logging/setLevel", types.SetLevelRequestParams, _ignore_level)
 
 
 async def _ignore_level(

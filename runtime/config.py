@@ -45,6 +45,9 @@ class Config:
         host: address that `zonda serve` binds; other than loopback needs a key.
         port: TCP port that `zonda serve` binds; 0 takes a free one.
         drain_s: seconds that runs get to end when `zonda serve` is stopped.
+        share: whether every `zonda mcp` of a user with the same settings uses one engine
+            process, so that a model is in memory once; off keeps all in the host's own.
+        engine_idle_s: seconds that the shared engine process stays after its last host left.
         policy_file: rules of which tools may be called, and with what; None has none but those
             of the list of servers.
         audit: whether each tool call leaves a line in `audit.jsonl` in the state folder.
@@ -67,6 +70,8 @@ class Config:
     host: str = "127.0.0.1"
     port: int = 8377
     drain_s: int = 30
+    share: bool = True
+    engine_idle_s: int = 300
     policy_file: Path | None = None
     audit: bool = True
     audit_contents: bool = False
@@ -150,6 +155,11 @@ def servers_file() -> Path:
     return platformdirs.user_config_path("zonda") / "mcp.json"
 
 
+def prompts_folder() -> Path:
+    """Where a user's prompt files are, beside zonda.toml; it need not be there."""
+    return platformdirs.user_config_path("zonda") / "prompts"
+
+
 def _find(
     name: str, flags: Mapping[str, Any], environ: Mapping[str, str], in_file: Mapping[str, _Given]
 ) -> _Given | None:
@@ -229,7 +239,7 @@ def _check(config: Config, origins: Mapping[str, str]) -> None:
         raise refuse("kv_type", "int8 or bf16")
     if not 0 <= config.port <= 65535:
         raise refuse("port", "from 0 to 65535")
-    for name in ("threads", "context_length", "drain_s"):
+    for name in ("threads", "context_length", "drain_s", "engine_idle_s"):
         if getattr(config, name) < 0:
             raise refuse(name, "at least 0")
     limits = ("kv_cache_mib", "max_sequences", "max_queue", "max_step_tokens", "max_step_ms")

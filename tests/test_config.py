@@ -40,6 +40,8 @@ def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:
         "host": "default",
         "port": "default",
         "drain_s": "default",
+        "share": "default",
+        "engine_idle_s": "default",
         "policy_file": "default",
         "audit": "default",
         "audit_contents": "default",
@@ -70,6 +72,7 @@ WRONG = [
     ("keep_catalogues = 'on'\n", r", line 1: keep_catalogues must be true or false, not 'on'"),
     ("threads = 1\nmodel = 5\n", r", line 2: model must be a text, not 5"),
     ("\n\nmax_queue = 0\n", r", line 3: max_queue must be at least 1, not 0"),
+    ("engine_idle_s = -1\n", r", line 1: engine_idle_s must be at least 0, not -1"),
     ('device = "gpu"\n', r", line 1: device must be auto, cpu or cuda, not 'gpu'"),
 ]
 

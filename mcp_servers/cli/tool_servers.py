@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime.agent.audit import AuditLog
@@ -14,17 +15,40 @@ from tools.mcp_client.config import ServerConfig, load_servers
 from tools.mcp_client.pins import Pins
 
 
-def find_servers(mcp_config: Path | None) -> Mapping[str, ServerConfig]:
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who names tool servers, where that is another process.
+
+    Attributes:
+        environ: its environment.
+        own_servers: the file of Zonda's own list; it need not be there.
+        folder: its working directory, where its tool servers start.
+    """
+
+    environ: Mapping[str, str]
+    own_servers: Path
+    folder: Path
+
+
+def find_servers(
+    mcp_config: Path | None, caller: Caller | None = None
+) -> Mapping[str, ServerConfig]:
     """Return the servers of Zonda's own list and of `mcp_config`, whose entries win.
+
+    They are this process's, unless there is a `caller`.
 
     Raises:
         ConfigurationError: a file cannot be read or is none of servers.
     """
-    environ, own = process_environment(), servers_file()
+    environ = process_environment() if caller is None else caller.environ
+    own = servers_file() if caller is None else caller.own_servers
     servers = dict(load_servers(own, environ)) if own.exists() else {}
     if mcp_config is not None:
         servers |= load_servers(mcp_config, environ)
-    return servers
+    if caller is None:
+        return servers
+    folder = caller.folder
+    return {name: replace(x, cwd=folder / (x.cwd or "")) for name, x in servers.items()}
 
 
 def find_server(name: str, mcp_config: Path | None) -> ServerConfig:

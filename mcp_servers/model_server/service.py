@@ -6,21 +6,26 @@ cancels the run. Once a run was handed out by its id, it no longer depends on a 
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 import anyio
 from anyio.abc import TaskGroup
 
 from mcp_servers.model_server import calls
+from mcp_servers.model_server.admin import ModelList, Models
 from mcp_servers.model_server.admission import Admission, AdmissionLimits, Ticket
 from mcp_servers.model_server.background import Background
+from mcp_servers.model_server.batch import generate_batch
+from mcp_servers.model_server.chat import chat
+from mcp_servers.model_server.embed import VectorStore, embed
+from mcp_servers.model_server.report import Report
 from mcp_servers.model_server.resources import describe_support
-from mcp_servers.model_server.tools import DEFAULT_WAIT_S, MAX_STEPS, list_specs
+from mcp_servers.model_server.schemas import DEFAULT_WAIT_S, MAX_STEPS
+from mcp_servers.model_server.tools import Surface, list_specs
 from mcp_servers.model_server.waiting import answers_by, follow, settle, tied_to
 from runtime.agent.approval import approve_by_form
 from runtime.agent.audit import AuditLog
@@ -35,6 +40,7 @@ from tools.questions import decline
 from tools.spec import JsonObject, ToolResult, ToolSpec
 from tools.toolset import (
     CallContext,
+    Changes,
     ChangingToolset,
     FilteredToolset,
     Toolset,
@@ -49,24 +55,17 @@ _WORK: Mapping[str, Work] = {
     "generate": calls.generate,
     "extract": calls.extract,
     "choose": calls.choose,
+    "generate_batch": generate_batch,
+    "chat": chat,
 }
+
+WHOLE = frozenset({"choose", "embed", "model_unload"})
+"""Tools that answer only when they are done, however long that takes."""
 
 CANCEL_WAIT_S = 5.0
 
 PREPARE_INTERVAL_S = 1.0
 """Tools that change again and again are prepared for this often at most."""
-
-
-class Models(Protocol):
-    """Gives loaded models by name; None is the default. `runtime.hub.Hub` is one."""
-
-    async def get(self, name: str | None, report: Callable[[str], None]) -> calls.Model:
-        """Return a model, loading it when it is not; `report` is told what is being done.
-
-        Raises:
-            ZondaError: there is no such model, or it cannot be loaded.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +87,16 @@ class ModelService:
 
     def __init__(
         self,
-        model_names: Sequence[str],
-        models: Background[Models],
+        models: ModelList,
         runs: Runs,
         admission: Admission,
         agent: AgentSetup | None,
         toolset: Background[Toolset] | None,
         tasks: TaskGroup,
+        surface: Surface,
     ) -> None:
-        self._model_names = model_names
-        self._models = models
+        self.models = models
+        self.surface = surface
         self._runs = runs
         self._admission = admission
         self._agent = agent
@@ -105,9 +104,29 @@ class ModelService:
         self._tasks = tasks
         self._prepared: dict[str, list[ToolSpec]] = {}  # by model: what it is ready for
         self._is_following = False
+        self.vectors = VectorStore()
+        self.report = Report(models, runs, admission, toolset)
+        self._listed: tuple[object, Sequence[ToolSpec]] | None = None
         self.listed = anyio.Event()
         self.readiness: Literal["loading", "ready", "failed"] = "loading"
-        self._specs = list_specs(model_names, agent.servers if agent else ())
+
+    @property
+    def changes(self) -> Changes:
+        """Counts how often a model was loaded or unloaded: there may be other tools then."""
+        return self.models.changes
+
+    @property
+    def specs(self) -> Sequence[ToolSpec]:
+        """The tools as they are now."""
+        names = self.models.names, self.models.embedding
+        if self._listed is None or self._listed[0] != names:
+            servers = self._agent.servers if self._agent else ()
+            self._listed = names, list_specs(names[0], servers, self.surface, names[1])
+        return self._listed[1]
+
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run something for as long as the service does."""
+        self._tasks.start_soon(work)
 
     async def prepare(self) -> None:
         """Open tool servers and models and load the default model, before a call needs them.
@@ -117,21 +136,21 @@ class ModelService:
         if self._toolset is not None:
             self._toolset.want()
         try:
-            model = await (await self._models.get()).get(None, logger.info)
+            model = await self.models.get_default(logger.info)
         except ZondaError as exc:
             self.readiness = "failed"
-            logger.warning("model %s is not available: %s", self._model_names[0], exc)
+            logger.warning("model %s is not available: %s", self.models.default, exc)
         except Exception:
             self.readiness = "failed"
-            logger.exception("model %s could not be loaded", self._model_names[0])
+            logger.exception("model %s could not be loaded", self.models.default)
         else:
             self.readiness = "ready"
             await self._prepare_tools(model)
             if self._toolset is not None and not self._is_following:
                 self._is_following = True
-                self._tasks.start_soon(self._follow_tools, model, self._toolset)
+                self._tasks.start_soon(self._follow_tools, self._toolset)
 
-    async def _follow_tools(self, model: calls.Model, opened: Background[Toolset]) -> None:
+    async def _follow_tools(self, opened: Background[Toolset]) -> None:
         """Prepare anew whenever the tool servers offer other tools; the task ends with us."""
         try:
             toolset = await opened.get()
@@ -142,7 +161,9 @@ class ModelService:
         seen = -1  # what changed while we were not looking counts
         while True:
             seen = await toolset.changes.wait(seen)
-            await self._prepare_tools(model)
+            if (model := self.models.find(self.models.default)) is not None:
+                await self._prepare_tools(model)
+            del model  # an unloaded model's memory is not kept from here
             await anyio.sleep(PREPARE_INTERVAL_S)
 
     async def drain(self) -> None:
@@ -181,7 +202,7 @@ class ModelService:
             with anyio.move_on_after(DEFAULT_WAIT_S):
                 try:
                     tools = await (await self._toolset.get()).list_tools()
-                    model = await (await self._models.get()).get(None, logger.info)
+                    model = await self.models.get_default(logger.info)
                     support = await model.support_of(tools)
                     problem = None
                 except ZondaError as exc:
@@ -217,7 +238,7 @@ class ModelService:
 
     async def list_tools(self) -> Sequence[ToolSpec]:
         self.listed.set()
-        return self._specs
+        return self.specs
 
     @property
     def runs(self) -> Runs:
@@ -246,7 +267,7 @@ class ModelService:
         self, name: str, arguments: JsonObject, principal: str, *, can_ask: bool = False
     ) -> Run:
         """See `RunToolset.begin`."""
-        _check_arguments(find_tool(self._specs, name), arguments)
+        _check_arguments(find_tool(self.specs, name), arguments)
         if name == "run_result":
             run = self._runs.get(arguments["run_id"], principal)
             if arguments.get("cancel", False):
@@ -263,13 +284,14 @@ class ModelService:
 
     def wait_s(self, name: str, arguments: JsonObject) -> float | None:
         """See `RunToolset.wait_s`."""
-        if name == "choose":
+        if name in WHOLE:
             return None
         if arguments.get("cancel", False):
             return CANCEL_WAIT_S
         return float(arguments.get("wait_seconds", DEFAULT_WAIT_S))
 
     async def _work(self, run: Run, ticket: Ticket, name: str, arguments: JsonObject) -> ToolResult:
+        run.title = name
         with ticket:
             if ticket.started_at is None:
                 run.report(0, None, "waiting for other calls to end")
@@ -277,25 +299,20 @@ class ModelService:
             return await self._do(run, name, arguments)
 
     async def _do(self, run: Run, name: str, arguments: JsonObject) -> ToolResult:
-        model_name = arguments.get("model")
-        model = await self._get_model(run, model_name)
-        if name == "agent_run":
-            agent = await self._make_agent(run, model, arguments)
-            result = await calls.agent_run(run, agent, model.name, arguments)
-            self._tasks.start_soon(self._prepare_tools, model)
-            return result
-        return await _WORK[name](run, model, arguments)
-
-    async def _get_model(self, run: Run, name: str | None) -> calls.Model:
-        """Wait for a model, telling the run what it waits for."""
-        waits = itertools.count()
-
-        def report(doing: str) -> None:
-            # Progress has to grow, and the first token or step will count as 1.
-            run.report(1 - 1 / (1 + next(waits)), None, doing)
-
-        report(f"waiting for {name or self._model_names[0]}")
-        return await (await self._models.get()).get(name, report)
+        if name == "model_load":
+            return await self.models.load(run, arguments)
+        if name == "model_unload":
+            self._prepared.pop(arguments["model"], None)
+            return await self.models.unload(run, arguments)
+        async with self.models.use(run, arguments.get("model")) as model:
+            if name == "agent_run":
+                agent = await self._make_agent(run, model, arguments)
+                result = await calls.agent_run(run, agent, model.name, arguments)
+                self._tasks.start_soon(self._prepare_tools, model)
+                return result
+            if name == "embed":
+                return await embed(run, model, self.vectors, arguments)
+            return await _WORK[name](run, model, arguments)
 
     async def _make_agent(self, run: Run, model: calls.Model, arguments: JsonObject) -> Agent:
         assert self._agent is not None
@@ -317,10 +334,14 @@ async def open_service(
     open_models: Callable[[], AbstractAsyncContextManager[Models]],
     agent: AgentSetup | None = None,
     limits: AdmissionLimits | None = None,
+    *,
+    surface: Surface | None = None,
+    admission: Admission | None = None,
 ) -> AsyncIterator[ModelService]:
     """Serve these model names, the default first; leaving ends all runs and tool servers.
 
-    Nothing is opened before `prepare` or the first call.
+    Nothing is opened before `prepare` or the first call. Services that share their models share
+    an `admission`; one of its own has `limits`.
     """
     models = Background("the models", open_models)
     toolset = None
@@ -331,8 +352,9 @@ async def open_service(
         if toolset is not None:
             group.start_soon(toolset.run)
         async with Runs() as runs:
-            admission = Admission(limits)
-            yield ModelService(model_names, models, runs, admission, agent, toolset, group)
+            places = admission or Admission(limits)
+            offered = ModelList(model_names, models)
+            yield ModelService(offered, runs, places, agent, toolset, group, surface or Surface())
         group.cancel_scope.cancel()
 
 

@@ -20,6 +20,7 @@ from mcp_servers.model_server.completions import Completions, caller_of
 from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
 from mcp_servers.model_server.stdio import GRACE_S, end_process, end_process_within, open_hub
+from mcp_servers.model_server.tools import Surface
 from mcp_servers.web_app import open_web_app
 from runtime.config import Config
 from runtime.http_api.routes import openai_routes
@@ -48,12 +49,19 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def serve_http(
-    config: Config, agent: AgentSetup | None, listener: socket.socket, access: Access, version: str
+    config: Config,
+    agent: AgentSetup | None,
+    surface: Surface,
+    listener: socket.socket,
+    access: Access,
+    version: str,
 ) -> None:
     """Serve on a bound socket until a signal comes and what then still ran has ended."""
     limits = AdmissionLimits(max_running=config.max_sequences)
     async with (
-        open_service([config.model], lambda: open_hub(config), agent, limits) as service,
+        open_service(
+            [config.model], lambda: open_hub(config), agent, limits, surface=surface
+        ) as service,
         anyio.create_task_group() as group,
     ):
         stop = _Stop(service, config.drain_s)

@@ -18,6 +18,7 @@ from typing import Any, Literal, Self
 
 import anyio
 
+from runtime.agent.transcript import Transcript
 from runtime.errors import CapacityError, UnknownRunError
 from tools.errors import ZondaError
 from tools.questions import Answer, Question
@@ -54,7 +55,7 @@ class _Asked:
 
 
 class Run:
-    """One piece of work and what became of it; `principal` is whose it is.
+    """One piece of work and what became of it; `principal` is whose it is, `title` its kind.
 
     Invariant: `result` is set only when `status` is "done", `error` exactly when it is
     "failed"; once the status left "running", nothing changes any more.
@@ -75,6 +76,8 @@ class Run:
     ) -> None:
         self.id = secrets.token_urlsafe(18)
         self.principal = principal
+        self.title = ""
+        self.transcript = Transcript()
         self.can_ask = can_ask
         self.is_handed_out = False
         self.status: RunStatus = "running"
@@ -247,6 +250,10 @@ class Runs:
                 f"({self._expiry_s:g} s after the run ended)"
             )
         return run
+
+    def of(self, principal: str) -> list[Run]:
+        """A principal's runs that are kept, the oldest first."""
+        return [run for run in self._runs.values() if run.principal == principal]
 
     def discard(self, run: Run) -> None:
         """Forget a finished run whose result was delivered."""

@@ -26,6 +26,7 @@ from runtime.chat.turn import MAX_REPAIRS, Attempt, Restart, TurnPlan
 from runtime.chat.wire_formats.arguments import HintValues
 from runtime.chat.wire_formats.grammar import TurnShape, arguments_schema, choose_tools
 from runtime.engine.async_engine import AsyncEngine
+from runtime.engine.embedding import Vectors
 from runtime.engine.saved_pages import SavedPages
 from runtime.errors import GenerationError, PromptTooLongError, UnsupportedSchemaError
 from runtime.grammar.compile import GrammarSource
@@ -69,6 +70,7 @@ class ChatModel:
         context_length: most tokens of prompt and answer together.
         tokenizer: the model's tokenizer.
         wire_format: how the model writes its turns.
+        features: what its chat template supports.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class ChatModel:
         self._prompts = PromptBuilder(tokenizer)
         self._catalogue = Catalogue(self._build_tokens, engine, saved_pages)
         self.wire_format = self._prompts.wire_format
+        self.features = self._prompts.features()
         self._grammars = Grammars(self._prompts.bound, tokenizer, self._prompts.end_of_turn_id)
 
     async def support_of(self, tools: Sequence[ToolSpec]) -> dict[str, ToolSupport]:
@@ -219,6 +222,24 @@ class ChatModel:
         weights = {option: math.exp(scores[option] - best) for option in options}
         total = sum(weights.values())
         return {option: weight / total for option, weight in weights.items()}
+
+    async def embed(self, texts: Sequence[str]) -> tuple[Vectors, int]:
+        """Return the texts' vectors, and how many tokens they have.
+
+        A vector is the mean of the model's last hidden states over a text, of length 1.
+
+        Raises:
+            InvalidRequestError: an empty text, `PromptTooLongError` among them.
+            GenerationError: the computation failed.
+        """
+        token_ids = await anyio.to_thread.run_sync(self._encode_texts, texts)
+        return await self._engine.embed(token_ids), sum(map(len, token_ids))
+
+    def _encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        tokenizer = self.tokenizer
+        bos_id = tokenizer.bos_id if tokenizer.adds_bos else None
+        first = [] if bos_id is None else [bos_id]
+        return [[*first, *tokenizer.encode(text)] for text in texts]
 
     async def count_tokens(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()

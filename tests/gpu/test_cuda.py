@@ -20,6 +20,7 @@ from runtime.grammar.vocabulary import Vocabulary
 from runtime.request import GenerateRequest, SamplingParams
 from runtime.tokenizer import load_tokenizer
 from runtime.weights import open_checkpoint
+from tests.engine.test_embedding import embed
 from tests.engine.test_engine import Collected, drain, generate
 from tests.engine.test_torch_runner import prompts
 from tests.helpers.page_runner import LetterDecoder
@@ -70,6 +71,23 @@ def test_captured_steps_give_the_tokens_of_launched_ones(tmp_path: Path) -> None
     wanted = [result.token_ids for result in generate(launched, *requests)]
     same = sum(a == b for a, b in zip(found, wanted, strict=True))
     assert same >= 15  # bfloat16 sums depend on the padding: a tie may fall the other way
+
+
+def test_vectors_are_those_of_float32_but_for_rounding(tmp_path: Path) -> None:
+    path = write_tiny_llama(tmp_path / "tiny.gguf", context_length=2048)
+    texts = [list(prompt) for prompt in prompts(8)]
+    reference = Engine(
+        TorchRunner(
+            open_checkpoint(path), context_length=2048, kv_cache_bytes=1 << 26, device="cpu"
+        ),
+        EngineLimits(context_length=2048),
+        decoder=LetterDecoder,
+        stop_ids=frozenset(),
+    )
+    wanted = embed(reference, texts)
+    for max_step_tokens in (512, 7):
+        vectors = embed(make_engine(path, max_step_tokens=max_step_tokens), texts)
+        assert (vectors * wanted).sum(axis=1).min() > 0.995
 
 
 @pytest.mark.real

@@ -21,6 +21,7 @@ from mcp_servers.model_server.admission import AdmissionLimits
 from mcp_servers.model_server.completions import Completions, caller_of
 from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
+from mcp_servers.model_server.tools import Surface
 from mcp_servers.web_app import WebApp, open_web_app
 from runtime.http_api.routes import openai_routes
 from tests.helpers.model_service import ScriptedModels
@@ -68,10 +69,13 @@ async def open_app(
     readiness: Callable[[], str] | None = None,
     limits: AdmissionLimits | None = None,
     agent: AgentSetup | None = None,
+    surface: Surface | None = None,
 ) -> AsyncIterator[ServedApp]:
     """Open the application; every wait is bounded."""
     with anyio.fail_after(20):
-        async with open_service(["scripted"], models.opened, agent, limits) as service:
+        async with open_service(
+            ["scripted"], models.opened, agent, limits, surface=surface
+        ) as service:
             server = build_server(service, version="1")
             access = make_access("127.0.0.1", keys)
             ready = readiness or (lambda: service.readiness)

@@ -63,7 +63,14 @@ async def test_lists_tools_with_schemas_and_annotations_without_opening_a_model(
     models = saying(HELLO)
     async with connect(models, era=era) as client:
         tools = (await client.list_tools()).tools
-    assert [tool.name for tool in tools] == ["generate", "extract", "choose", "run_result"]
+    assert [tool.name for tool in tools] == [
+        "generate",
+        "extract",
+        "choose",
+        "generate_batch",
+        "embed",
+        "run_result",
+    ]
     for tool in tools:
         assert tool.output_schema is not None
         assert tool.annotations is not None
