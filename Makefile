@@ -16,7 +16,7 @@ SUITE := .venv/json-schema-test-suite
 
 KERNELS := $(wildcard runtime/kernels/cpu/*.cpp runtime/kernels/cpu/*.h runtime/kernels/cpu/build*.py)
 
-.PHONY: demo test check conformance fuzz test-arm test-gpu clean
+.PHONY: demo test check clients conformance fuzz test-arm test-gpu clean
 
 ## Show the default model calling tools of a real MCP server.
 demo: .venv/installed
@@ -33,6 +33,10 @@ check: .venv/installed-dev $(SUITE)/tests
 ## The official conformance suite of MCP against our servers and client: about three minutes.
 conformance: .venv/installed-dev
 	$(BIN)/python -m tests.conformance --client "python -m tests.conformance.client"
+
+## The README's programs for OpenAI's clients, each against `zonda serve`: a minute.
+clients: .venv/installed-dev .venv/clients/bin/python
+	$(BIN)/python -m tests.clients .venv/clients/bin/python
 
 ## Random turns in every wire format, and a million damaged model files: about fifteen minutes.
 fuzz: .venv/installed-dev
@@ -67,6 +71,10 @@ clean:
 	@$(PIP) install $(QUIET) --group dev
 	@npm install --silent --no-audit --no-fund --no-save --prefix .venv/node $(PEERS)
 	@touch $@
+
+.venv/clients/bin/python: .venv/installed-dev
+	@$(PYTHON) -m venv .venv/clients
+	@.venv/clients/bin/python -m pip --disable-pip-version-check install --quiet openai==3.54.0
 
 $(SUITE)/tests: .venv/installed-dev
 	@$(PIP) download --quiet --no-deps --no-binary jsonschema --dest $(SUITE) jsonschema==4.26.0

@@ -45,6 +45,8 @@ class Config:
         host: address that `zonda serve` binds; other than loopback needs a key.
         port: TCP port that `zonda serve` binds; 0 takes a free one.
         drain_s: seconds that runs get to end when `zonda serve` is stopped.
+        any_model_name: whether the default model answers OpenAI's clients that name one which
+            is not here.
         share: whether every `zonda mcp` of a user with the same settings uses one engine
             process, so that a model is in memory once; off keeps all in the host's own.
         engine_idle_s: seconds that the shared engine process stays after its last host left.
@@ -70,6 +72,7 @@ class Config:
     host: str = "127.0.0.1"
     port: int = 8377
     drain_s: int = 30
+    any_model_name: bool = False
     share: bool = True
     engine_idle_s: int = 300
     policy_file: Path | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -186,20 +186,30 @@ class ModelList:
         """
         return await self._load(None, report)
 
+    def use(self, run: Run, name: str | None) -> AbstractAsyncContextManager[Model]:
+        """As `hold`, telling the run what it waits for; None is the default model."""
+        waits = itertools.count()
+
+        def report(doing: str) -> None:
+            # Progress has to grow, and the first token or step will count as 1.
+            run.report(1 - 1 / (1 + next(waits)), None, doing)
+
+        return self.hold(name or self.default, report)
+
     @asynccontextmanager
-    async def use(self, run: Run, name: str | None) -> AsyncIterator[Model]:
-        """Wait for a model, telling the run what it waits for; it stays loaded meanwhile.
+    async def hold(self, name: str, report: Callable[[str], None]) -> AsyncIterator[Model]:
+        """Wait for a model; it stays loaded meanwhile. `report` is told what is being done.
 
         Raises:
             UnavailableError: it is just being unloaded.
             ZondaError: there is no such model, or it cannot be loaded.
         """
-        name = name or self.default
         if name in self._leaving:
             raise UnavailableError(f"model {name!r} is being unloaded; try again in a moment")
         self._users[name] += 1
         try:
-            yield await self._get(run, name)
+            report(f"waiting for {name}")
+            yield await self._load(None if name == self.default else name, report)
         finally:
             self._users[name] -= 1
             self._ends.tell()
@@ -248,16 +258,6 @@ class ModelList:
     def _may_embed(self, name: str) -> bool:
         models = self.opened
         return models is None or name not in models.names or models.info(name).can_embed
-
-    async def _get(self, run: Run, name: str) -> Model:
-        waits = itertools.count()
-
-        def report(doing: str) -> None:
-            # Progress has to grow, and the first token or step will count as 1.
-            run.report(1 - 1 / (1 + next(waits)), None, doing)
-
-        report(f"waiting for {name}")
-        return await self._load(None if name == self.default else name, report)
 
     async def _load(self, name: str | None, report: Callable[[str], None]) -> Model:
         models = await self._models.get()

@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from starlette.requests import Request
 
 from mcp_servers.model_server.service import ModelService
+from runtime.errors import UnknownModelError
 from runtime.http_api.routes import Model
+from tools.errors import suggest
+
+logger = logging.getLogger(__name__)
 
 
 class Completions:
-    """A `Backend` over a service whose models are `ChatModel`s."""
+    """A `Backend` over a service.
 
-    def __init__(self, service: ModelService) -> None:
+    Args:
+        service: has the models.
+        any_name: whether a name that no model has means the default one, as for programs that
+            ask for a hosted model by name.
+    """
+
+    def __init__(self, service: ModelService, *, any_name: bool = False) -> None:
         self._service = service
+        self._any_name = any_name
 
     @property
     def model_names(self) -> Sequence[str]:
-        return self._service.model_names
+        return self._service.models.names
 
-    async def get_model(self, name: str) -> Model:
-        model: Model = await self._service.get_model(name)
-        return model
+    @asynccontextmanager
+    async def hold_model(self, name: str) -> AsyncIterator[Model]:
+        models = self._service.models
+        if name not in models.names:
+            if not self._any_name:
+                raise UnknownModelError(f"no model is named {name!r}{suggest(name, models.names)}")
+            name = models.default
+        async with models.hold(name, logger.info) as model:
+            yield model
 
     def turn(self, caller: str) -> AbstractAsyncContextManager[None]:
         return self._service.turn(caller)

@@ -34,8 +34,8 @@ from runtime.agent.loop import Agent
 from runtime.agent.policy import Policy
 from runtime.agent.runs import Run, Runs
 from runtime.chat.support import ToolSupport
-from runtime.errors import CapacityError, UnknownModelError
-from tools.errors import InvalidArgumentsError, ZondaError, suggest
+from runtime.errors import CapacityError
+from tools.errors import InvalidArgumentsError, ZondaError
 from tools.questions import decline
 from tools.spec import JsonObject, ToolResult, ToolSpec
 from tools.toolset import (
@@ -208,21 +208,6 @@ class ModelService:
                 except ZondaError as exc:
                     problem = str(exc)
         return describe_support(tools, support, problem)
-
-    @property
-    def model_names(self) -> Sequence[str]:
-        return self._model_names
-
-    async def get_model(self, name: str) -> calls.Model:
-        """Wait until a model is loaded.
-
-        Raises:
-            UnknownModelError: it is none of `model_names`.
-            ZondaError: it cannot be loaded.
-        """
-        if name not in self._model_names:
-            raise UnknownModelError(f"no model is named {name!r}{suggest(name, self._model_names)}")
-        return await (await self._models.get()).get(name, logger.info)
 
     @asynccontextmanager
     async def turn(self, caller: str) -> AsyncIterator[None]:

@@ -66,7 +66,7 @@ async def serve_http(
     ):
         stop = _Stop(service, config.drain_s)
         server = build_server(service, version=version)
-        routes = openai_routes(Completions(service), caller_of)
+        routes = openai_routes(Completions(service, any_name=config.any_model_name), caller_of)
         async with open_web_app(server, access, stop.readiness, routes) as app:
             http = _HttpServer(_http_config(app.asgi))
             group.start_soon(service.prepare)

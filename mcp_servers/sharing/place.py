@@ -26,7 +26,7 @@ from tools.errors import UnavailableError
 
 HOSTS_OWN = frozenset(
     {
-        *("share", "engine_idle_s", "host", "port", "drain_s"),
+        *("share", "engine_idle_s", "host", "port", "drain_s", "any_model_name"),
         *("policy_file", "audit", "audit_contents"),
     }
 )

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Protocol
 
 import anyio
@@ -55,8 +55,8 @@ class Backend(Protocol):
     @property
     def model_names(self) -> Sequence[str]: ...
 
-    async def get_model(self, name: str) -> Model:
-        """Return a loaded model.
+    def hold_model(self, name: str) -> AbstractAsyncContextManager[Model]:
+        """Wait for a model; it stays loaded meanwhile.
 
         Raises:
             UnknownModelError: there is none of that name.
@@ -124,18 +124,22 @@ class _Api:
 
     async def chat(self, request: Request) -> Response:
         body = await read_body(request, ChatRequest)
-        model = await self._backend.get_model(body.model)
-        turn = read_chat(body, model.context_length)
-        place = self._backend.turn(self._caller_of(request))
         header = Header(body.model)
+
+        @asynccontextmanager
+        async def begun() -> AsyncIterator[tuple[Model, ChatTurn]]:
+            async with self._backend.hold_model(body.model) as model:
+                turn = read_chat(body, model.context_length)  # what is wrong waits for nobody
+                async with self._backend.turn(self._caller_of(request)):
+                    yield model, turn
 
         async def write(emit: Emit) -> None:
             usage = bool(body.stream_options and body.stream_options.include_usage)
-            async with place:
+            async with begun() as (model, turn):
                 await _stream(header, model, turn, emit, has_usage=usage)
 
         async def complete() -> Response:
-            async with place:
+            async with begun() as (model, turn):
                 ends = await _run(model, turn)
             return JSONResponse(write_completion(header, ends, is_legacy=turn.is_legacy))
 

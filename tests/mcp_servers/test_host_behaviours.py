@@ -6,7 +6,7 @@ What each host does is written in the specification of our tools: Claude Desktop
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import pairwise
@@ -44,9 +44,9 @@ def anyio_backend() -> Any:
 class SlowModel(ServedModel):
     """Takes a second for each word, and for the end."""
 
-    async def stream(self, *args: Any, **options: Any) -> AsyncIterator[ChatEvent]:
-        async with aclosing(super().stream(*args, **options)) as events:  # type: ignore[type-var]
-            async for event in events:  # an async generator, as the contract allows
+    async def stream(self, *args: Any, **options: Any) -> AsyncGenerator[ChatEvent]:
+        async with aclosing(super().stream(*args, **options)) as events:
+            async for event in events:
                 await anyio.sleep(1)
                 yield event
 
