@@ -4,14 +4,18 @@ Run as a script. Speaks the 2025-11-25 handshake over stdio, a line at a time. I
 functions below; its arguments are modes: `junk` prints other lines between messages, `stubborn`
 ignores the end of its input and SIGTERM, `loud` writes to stderr, `hard` has a pattern too long
 for any grammar in the schema of `hang`, `changing` has `become`, which changes the list of tools,
-`cancelled`, which tells how many calls were given up, `crawl` and `deafen`.
+`cancelled`, which tells how many calls were given up, `crawl` and `deafen`, `asking` has
+`ask_client`, which sends a request to its client, and `ask_late`, which does once it has answered,
+`reading` has resources and prompts, `limits` has tools that tell of limits and run into them.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -118,6 +122,89 @@ def deafen(arguments: JSON, token: object) -> JSON:
         time.sleep(1000)
 
 
+def ask_client(arguments: JSON, token: object) -> JSON:
+    """Send the client a request and answer with its response; give up what it cancels meanwhile."""
+    send({"id": "q", "method": arguments["method"], "params": arguments["params"]})
+    for line in sys.stdin:
+        message = json.loads(line)
+        if message.get("id") == "q":
+            told = {key: value for key, value in message.items() if key in {"result", "error"}}
+            return {"content": [], "structuredContent": told}
+    raise AssertionError("the client left")
+
+
+def ask_late(arguments: JSON, token: object) -> JSON:
+    """Answer first, ask then; what came of it is the next result of `ask_late`."""
+    result: JSON = {"content": [], "structuredContent": {"last": LATE[-1:]}}
+    if "method" in arguments:
+        send({"id": arguments["_id"], "result": result})
+        LATE.append(ask_client(arguments, token)["structuredContent"])
+        return {}
+    return result
+
+
+def tell_log(arguments: JSON, token: object) -> JSON:
+    send({"method": "notifications/message", "params": arguments["params"]})
+    return {"content": []}
+
+
+def turn(arguments: JSON, token: object) -> JSON | None:
+    """Answer when as many calls are open as `of` says, all of them at once."""
+    OPEN.append(arguments["_id"])
+    if len(OPEN) < arguments["of"]:
+        return None
+    for request_id in OPEN[:-1]:
+        send({"id": request_id, "result": {"content": []}})
+    return {"content": []}
+
+
+def visit(arguments: JSON, token: object) -> JSON | None:
+    """Refuse every call but one after a refused one, for a page has to be visited."""
+    VISITS.append(arguments["_id"])
+    if len(VISITS) == 3:
+        return {"content": [{"type": "text", "text": "welcome"}]}
+    page = {"mode": "url", "elicitationId": "1", "url": "https://example.org/in"}
+    data = {"elicitations": [{**page, "message": "Sign in."}]}
+    error = {"code": -32042, "message": "Sign in first.", "data": data}
+    send({"id": arguments["_id"], "error": error})
+    return None
+
+
+def get_limits(arguments: JSON, token: object) -> JSON:
+    kinds = {
+        "cpu": resource.RLIMIT_CPU,
+        "data": resource.RLIMIT_DATA,
+        "nproc": resource.RLIMIT_NPROC,
+    }
+    told = {name: resource.getrlimit(kind) for name, kind in kinds.items()}
+    return {"content": [], "structuredContent": told}
+
+
+def allocate(arguments: JSON, token: object) -> JSON:
+    try:
+        held = bytearray(arguments["mib"] << 20)
+    except MemoryError as exc:
+        raise ValueError("MemoryError") from exc
+    return {"content": [], "structuredContent": {"mib": len(held) >> 20}}
+
+
+def burn(arguments: JSON, token: object) -> JSON:
+    while True:
+        pass
+
+
+def write_file(arguments: JSON, token: object) -> JSON:
+    try:
+        Path(arguments["path"]).write_text("x", encoding="utf-8")
+    except OSError as exc:
+        raise ValueError(str(exc)) from exc
+    names = [name for _, name in socket.if_nameindex()]
+    return {"content": [], "structuredContent": {"interfaces": names}}
+
+
+VISITS: list[object] = []
+OPEN: list[object] = []
+LATE: list[JSON] = []
 CHANGING: dict[str, str] = {}
 CANCELLED: list[object] = []
 TOOLS = {
@@ -129,6 +216,21 @@ TOOLS = {
 }
 if "changing" in MODES:
     TOOLS |= {"become": become, "cancelled": cancelled, "crawl": crawl, "deafen": deafen}
+if "asking" in MODES:
+    TOOLS |= {
+        "ask_client": ask_client,
+        "ask_late": ask_late,
+        "tell_log": tell_log,
+        "turn": turn,
+        "visit": visit,
+    }
+if "limits" in MODES:
+    TOOLS |= {
+        "get_limits": get_limits,
+        "allocate": allocate,
+        "burn": burn,
+        "write_file": write_file,
+    }
 SCHEMAS: JSON = {
     "echo": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
     "refuse": {"type": "object", "minProperties": "two" if "invalid" in MODES else 0},
@@ -152,12 +254,41 @@ def list_tools(cursor: str | None) -> JSON:
     return {"tools": tools} | ({} if cursor else {"nextCursor": "more"})
 
 
+READABLE: JSON = {"resources": {}, "prompts": {}}
+
+
+def read(method: str, params: JSON) -> JSON:
+    """Offer a note and a picture on two pages, no templates, and a prompt."""
+    note = {"uri": "note://1", "name": "a note", "description": "About a\u200b note.", "size": 5}
+    picture = {"uri": "note://2", "name": "a picture", "mimeType": "image/png"}
+    if method == "resources/list":
+        return (
+            {"resources": [picture]}
+            if "cursor" in params
+            else {"resources": [note], "nextCursor": "more"}
+        )
+    if method == "resources/read" and params["uri"] == "note://1":
+        return {"contents": [{"uri": "note://1", "text": "hello"}]}
+    if method == "resources/read" and params["uri"] == "note://2":
+        return {"contents": [{"uri": "note://2", "mimeType": "image/png", "blob": "AAEC"}]}
+    if method == "resources/read":
+        raise ValueError("no such note")
+    if method == "prompts/list":
+        whom = {"name": "whom", "description": "Who is greeted.", "required": True}
+        return {"prompts": [{"name": "greet", "description": "Greets.", "arguments": [whom]}]}
+    if method == "prompts/get":
+        said = [("user", f"Greet {params['arguments']['whom']}."), ("assistant", "Hello!")]
+        turns = [{"role": role, "content": {"type": "text", "text": text}} for role, text in said]
+        return {"messages": turns}
+    raise LookupError(f"no method {method}")
+
+
 def answer(request: JSON) -> None:
     method, params = request["method"], request.get("params") or {}
     if method == "initialize":
         result: JSON | None = {
             "protocolVersion": "2025-11-25",
-            "capabilities": {"tools": {}},
+            "capabilities": {"tools": {}, **({} if "reading" not in MODES else READABLE)},
             "serverInfo": {"name": "scripted", "version": "1"},
         }
     elif method == "tools/list":
@@ -166,9 +297,11 @@ def answer(request: JSON) -> None:
         arguments = (params.get("arguments") or {}) | {"_id": request["id"]}
         token = (params.get("_meta") or {}).get("progressToken")
         result = TOOLS.get(params["name"], hang)(arguments, token)
+    elif "reading" in MODES:
+        result = read(method, params)
     else:
         raise LookupError(f"no method {method}")
-    if result is not None:
+    if result:
         send({"id": request["id"], "result": result})
 
 

@@ -11,14 +11,15 @@
 
 The files of Claude Desktop, Claude Code, Cursor (`mcpServers`), VS Code (`servers`, `inputs`)
 and mistral.rs (`servers`, a list) are read as they are: comments, trailing commas, variables,
-`envFile`. Knows no processes. Source: documentation of these hosts, November 2026.
+`envFile`. More keys of ours are in `options`. Knows no processes.
+Source: documentation of these hosts, November 2026.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tools.errors import ConfigurationError
 from tools.mcp_client import mistralrs
 from tools.mcp_client.jsonc import parse_jsonc
+from tools.mcp_client.options import Options, OptionsEntry
 from tools.mcp_client.variables import Variables, read_env_file
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ class ServerConfig:
         cwd: its working directory; None keeps ours.
         url: where it serves streamable HTTP; empty for one that we run.
         headers: sent with every request to `url`.
+        options: what it may see and use.
         problem: why the entry cannot be used, or None; the server's state is then "failed".
     """
 
@@ -84,6 +87,7 @@ class ServerConfig:
     is_enabled: bool = True
     timeouts: Timeouts = Timeouts()
     policy: ToolPolicy = ToolPolicy()
+    options: Options = field(default_factory=Options)
     problem: str | None = None
 
 
@@ -172,7 +176,7 @@ class _Tools(BaseModel):
     deny: tuple[str, ...] = ()
 
 
-class _Runtime(BaseModel):
+class _Runtime(OptionsEntry):
     model_config = ConfigDict(extra="forbid")
 
     enabled: bool = True
@@ -216,19 +220,16 @@ def _read_entry(
 
 def _build(name: str, entry: _Entry, variables: Variables) -> ServerConfig:
     timeout, tools = entry.runtime.timeout, entry.runtime.tools
-    is_enabled = entry.runtime.enabled and not entry.disabled
-    limits = Timeouts(timeout.connect, timeout.idle, timeout.total)
-    policy = ToolPolicy(tools.allow, tools.ask, tools.deny)
+    config = ServerConfig(
+        name=name,
+        is_enabled=entry.runtime.enabled and not entry.disabled,
+        timeouts=Timeouts(timeout.connect, timeout.idle, timeout.total),
+        policy=ToolPolicy(tools.allow, tools.ask, tools.deny),
+        options=entry.runtime.options(variables),
+    )
     kind = entry.type or ("http" if entry.url is not None else "stdio")
     if kind in _HTTP_TYPES:
-        return ServerConfig(
-            name=name,
-            url=_url(entry, variables),
-            headers=_headers(entry, variables),
-            is_enabled=is_enabled,
-            timeouts=limits,
-            policy=policy,
-        )
+        return replace(config, url=_url(entry, variables), headers=_headers(entry, variables))
     if kind != "stdio":
         raise ConfigurationError(
             f"{kind!r} servers cannot be used; give a `command`, or the `url` of a server of "
@@ -237,15 +238,12 @@ def _build(name: str, entry: _Entry, variables: Variables) -> ServerConfig:
     if not entry.command:
         raise ConfigurationError("`command` is missing")
     expand = variables.expand
-    return ServerConfig(
-        name=name,
+    return replace(
+        config,
         command=expand(entry.command),
         args=tuple(expand(argument) for argument in entry.args),
         env=_environment(entry, variables),
         cwd=None if entry.cwd is None else Path(expand(entry.cwd)).expanduser(),
-        is_enabled=is_enabled,
-        timeouts=limits,
-        policy=policy,
     )
 
 
