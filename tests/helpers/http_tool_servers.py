@@ -13,6 +13,7 @@ import anyio
 import uvicorn
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
+from mcp.server import Server
 
 from mcp_servers.toolset_server import build_server
 from tools.toolset import Toolset
@@ -21,7 +22,14 @@ from tools.toolset import Toolset
 @asynccontextmanager
 async def serve_http(toolset: Toolset) -> AsyncIterator[str]:
     """Serve a toolset over streamable HTTP; yield its URL."""
-    app = build_server("http", toolset).streamable_http_app()
+    async with serve_server(build_server("http", toolset)) as url:
+        yield url
+
+
+@asynccontextmanager
+async def serve_server(served: Server) -> AsyncIterator[str]:
+    """Serve a server of the SDK's over streamable HTTP; yield its URL."""
+    app = served.streamable_http_app()
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     with socket.socket() as listener:

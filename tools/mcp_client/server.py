@@ -9,14 +9,16 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import anyio
 import mcp_types as types
 from mcp import Client, MCPError
-from mcp.shared.dispatcher import ProgressFnT
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from tools.errors import ToolServerError
@@ -28,18 +30,25 @@ from tools.mcp_client.catalogue import (
     offer_tools,
     usable_tools,
 )
+from tools.mcp_client.catalogue_store import Catalogue, CatalogueStore
 from tools.mcp_client.config import ServerConfig
+from tools.mcp_client.exchange import Exchange, Replies
+from tools.mcp_client.inquiries import Inquiries
 from tools.mcp_client.names import exposed_name
 from tools.mcp_client.pins import Pins, why_held
 from tools.mcp_client.process import ServerProcess
 from tools.mcp_client.remote import RemoteServer
+from tools.mcp_client.server_log import WANTED_LEVEL, ServerLog
 from tools.mcp_client.wire import from_mcp_result
+from tools.sampling import Sampler
 from tools.spec import JsonObject, ToolResult, ToolSpec
 from tools.toolset import CallContext
 
 logger = logging.getLogger(__name__)
 
 Status = Literal["starting", "ready", "restarting", "failed", "disabled"]
+
+T = TypeVar("T")
 
 # What the SDK raises when a server is missing, ends, or answers with what it must not.
 _FAILURES = (
@@ -69,9 +78,13 @@ class ServerState:
 
     Attributes:
         reason: why it is not ready, as the rest of a sentence about the server.
+        protocol_version: as negotiated, or when it was last connected.
         pid: its process, while it is ready; None for a server at a URL.
         held_tools: tools, by the server's own names, that are not offered because their
             definition has changed since it was approved.
+        is_started: False for one that is ready to be started on first use.
+        num_restarts: how often it was lost after it had been ready.
+        last_error: the reason of its last failure, which it may have got over.
     """
 
     status: Status
@@ -80,6 +93,26 @@ class ServerState:
     protocol_version: str | None = None
     pid: int | None = None
     held_tools: tuple[str, ...] = ()
+    is_started: bool = True
+    num_restarts: int = 0
+    last_error: str | None = None
+
+    def describe(self) -> JsonObject:
+        """Return what a status report says of it."""
+        version = self.protocol_version
+        era = "modern" if version in MODERN_PROTOCOL_VERSIONS else "handshake"
+        return {
+            "status": self.status,
+            "started": self.is_started,
+            "reason": self.reason,
+            "tools": self.num_tools,
+            "held_tools": list(self.held_tools),
+            "protocol": version,
+            "era": None if version is None else era,
+            "pid": self.pid,
+            "restarts": self.num_restarts,
+            "last_error": self.last_error,
+        }
 
 
 def _ignore_change() -> None:
@@ -90,7 +123,8 @@ class ServerConnection:
     """Keeps one server connected while `run` runs, and calls its tools.
 
     `on_change` is called when it offers other tools than before. Without `pins` every definition
-    counts as approved.
+    counts as approved, without `store` it is started at once, without `sampler` it gets no text
+    of ours.
     """
 
     def __init__(
@@ -98,18 +132,26 @@ class ServerConnection:
         config: ServerConfig,
         on_change: Callable[[], None] = _ignore_change,
         pins: Pins | None = None,
+        store: CatalogueStore | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         self._config = config
         self._pins = pins
+        self._store = store
         self._on_change = on_change
+        self._inquiries = Inquiries(config, sampler)
+        self._turns = anyio.Semaphore(config.options.max_parallel, fast_acquire=True)
         self._state = ServerState("starting")
         self._changed = anyio.Event()
+        self._wanted = anyio.Event()
         self._client: Client | None = None
+        self._is_known = False
+        self._has_resources = False
         self._listed: Sequence[types.Tool] = ()
         self._held: tuple[str, ...] = ()
         self._stamp = 0
         self._tools: Mapping[str, OfferedTool] = {}
-        self._told_tools: Sequence[ToolSpec] = []
+        self._told: tuple[Sequence[ToolSpec], bool] = ([], False)
 
     @property
     def name(self) -> str:
@@ -122,14 +164,26 @@ class ServerConnection:
     @property
     def tools(self) -> Sequence[ToolSpec]:
         """What the server offers, by name; nothing unless it is ready or will be again."""
-        if self._state.status not in {"ready", "restarting"}:
-            return []
-        return [tool.spec for tool in self._tools.values()]
+        return [tool.spec for tool in self._tools.values()] if self._is_there else []
+
+    @property
+    def has_resources(self) -> bool:
+        """Whether there is more to read than tools return."""
+        return self._has_resources and self._is_there
 
     @property
     def held_names(self) -> Sequence[str]:
         """The names under which the tools that are held back would be offered."""
         return [exposed_name(self.name, own_name) for own_name in self._held]
+
+    @property
+    def _is_there(self) -> bool:
+        return self._is_known and self._state.status not in {"failed", "disabled"}
+
+    async def wait_until_known(self) -> None:
+        """Wait until it is known what the server offers, or that it offers nothing."""
+        while self._state.status == "starting" and not self._is_known:
+            await self._changed.wait()
 
     async def wait_for(self, *statuses: Status) -> ServerState:
         """Wait until the server has one of the statuses."""
@@ -145,6 +199,7 @@ class ServerConnection:
         if not self._config.is_enabled:
             self._set(ServerState("disabled", "is disabled in its configuration"))
             return
+        await self._wait_for_use()
         delay_s = _FIRST_DELAY_S
         while True:
             began = anyio.current_time()
@@ -155,11 +210,26 @@ class ServerConnection:
                 state = ServerState("failed", "failed in an unexpected way; see the log")
             if state.reason != self._state.reason:  # an attempt that fails as before is not news
                 logger.warning("server=%s %s: it %s", self.name, state.status, state.reason)
-            self._set(state)
+            self._set(replace(state, last_error=state.reason))
             if state.status == "restarting" and anyio.current_time() - began > _STABLE_AFTER_S:
                 delay_s = _FIRST_DELAY_S
             await anyio.sleep(delay_s * random.uniform(0.8, 1.2))  # noqa: S311  spreads retries
             delay_s = min(2 * delay_s, _MOST_DELAY_S)
+
+    async def _wait_for_use(self) -> None:
+        """Offer what the server is known to offer, and wait until somebody wants it."""
+        if self._store is None or not self._config.options.is_lazy:
+            return
+        if (known := self._store.load(self._config)) is None:
+            return
+        self._has_resources = known.has_resources
+        self._take(usable_tools(self.name, known.tools))
+        logger.info("server=%s is started on first use: %d tools", self.name, len(self._tools))
+        version, num_tools = known.protocol_version, len(self._tools)
+        self._set(
+            ServerState("ready", None, num_tools, version, None, self._held, is_started=False)
+        )
+        await self._wanted.wait()
 
     async def call(self, name: str, arguments: JsonObject, context: CallContext) -> ToolResult:
         """Call the tool offered as `name`; progress keeps a slow call alive.
@@ -168,30 +238,41 @@ class ServerConnection:
             ToolServerError: the server is not there, was lost, was silent for too long or
                 answered with something that is no result.
         """
-        client = await self._ready_client()
-        idle_s, total_s = self._config.timeouts.idle_s, self._config.timeouts.total_s
-        last = anyio.current_time() + total_s
-        best = -math.inf
-        with anyio.CancelScope(deadline=min(anyio.current_time() + idle_s, last)) as scope:
+        ask = partial(self._call, name, arguments)
+        return await self.ask(f"the call of {name}", context, ask)
 
-            async def on_progress(
-                progress: float, total: float | None, message: str | None
-            ) -> None:
-                nonlocal best
-                scope.deadline = min(anyio.current_time() + idle_s, last)
-                if progress > best:  # the wire does not keep the order
-                    best = progress
-                    await context.report_progress(progress, total, message)
+    async def ask(
+        self, what: str, context: CallContext, ask: Callable[[Exchange], Awaitable[T]]
+    ) -> T:
+        """Ask the server something, in its turn; `what` says in messages what it is.
 
-            return await self._request(client, name, arguments, on_progress)
-        is_over = anyio.current_time() >= last
-        what = f"took more than {total_s:g} s" if is_over else f"was silent for {idle_s:g} s"
+        Raises:
+            ToolServerError: as of `call`.
+        """
+        limits = self._config.timeouts
+        await self._ready_client()
+        with anyio.move_on_after(limits.total_s) as waiting:
+            await self._turns.acquire()
+        if waiting.cancelled_caught:
+            busy = f"server {self.name!r} was busy with other calls for {limits.total_s:g} s"
+            raise ToolServerError(f"{busy}, so {what} was given up; it was not made")
+        try:
+            client = await self._ready_client()
+            exchange = Exchange(client, context, limits, self._inquiries.answer)
+            with exchange.scope, self._inquiries.during(exchange):
+                return await self._send(client, what, partial(ask, exchange))
+        finally:
+            self._turns.release()
+        long = f"took more than {limits.total_s:g} s"
+        why = long if exchange.is_over else f"was silent for {limits.idle_s:g} s"
         raise ToolServerError(
-            f"server {self.name!r} {what}, so the call of {name} was given up; "
-            "it may still have had an effect"
+            f"server {self.name!r} {why}, so {what} was given up; it may still have had an effect"
         )
 
     async def _ready_client(self) -> Client:
+        if not self._state.is_started:
+            self._set(replace(self._state, status="starting", is_started=True))
+        self._wanted.set()
         with anyio.move_on_after(self._config.timeouts.connect_s):
             await self.wait_for("ready", "failed", "disabled")
         if self._client is None:
@@ -199,27 +280,51 @@ class ServerConnection:
             raise ToolServerError(f"server {self.name!r} is not available: it {reason}")
         return self._client
 
-    async def _request(
-        self, client: Client, name: str, arguments: JsonObject, on_progress: ProgressFnT
-    ) -> ToolResult:
+    async def _call(self, name: str, arguments: JsonObject, exchange: Exchange) -> ToolResult:
         if (tool := self._tools.get(name)) is None:
             raise ToolServerError(f"server {self.name!r} does not offer {name} any more")
+        session = exchange.client.session
+
+        async def send(
+            replies: Replies, state: str | None
+        ) -> types.CallToolResult | types.InputRequiredResult:
+            result = await session.call_tool(
+                tool.own_name,
+                arguments,
+                progress_callback=exchange.on_progress,
+                input_responses=replies,
+                request_state=state,
+                allow_input_required=True,
+            )
+            assert isinstance(result, types.CallToolResult | types.InputRequiredResult)
+            return result
+
         try:
-            result = await client.call_tool(tool.own_name, arguments, progress_callback=on_progress)
-            return from_mcp_result(result)
+            return from_mcp_result(await exchange.settle(send))
+        except MCPError as exc:
+            if exc.error.code == types.HEADER_MISMATCH:  # its schema is another than was listed
+                self._learn(exchange.client, await list_tools(exchange.client))
+            elif not await self._inquiries.has_gone_where(exc.error, exchange):
+                raise
+            return from_mcp_result(await exchange.settle(send))
+
+    async def _send(self, client: Client, what: str, send: Callable[[], Awaitable[T]]) -> T:
+        """Send something; the one place where what a server does wrong becomes an error of ours."""
+        try:
+            return await send()
         except MCPError as exc:
             if exc.error.code != types.CONNECTION_CLOSED and self._client is client:
-                message = f"server {self.name!r} refused the call of {name}: {exc.error.message}"
+                message = f"server {self.name!r} refused {what}: {exc.error.message}"
                 raise ToolServerError(message) from exc
             failure: Exception = exc
             self._lose(client)
         except (ValidationError, RuntimeError) as exc:
             if self._client is client:
-                message = f"server {self.name!r} answered {name} with what is no result: {exc}"
+                message = f"server {self.name!r} answered {what} with what is no result: {exc}"
                 raise ToolServerError(message) from exc
             failure = exc
         raise ToolServerError(
-            f"the connection to server {self.name!r} was lost during the call of {name}; "
+            f"the connection to server {self.name!r} was lost during {what}; "
             "whether it had an effect is unknown"
         ) from failure
 
@@ -232,8 +337,9 @@ class ServerConnection:
         stale = Staleness()
         with anyio.CancelScope(deadline=deadline) as scope:
             try:
-                async with Client(server.run(), message_handler=stale.hear) as client:
-                    self._take(usable_tools(self.name, await list_tools(client)))
+                async with self._make_client(server.run(), stale) as client:
+                    self._has_resources = client.server_capabilities.resources is not None
+                    self._learn(client, await list_tools(client))
                     scope.deadline = math.inf
                     self._become_ready(client, server.pid)
                     status = "restarting"
@@ -246,6 +352,20 @@ class ServerConnection:
         told = [_tell(failure) for failure in failures if not _is_loss(failure)]
         is_told = told and status == "failed" and not scope.cancelled_caught
         return ServerState(status, told[0] if is_told else server.describe_end())
+
+    def _make_client(self, transport: AbstractAsyncContextManager[Any], stale: Staleness) -> Client:
+        """Make a client that declares what this server may ask."""
+        inquiries = self._inquiries
+        return Client(
+            transport,
+            message_handler=stale.hear,
+            logging_callback=ServerLog(self.name),
+            log_level=WANTED_LEVEL,
+            elicitation_callback=inquiries.on_elicit,
+            sampling_callback=inquiries.on_sample if inquiries.can_sample else None,
+            sampling_capabilities=inquiries.sampling_capability,
+            list_roots_callback=inquiries.on_list_roots if inquiries.can_list_roots else None,
+        )
 
     def _become_ready(self, client: Client, pid: int | None) -> None:
         version, num_tools = client.protocol_version, len(self._tools)
@@ -269,7 +389,7 @@ class ServerConnection:
                 logger.warning("server=%s: its tools could not be listed anew: %s", self.name, exc)
             else:
                 if self._client is client:
-                    self._take(listed)
+                    self._learn(client, listed)
             await anyio.sleep(_LIST_INTERVAL_S)
 
     async def _next_list(self, client: Client, stale: Staleness) -> Sequence[types.Tool]:
@@ -282,10 +402,18 @@ class ServerConnection:
             if not is_stale and self._approval_stamp() != self._stamp:
                 return self._listed
         with anyio.fail_after(self._config.timeouts.connect_s):
-            return usable_tools(self.name, await list_tools(client))
+            return await list_tools(client)
 
     def _approval_stamp(self) -> int:
         return 0 if self._pins is None else self._pins.stamp(self._config)
+
+    def _learn(self, client: Client, found: Sequence[types.Tool]) -> None:
+        """Take what the server lists now, and keep it for the next start."""
+        usable = usable_tools(self.name, found)
+        self._take(usable)
+        if self._store is not None:
+            catalogue = Catalogue(usable, client.protocol_version, self._has_resources)
+            self._store.save(self._config, catalogue)
 
     def _take(self, listed: Sequence[types.Tool]) -> None:
         """Offer these tools but those whose definition is not the approved one."""
@@ -296,6 +424,7 @@ class ServerConnection:
             logger.warning("server=%s: %s", self.name, why_held(self.name, new))
         is_other = (tools, held) != (self._tools, self._held)
         self._listed, self._held, self._tools = listed, held, tools
+        self._is_known = True
         if is_other and self._state.status == "ready":
             logger.info("server=%s offers other tools: %d in all", self.name, len(tools))
             self._set(replace(self._state, num_tools=len(tools), held_tools=held))
@@ -304,15 +433,22 @@ class ServerConnection:
         """Let later calls wait for the next connection; the first to see the loss says so."""
         if self._client is client:
             self._client = None
-            self._set(ServerState("restarting", "was lost"))
+            num_restarts = self._state.num_restarts + 1
+            self._set(ServerState("restarting", "was lost", num_restarts=num_restarts))
 
     def _set(self, state: ServerState) -> None:
-        self._state = state
+        """Take a state; what happened before and what is offered stay known."""
+        before = self._state
+        self._state = replace(
+            state,
+            num_restarts=max(before.num_restarts, state.num_restarts),
+            last_error=state.last_error or before.last_error,
+        )
         self._changed.set()
         self._changed = anyio.Event()
-        tools = self.tools
-        if tools != self._told_tools:
-            self._told_tools = tools
+        told = (self.tools, self.has_resources)
+        if told != self._told:
+            self._told = told
             self._on_change()
 
 

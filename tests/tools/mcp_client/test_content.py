@@ -1,0 +1,102 @@
+"""Resources and prompts of tool servers, and the two tools with which a model reads resources."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from tests.helpers.tool_servers import scripted_server
+from tools.errors import ConfigurationError, ToolServerError
+from tools.mcp_client.toolset import McpToolset, open_toolset
+from tools.resources import Prompt, PromptArgument, PromptMessage, Resource
+from tools.spec import MediaContent, TextContent, ToolResult
+from tools.toolset import CallContext
+
+pytestmark = pytest.mark.anyio
+CONTEXT = CallContext()
+PICTURE = MediaContent("image", b"\x00\x01\x02", "image/png")
+
+
+@asynccontextmanager
+async def opened(**modes: str) -> AsyncIterator[McpToolset]:
+    servers = {name: scripted_server(name, *mode.split()) for name, mode in modes.items()}
+    with anyio.fail_after(20):
+        async with open_toolset(servers) as toolset:
+            await toolset.list_tools()
+            yield toolset
+
+
+async def test_resources_of_all_pages_are_listed_and_read() -> None:
+    async with opened(a="reading") as toolset:
+        assert await toolset.list_resources("a", CONTEXT) == [
+            Resource("note://1", "a note", "About a note.", size=5),
+            Resource("note://2", "a picture", mime_type="image/png"),
+        ]
+        assert await toolset.read_resource("a", "note://1", CONTEXT) == [TextContent("hello")]
+        assert await toolset.read_resource("a", "note://2", CONTEXT) == [PICTURE]
+        refused = r"server 'a' refused reading note://3: no such note"
+        with pytest.raises(ToolServerError, match=refused):
+            await toolset.read_resource("a", "note://3", CONTEXT)
+        with pytest.raises(ConfigurationError, match="no MCP server is named 'b'"):
+            await toolset.list_resources("b", CONTEXT)
+
+
+async def test_prompts_are_listed_and_made() -> None:
+    async with opened(a="reading") as toolset:
+        whom = PromptArgument("whom", "Who is greeted.", is_required=True)
+        assert await toolset.list_prompts("a", CONTEXT) == [Prompt("greet", "Greets.", (whom,))]
+        assert await toolset.get_prompt("a", "greet", {"whom": "Ann"}, CONTEXT) == [
+            PromptMessage("user", TextContent("Greet Ann.")),
+            PromptMessage("assistant", TextContent("Hello!")),
+        ]
+
+
+async def test_a_server_without_them_has_none() -> None:
+    async with opened(a="plain") as toolset:
+        assert await toolset.list_resources("a", CONTEXT) == []
+        assert await toolset.list_prompts("a", CONTEXT) == []
+        own = [tool.name for tool in await toolset.list_tools() if tool.server is None]
+        assert own == []
+
+
+async def test_a_model_reads_resources_with_two_tools_of_the_servers_that_have_some() -> None:
+    async with opened(a="plain", b="reading") as toolset:
+        *_, lister, reader = await toolset.list_tools()
+        assert (lister.name, reader.name) == ("list_resources", "read_resource")
+        assert (lister.server, lister.annotations.read_only, reader.annotations.open_world) == (
+            None,
+            True,
+            True,
+        )
+        assert reader.input_schema["properties"]["server"]["enum"] == ["b"]
+        listed = await toolset.call_tool("list_resources", {"server": "b"}, CONTEXT)
+        assert [json.loads(line) for line in listed.text.splitlines()] == [
+            {"uri": "note://1", "name": "a note", "description": "About a note."},
+            {"uri": "note://2", "name": "a picture", "type": "image/png"},
+        ]
+        narrow = {"server": "b", "containing": "PICTURE"}
+        found = await toolset.call_tool("list_resources", narrow, CONTEXT)
+        assert [json.loads(line)["uri"] for line in found.text.splitlines()] == ["note://2"]
+        none = await toolset.call_tool("list_resources", {**narrow, "containing": "x!"}, CONTEXT)
+        assert none == ToolResult.from_text("b has no such resource.")
+        text = await toolset.call_tool("read_resource", {"server": "b", "uri": "note://1"}, CONTEXT)
+        assert text == ToolResult.from_text("hello")
+        media = {"server": "b", "uri": "note://2"}
+        assert await toolset.call_tool("read_resource", media, CONTEXT) == ToolResult((PICTURE,))
+
+
+async def test_what_a_model_asks_wrongly_it_is_told() -> None:
+    async with opened(a="plain", b="reading") as toolset:
+        wrong = await toolset.call_tool("read_resource", {"server": "a", "uri": "x"}, CONTEXT)
+        assert wrong == ToolResult.from_text(
+            "Invalid arguments for read_resource: $.server: 'a' is not one of ['b']",
+            is_error=True,
+        )
+        missing = await toolset.call_tool("read_resource", {"server": "b", "uri": "x"}, CONTEXT)
+        assert missing == ToolResult.from_text(
+            "server 'b' refused reading x: no such note", is_error=True
+        )
