@@ -25,6 +25,10 @@ MAX_SCHEMA_CHARACTERS = 16_384
 
 _FIELD_TYPES = frozenset({"string", "number", "integer", "boolean", "array"})
 _FREE_TYPES = frozenset({"string", "number", "integer"})
+# "Do not enter your PIN" warns a person; it does not ask for it.
+_WARNING = re.compile(
+    r"\b(do not|don.?t|never) (enter|type|provide|give|paste|send|share|include)\b[^.;:!?\n]*"
+)
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[_\-./]+")
 _SENSITIVE = (
     r"\b(pass ?(word|code|phrase|wd)s?|pwd|secrets?|token|(api|access|private|secret) ?keys?"
@@ -95,9 +99,10 @@ def _check_field(name: str, field: JsonObject, asked: str) -> None:
     if not is_free:
         return
     told = " | ".join(str(field.get(key, "")) for key in ("title", "description"))
-    names = _HUMP.sub(" ", f"{name} | {told}").lower()
+    names = _HUMP.sub(" ", f"{name} | {_WARNING.sub('', told.lower())}")
     is_marked = field.get("format") == "password" or bool(field.get("writeOnly"))
-    if is_marked or _NAMES_SECRET.search(names) or _ASKS_SECRET.search(asked.lower()):
+    is_asked = _ASKS_SECRET.search(_WARNING.sub("", asked.lower()))
+    if is_marked or _NAMES_SECRET.search(names.lower()) or is_asked:
         raise InvalidRequestError(f"the field {name!r} of its form looks like something secret")
 
 

@@ -29,6 +29,7 @@ def form(fields: Any, message: str = "Well?", **more: Any) -> types.ElicitReques
         ("x", {"type": "string", "format": "password"}, "Well?"),
         ("x", {}, "Please enter the admin password of the database."),
         ("pin", {"type": "integer"}, "Well?"),
+        ("x", {}, "Do not share it with others. Please type your PIN."),
     ],
 )
 def test_a_field_for_something_secret_is_refused(name: str, field: Any, message: str) -> None:
@@ -43,6 +44,11 @@ def test_a_field_for_something_secret_is_refused(name: str, field: Any, message:
         ("spinner", {"type": "string"}, "Well?"),
         ("rotate_secret", {"type": "boolean"}, "Rotate the secret?"),
         ("auth", {"type": "string", "enum": ["token", "none"]}, "How do you sign in?"),
+        (
+            "n",
+            {"type": "integer", "description": "A number (do not enter a PIN)"},
+            "Never enter it.",
+        ),
         ("region", {"type": "string"}, "The API key is set. Which region?"),
     ],
 )
