@@ -205,7 +205,7 @@ class TerminalApprover:
         line.append("Call it with ").append(plain(_compact(call.arguments)))
         line.append(" [y/N] ", "bold")
         self._console.print(line, end="")
-        return (await _read_line()).strip().lower() in {"y", "yes"}
+        return (await read_line()).strip().lower() in {"y", "yes"}
 
 
 def terminal_approver(console: Console) -> TerminalApprover | None:
@@ -213,7 +213,7 @@ def terminal_approver(console: Console) -> TerminalApprover | None:
     return TerminalApprover(console) if sys.stdin.isatty() else None
 
 
-async def _read_line() -> str:
+async def read_line() -> str:
     """Read a line of standard input; an interrupt leaves the reading thread behind.
 
     Worker threads would make the process wait for it at exit; this one is a daemon.
