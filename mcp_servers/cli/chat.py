@@ -46,13 +46,14 @@ def chat(
 
     from mcp_servers.cli.console import ensure_model, open_console
     from mcp_servers.cli.session import open_session
-    from mcp_servers.cli.tool_servers import find_servers, open_pins
+    from mcp_servers.cli.tool_servers import find_servers, open_pins, open_store
     from runtime.request import SamplingParams
 
     console = open_console()
     ensure_model(config.model, config.cache_dir, console)
     sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature)
-    opened = open_session(config, find_servers(mcp_config), open_pins(config))
+    servers, pins, store = find_servers(mcp_config), open_pins(config), open_store(config)
+    opened = open_session(config, servers, pins, store=store)
     # The loop runs in a thread of its own: the main thread reads lines, and Ctrl-C reaches
     # whichever of the two it belongs to.
     with (
@@ -102,24 +103,29 @@ class Conversation:
         self._console.print(tools_table(specs) if specs else "no tools; see `zonda mcp add`")
 
     async def _turn(self, line: str) -> None:
+        from mcp_servers.cli.asking import terminal_asker
         from mcp_servers.cli.console import AgentPrinter, conclude, terminal_approver
-        from mcp_servers.cli.session import watch
+        from mcp_servers.cli.session import watch, with_mentions
         from runtime.agent.loop import Agent
         from runtime.chat.messages import Message
         from tools.errors import ZondaError
 
         session, console = self._session, self._console
         printer = AgentPrinter(console, await session.toolset.list_tools())
-        approver = terminal_approver(console)
+        approver, ask = terminal_approver(console), terminal_asker(console)
         agent = Agent(
             session.model,
             session.toolset,
             session.policy,
             approver=approver,
+            ask=ask,
             audit=session.audit,
         )
-        messages = (*self._messages, Message("user", line))
         try:
+            messages = (
+                *self._messages,
+                *await with_mentions(session, [Message("user", line)], ask),
+            )
             end = await watch(
                 agent.run(messages, sampling=self._sampling, conversation="chat"), printer.show
             )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from mcp_servers.cli import server_list
+from mcp_servers.cli import server_content, server_list
 from mcp_servers.cli.errors import exit_status
 from mcp_servers.cli.options import (
     Admin,
@@ -48,6 +48,8 @@ SUBCOMMANDS = {
     "test": server_list.try_server,
     "remove": server_list.remove_server,
     "approve": server_list.approve_server,
+    "resources": server_content.resources,
+    "prompts": server_content.prompts,
 }
 
 
@@ -130,7 +132,13 @@ def agent_setup(
     own_servers = servers_file() if caller is None else caller.own_servers
     if mcp_config is None and not own_servers.exists():
         return None
-    from mcp_servers.cli.tool_servers import find_servers, load_rules, open_audit, open_pins
+    from mcp_servers.cli.tool_servers import (
+        find_servers,
+        load_rules,
+        open_audit,
+        open_pins,
+        open_store,
+    )
     from mcp_servers.model_server.service import AgentSetup
     from tools.mcp_client.toolset import open_toolset
 
@@ -139,6 +147,6 @@ def agent_setup(
         named = mcp_config or own_servers
         logger.warning("%s names no server, so agent_run is not offered", named)
         return None
-    toolset = partial(open_toolset, servers, pins=open_pins(config))
+    toolset = partial(open_toolset, servers, pins=open_pins(config), store=open_store(config))
     policy = load_rules(config, servers)
     return AgentSetup(tuple(servers), toolset, policy, open_audit(config))

@@ -71,8 +71,10 @@ async def _run(
 ) -> None:
     """Without tools the answer is printed as it comes, with tools at the end.
 
-    An answer without the form that was asked for is a failure.
+    What the prompt mentions of tool servers is read first. An answer without the form that was
+    asked for is a failure.
     """
+    from mcp_servers.cli.asking import terminal_asker
     from mcp_servers.cli.console import (
         AgentPrinter,
         conclude,
@@ -80,20 +82,23 @@ async def _run(
         plain,
         terminal_approver,
     )
-    from mcp_servers.cli.session import open_session, watch
-    from mcp_servers.cli.tool_servers import find_servers, open_pins
+    from mcp_servers.cli.session import open_session, watch, with_mentions
+    from mcp_servers.cli.tool_servers import find_servers, open_pins, open_store
     from runtime.agent.loop import Agent
 
     out, err = open_console(), open_console(stderr=True)
-    async with open_session(config, find_servers(mcp_config), open_pins(config)) as session:
+    servers, pins, store = find_servers(mcp_config), open_pins(config), open_store(config)
+    async with open_session(config, servers, pins, store=store) as session:
         specs = await session.toolset.list_tools()
         printer = AgentPrinter(err if specs else out, specs, stream_text=not specs)
-        approver = terminal_approver(err)
+        approver, ask = terminal_approver(err), terminal_asker(err)
+        messages = await with_mentions(session, messages, ask)
         agent = Agent(
             session.model,
             session.toolset,
             session.policy,
             approver=approver,
+            ask=ask,
             audit=session.audit,
         )
         output = None if form is None else form.output

@@ -11,6 +11,7 @@ from runtime.agent.policy import Policy
 from runtime.agent.rules import load_policy
 from runtime.config import Config, process_environment, servers_file
 from tools.errors import ConfigurationError, suggest
+from tools.mcp_client.catalogue_store import CatalogueStore
 from tools.mcp_client.config import ServerConfig, load_servers
 from tools.mcp_client.pins import Pins
 
@@ -83,3 +84,8 @@ def open_audit(config: Config) -> AuditLog | None:
 def open_pins(config: Config) -> Pins:
     """Return the approved definitions of tools, which are kept in the state folder."""
     return Pins(config.state_dir / "tool-definitions")
+
+
+def open_store(config: Config) -> CatalogueStore:
+    """Return what servers offered when they last ran, which is kept in the state folder."""
+    return CatalogueStore(config.state_dir / "tool-catalogues")

@@ -133,7 +133,9 @@ async def _list(
     async with open_toolset(servers, pins=pins) as toolset:
         for name in servers:  # each has its own time to start
             await toolset.wait_for(name, "ready", "failed", "disabled")
-        return toolset.states(), list(await toolset.list_tools())
+        # Ours, which read the servers' resources, are of no server.
+        offered = [spec for spec in await toolset.list_tools() if spec.server is not None]
+        return toolset.states(), offered
 
 
 async def _call(
@@ -150,6 +152,8 @@ async def _call(
         InvalidArgumentsError: the arguments do not match its schema; nothing was called.
         ConfigurationError: the operator's rules deny the call.
     """
+    from mcp_servers.cli.asking import terminal_asker
+    from mcp_servers.cli.console import open_console
     from mcp_servers.cli.tool_servers import load_rules, open_pins
     from tools.mcp_client.names import exposed_name
     from tools.mcp_client.toolset import open_toolset
@@ -160,7 +164,8 @@ async def _call(
         await toolset.wait_for(server, "ready", "failed", "disabled")
         known = {spec.name: spec for spec in await toolset.list_tools()}
         name = tool if tool in known else exposed_name(server, tool)
-        call = partial(toolset.call_tool, name, arguments, CallContext(_tell_progress))
+        context = CallContext(_tell_progress, ask=terminal_asker(open_console(stderr=True)))
+        call = partial(toolset.call_tool, name, arguments, context)
         if (spec := known.get(name)) is None:
             return await call()
         return await _call_checked(spec, arguments, policy.decide(spec, arguments), config, call)

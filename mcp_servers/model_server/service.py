@@ -10,7 +10,8 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
@@ -33,10 +34,12 @@ from runtime.agent.limits import Limits
 from runtime.agent.loop import Agent
 from runtime.agent.policy import Policy
 from runtime.agent.runs import Run, Runs
+from runtime.agent.sampling import model_sampler
 from runtime.chat.support import ToolSupport
 from runtime.errors import CapacityError
 from tools.errors import InvalidArgumentsError, ZondaError
 from tools.questions import decline
+from tools.sampling import Sampler
 from tools.spec import JsonObject, ToolResult, ToolSpec
 from tools.toolset import (
     CallContext,
@@ -68,12 +71,18 @@ PREPARE_INTERVAL_S = 1.0
 """Tools that change again and again are prepared for this often at most."""
 
 
+class OpenToolset(Protocol):
+    """Opens the tool servers; `sampler` answers those that may ask our model."""
+
+    def __call__(self, *, sampler: Sampler) -> AbstractAsyncContextManager[Toolset]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class AgentSetup:
     """What `agent_run` needs: the tool servers' names, how to open them, policy and audit log."""
 
     servers: Sequence[str]
-    open_toolset: Callable[[], AbstractAsyncContextManager[Toolset]]
+    open_toolset: OpenToolset
     policy: Policy
     audit: AuditLog | None = None
 
@@ -331,7 +340,9 @@ async def open_service(
     models = Background("the models", open_models)
     toolset = None
     if agent is not None:
-        toolset = Background("the tool servers", agent.open_toolset)
+        sampler = model_sampler(partial(_default_model, models))
+        opened = partial(agent.open_toolset, sampler=sampler)
+        toolset = Background("the tool servers", opened)
     async with anyio.create_task_group() as group:
         group.start_soon(models.run)
         if toolset is not None:
@@ -341,6 +352,10 @@ async def open_service(
             offered = ModelList(model_names, models)
             yield ModelService(offered, runs, places, agent, toolset, group, surface or Surface())
         group.cancel_scope.cancel()
+
+
+async def _default_model(models: Background[Models]) -> calls.Model:
+    return await (await models.get()).get(None, logger.info)
 
 
 def _check_arguments(spec: ToolSpec, arguments: JsonObject) -> None:

@@ -22,6 +22,7 @@ from runtime.engine.status import EngineStatus
 from runtime.errors import UnknownModelError
 from runtime.hub import ModelInfo
 from tests.helpers.scripted_chat_model import Script, ScriptedChatModel
+from tools.sampling import Sampler
 from tools.toolset import Toolset
 
 ERAS = ("legacy", "2026-07-28")
@@ -139,7 +140,7 @@ def agent_over(toolset: Toolset, *servers: str) -> AgentSetup:
     """Offer `agent_run` over one toolset under these server names."""
 
     @asynccontextmanager
-    async def open_toolset() -> AsyncIterator[Toolset]:
+    async def open_toolset(*, sampler: Sampler) -> AsyncIterator[Toolset]:
         yield toolset
 
     return AgentSetup(servers, open_toolset, Policy())

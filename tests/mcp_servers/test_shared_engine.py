@@ -21,6 +21,7 @@ from tests.helpers.model_service import ScriptedModels, scripted_models
 from tests.helpers.scripted_chat_model import ScriptedTurn, play
 from tests.helpers.tool_servers import RecordingToolset
 from tools.errors import ConfigurationError
+from tools.sampling import Sampler
 from tools.toolset import Toolset
 
 pytestmark = pytest.mark.anyio
@@ -126,7 +127,7 @@ async def test_each_host_has_its_own_tool_servers() -> None:
         name = hello.environ["NAME"]
 
         @asynccontextmanager
-        async def open_toolset() -> AsyncIterator[Toolset]:
+        async def open_toolset(*, sampler: Sampler) -> AsyncIterator[Toolset]:
             opened.append(f"{name} opened")
             try:
                 yield RecordingToolset([f"{name}__tool"])
@@ -176,7 +177,7 @@ async def test_what_a_session_logs_reaches_its_own_host_only() -> None:
         name = hello.environ["NAME"]
 
         @asynccontextmanager
-        async def open_toolset() -> AsyncIterator[Toolset]:
+        async def open_toolset(*, sampler: Sampler) -> AsyncIterator[Toolset]:
             logging.getLogger("tools.of").warning("servers of %s", name)
             logging.getLogger("tools.of").debug("a detail")
             yield RecordingToolset([])

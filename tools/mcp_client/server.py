@@ -132,6 +132,7 @@ class ServerConnection:
         config: ServerConfig,
         on_change: Callable[[], None] = _ignore_change,
         pins: Pins | None = None,
+        *,
         store: CatalogueStore | None = None,
         sampler: Sampler | None = None,
     ) -> None:

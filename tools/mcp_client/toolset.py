@@ -41,7 +41,7 @@ async def open_toolset(
     """
     changes = Changes()
     connections = [
-        ServerConnection(config, changes.tell, pins, store, sampler)
+        ServerConnection(config, changes.tell, pins, store=store, sampler=sampler)
         for _, config in sorted(configs.items())
     ]
     failure: Exception | None = None

@@ -79,7 +79,7 @@ def from_mcp_tool(tool: types.Tool, *, name: str, server: str) -> ToolSpec:
 def to_mcp_result(result: ToolResult) -> types.CallToolResult:
     """Answer an MCP client with one of our results."""
     return types.CallToolResult(
-        content=[_to_mcp_content(block) for block in result.content],
+        content=[to_mcp_content(block) for block in result.content],
         structured_content=result.structured,
         is_error=result.is_error,
     )
@@ -96,7 +96,8 @@ def from_mcp_result(result: types.CallToolResult) -> ToolResult:
     return ToolResult(tuple(content), structured, result.is_error)
 
 
-def _to_mcp_content(block: Content) -> types.ContentBlock:
+def to_mcp_content(block: Content) -> types.ContentBlock:
+    """Answer an MCP client with a block of ours."""
     if isinstance(block, TextContent):
         return types.TextContent(text=block.text)
     if isinstance(block, ResourceLink):
