@@ -117,7 +117,7 @@ def try_server(name: Name, *, mcp_config: McpConfig = None, config_file: ConfigF
 
 def remove_server(name: Name, *, config_file: ConfigFile = None) -> None:
     """Take an MCP server out of the list, and forget the definitions of its tools."""
-    from mcp_servers.cli.tool_servers import open_pins
+    from mcp_servers.cli.tool_servers import open_pins, open_store
     from tools.mcp_client.jsonc import remove_member
 
     path = _path()
@@ -126,7 +126,9 @@ def remove_server(name: Name, *, config_file: ConfigFile = None) -> None:
     if name not in entries:
         raise ConfigurationError(f"no server is named {name!r} in {path}{suggest(name, entries)}")
     _write(path, _edited(path, remove_member, before, SECTION, name))
-    open_pins(load_config(config_file=config_file)).forget(name)
+    config = load_config(config_file=config_file)
+    open_pins(config).forget(name)
+    open_store(config).forget(name)
     typer.echo(f"{name} was taken out of {path}.")
 
 

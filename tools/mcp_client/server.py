@@ -230,7 +230,11 @@ class ServerConnection:
         self._set(
             ServerState("ready", None, num_tools, version, None, self._held, is_started=False)
         )
-        await self._wanted.wait()
+        while not self._wanted.is_set():
+            with anyio.move_on_after(_LOOK_FOR_APPROVAL_S if self._held else math.inf):
+                await self._wanted.wait()
+            if self._approval_stamp() != self._stamp:
+                self._take(self._listed)
 
     async def call(self, name: str, arguments: JsonObject, context: CallContext) -> ToolResult:
         """Call the tool offered as `name`; progress keeps a slow call alive.

@@ -149,6 +149,11 @@ async def test_what_is_kept_counts_only_as_far_as_it_was_approved(tmp_path: Path
     async with opened(tmp_path / "kept", pins=pins) as toolset:
         assert await names(toolset) == []
         assert toolset.states()["a"].held_tools == ("t",)
+        seen = toolset.changes.count
+        Pins(tmp_path / "pins").approve("a")  # as another process would
+        await toolset.changes.wait(seen)
+        assert await names(toolset) == ["a__t"]
+        assert not toolset.states()["a"].is_started
 
 
 @pytest.mark.anyio
