@@ -6,7 +6,8 @@ ignores the end of its input and SIGTERM, `loud` writes to stderr, `hard` has a 
 for any grammar in the schema of `hang`, `changing` has `become`, which changes the list of tools,
 `cancelled`, which tells how many calls were given up, `crawl` and `deafen`, `asking` has
 `ask_client`, which sends a request to its client, and `ask_late`, which does once it has answered,
-`reading` has resources and prompts, `limits` has tools that tell of limits and run into them.
+`reading` has resources, none with `bare`, and prompts, `limits` has tools that tell of limits and
+run into them.
 """
 
 from __future__ import annotations
@@ -261,6 +262,8 @@ def read(method: str, params: JSON) -> JSON:
     """Offer a note and a picture on two pages, no templates, and a prompt."""
     note = {"uri": "note://1", "name": "a note", "description": "About a\u200b note.", "size": 5}
     picture = {"uri": "note://2", "name": "a picture", "mimeType": "image/png"}
+    if method == "resources/list" and "bare" in MODES:
+        return {"resources": []}
     if method == "resources/list":
         return (
             {"resources": [picture]}

@@ -1,4 +1,4 @@
-"""Asks a tool server for its resources and prompts, and takes what it says with care."""
+"""Asks a tool server for results, resources and prompts, and takes what it says with care."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import mcp_types as types
 from mcp import MCPError
 
 from tools.mcp_client.exchange import Exchange, Replies
-from tools.mcp_client.wire import clean_text, from_mcp_content, from_mcp_resource
+from tools.mcp_client.wire import clean_text, from_mcp_content, from_mcp_resource, from_mcp_result
 from tools.resources import Prompt, PromptArgument, PromptMessage, Resource
-from tools.spec import Content
+from tools.spec import Content, JsonObject, ToolResult
 
 MAX_PAGES = 100
 MAX_LISTED = 2000
@@ -24,6 +24,31 @@ _MAX_NAME_CHARACTERS = 512
 P = TypeVar(
     "P", types.ListResourcesResult, types.ListResourceTemplatesResult, types.ListPromptsResult
 )
+
+
+async def call_tool(exchange: Exchange, own_name: str, arguments: JsonObject) -> ToolResult:
+    """Call a tool by the server's own name for it.
+
+    Raises:
+        MCPError: it refused, or the connection was lost.
+        ValidationError, RuntimeError: its answer is no result.
+    """
+
+    async def send(
+        replies: Replies, state: str | None
+    ) -> types.CallToolResult | types.InputRequiredResult:
+        result = await exchange.client.session.call_tool(
+            own_name,
+            arguments,
+            progress_callback=exchange.on_progress,
+            input_responses=replies,
+            request_state=state,
+            allow_input_required=True,
+        )
+        assert isinstance(result, types.CallToolResult | types.InputRequiredResult)
+        return result
+
+    return from_mcp_result(await exchange.settle(send))
 
 
 async def list_resources(exchange: Exchange) -> Sequence[Resource]:

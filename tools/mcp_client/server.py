@@ -22,9 +22,11 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from tools.errors import ToolServerError
+from tools.mcp_client import content
 from tools.mcp_client.catalogue import (
     OfferedTool,
     Staleness,
+    has_resources,
     list_tools,
     listen_for_changes,
     offer_tools,
@@ -32,14 +34,14 @@ from tools.mcp_client.catalogue import (
 )
 from tools.mcp_client.catalogue_store import Catalogue, CatalogueStore
 from tools.mcp_client.config import ServerConfig
-from tools.mcp_client.exchange import Exchange, Replies
+from tools.mcp_client.exchange import Exchange
+from tools.mcp_client.failures import FAILURES, tell_first
 from tools.mcp_client.inquiries import Inquiries
 from tools.mcp_client.names import exposed_name
 from tools.mcp_client.pins import Pins, why_held
 from tools.mcp_client.process import ServerProcess
 from tools.mcp_client.remote import RemoteServer
 from tools.mcp_client.server_log import WANTED_LEVEL, ServerLog
-from tools.mcp_client.wire import from_mcp_result
 from tools.sampling import Sampler
 from tools.spec import JsonObject, ToolResult, ToolSpec
 from tools.toolset import CallContext
@@ -50,16 +52,6 @@ Status = Literal["starting", "ready", "restarting", "failed", "disabled"]
 
 T = TypeVar("T")
 
-# What the SDK raises when a server is missing, ends, or answers with what it must not.
-_FAILURES = (
-    MCPError,
-    ToolServerError,
-    ValidationError,
-    RuntimeError,
-    OSError,
-    anyio.BrokenResourceError,
-    anyio.ClosedResourceError,
-)
 _FIRST_DELAY_S = 0.2
 _MOST_DELAY_S = 30.0
 _STABLE_AFTER_S = 60.0
@@ -288,30 +280,15 @@ class ServerConnection:
     async def _call(self, name: str, arguments: JsonObject, exchange: Exchange) -> ToolResult:
         if (tool := self._tools.get(name)) is None:
             raise ToolServerError(f"server {self.name!r} does not offer {name} any more")
-        session = exchange.client.session
-
-        async def send(
-            replies: Replies, state: str | None
-        ) -> types.CallToolResult | types.InputRequiredResult:
-            result = await session.call_tool(
-                tool.own_name,
-                arguments,
-                progress_callback=exchange.on_progress,
-                input_responses=replies,
-                request_state=state,
-                allow_input_required=True,
-            )
-            assert isinstance(result, types.CallToolResult | types.InputRequiredResult)
-            return result
-
+        send = partial(content.call_tool, exchange, tool.own_name, arguments)
         try:
-            return from_mcp_result(await exchange.settle(send))
+            return await send()
         except MCPError as exc:
             if exc.error.code == types.HEADER_MISMATCH:  # its schema is another than was listed
-                self._learn(exchange.client, await list_tools(exchange.client))
+                await self._learn(exchange.client)
             elif not await self._inquiries.has_gone_where(exc.error, exchange):
                 raise
-            return from_mcp_result(await exchange.settle(send))
+            return await send()
 
     async def _send(self, client: Client, what: str, send: Callable[[], Awaitable[T]]) -> T:
         """Send something; the one place where what a server does wrong becomes an error of ours."""
@@ -338,13 +315,12 @@ class ServerConnection:
         server = RemoteServer(self._config) if self._config.url else ServerProcess(self._config)
         deadline = anyio.current_time() + self._config.timeouts.connect_s
         status: Status = "failed"
-        failures: list[BaseException] = []
+        told: str | None = None
         stale = Staleness()
         with anyio.CancelScope(deadline=deadline) as scope:
             try:
                 async with self._make_client(server.run(), stale) as client:
-                    self._has_resources = client.server_capabilities.resources is not None
-                    self._learn(client, await list_tools(client))
+                    await self._learn(client)
                     scope.deadline = math.inf
                     self._become_ready(client, server.pid)
                     status = "restarting"
@@ -352,11 +328,10 @@ class ServerConnection:
                         await self._stay(client, stale, server.lost)
                     finally:  # a lost HTTP connection cancels the wait
                         self._lose(client)
-            except* _FAILURES as group:
-                failures.extend(_leaves(group))
-        told = [_tell(failure) for failure in failures if not _is_loss(failure)]
-        is_told = told and status == "failed" and not scope.cancelled_caught
-        return ServerState(status, told[0] if is_told else server.describe_end())
+            except* FAILURES as group:
+                told = tell_first(group)
+        is_told = told is not None and status == "failed" and not scope.cancelled_caught
+        return ServerState(status, told if is_told else server.describe_end())
 
     def _make_client(self, transport: AbstractAsyncContextManager[Any], stale: Staleness) -> Client:
         """Make a client that declares what this server may ask."""
@@ -389,35 +364,37 @@ class ServerConnection:
     async def _keep_listed(self, client: Client, stale: Staleness) -> None:
         while True:
             try:
-                listed = await self._next_list(client, stale)
-            except _FAILURES as exc:  # a lost connection ends elsewhere; the rest may pass
+                await self._learn_next(client, stale)
+            except FAILURES as exc:  # a lost connection ends elsewhere; the rest may pass
                 logger.warning("server=%s: its tools could not be listed anew: %s", self.name, exc)
-            else:
-                if self._client is client:
-                    self._learn(client, listed)
             await anyio.sleep(_LIST_INTERVAL_S)
 
-    async def _next_list(self, client: Client, stale: Staleness) -> Sequence[types.Tool]:
-        """Wait until the list has changed, or something in it was approved; return the list."""
+    async def _learn_next(self, client: Client, stale: Staleness) -> None:
+        """Wait until the list has changed, or something in it was approved, and take it."""
         is_stale = False
         while not is_stale:
             with anyio.move_on_after(_LOOK_FOR_APPROVAL_S if self._held else math.inf):
                 await stale.wait()
                 is_stale = True
             if not is_stale and self._approval_stamp() != self._stamp:
-                return self._listed
+                self._take(self._listed)
+                return
         with anyio.fail_after(self._config.timeouts.connect_s):
-            return await list_tools(client)
+            await self._learn(client)
 
     def _approval_stamp(self) -> int:
         return 0 if self._pins is None else self._pins.stamp(self._config)
 
-    def _learn(self, client: Client, found: Sequence[types.Tool]) -> None:
-        """Take what the server lists now, and keep it for the next start."""
-        usable = usable_tools(self.name, found)
+    async def _learn(self, client: Client) -> None:
+        """Take what the server offers now, and keep it for the next start."""
+        usable = usable_tools(self.name, await list_tools(client))
+        readable = await has_resources(client)
+        if self._client is not None and self._client is not client:
+            return  # it was lost meanwhile, and another is there
+        self._has_resources = readable
         self._take(usable)
         if self._store is not None:
-            catalogue = Catalogue(usable, client.protocol_version, self._has_resources)
+            catalogue = Catalogue(usable, client.protocol_version, readable)
             self._store.save(self._config, catalogue)
 
     def _take(self, listed: Sequence[types.Tool]) -> None:
@@ -427,7 +404,8 @@ class ServerConnection:
         tools = offer_tools(self.name, listed, held)
         if new := sorted(set(held) - set(self._held)):
             logger.warning("server=%s: %s", self.name, why_held(self.name, new))
-        is_other = (tools, held) != (self._tools, self._held)
+        told = ([tool.spec for tool in tools.values()], self.has_resources)
+        is_other = held != self._held or told != self._told
         self._listed, self._held, self._tools = listed, held, tools
         self._is_known = True
         if is_other and self._state.status == "ready":
@@ -455,20 +433,3 @@ class ServerConnection:
         if told != self._told:
             self._told = told
             self._on_change()
-
-
-def _leaves(group: BaseExceptionGroup[Exception]) -> list[BaseException]:
-    leaves: list[BaseException] = []
-    for error in group.exceptions:
-        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return leaves
-
-
-def _tell(failure: BaseException) -> str:
-    if isinstance(failure, ToolServerError):
-        return str(failure)
-    return f"answers with something that cannot be used: {failure}"
-
-
-def _is_loss(failure: BaseException) -> bool:
-    return isinstance(failure, MCPError) and failure.error.code == types.CONNECTION_CLOSED

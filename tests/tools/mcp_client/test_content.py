@@ -45,6 +45,11 @@ async def test_resources_of_all_pages_are_listed_and_read() -> None:
             await toolset.list_resources("b", CONTEXT)
 
 
+async def test_a_server_without_prompts_has_none() -> None:
+    async with opened(a="plain") as toolset:
+        assert await toolset.list_prompts("a", CONTEXT) == []
+
+
 async def test_prompts_are_listed_and_made() -> None:
     async with opened(a="reading") as toolset:
         whom = PromptArgument("whom", "Who is greeted.", is_required=True)
@@ -55,10 +60,10 @@ async def test_prompts_are_listed_and_made() -> None:
         ]
 
 
-async def test_a_server_without_them_has_none() -> None:
-    async with opened(a="plain") as toolset:
+@pytest.mark.parametrize("modes", ["plain", "reading bare"])
+async def test_a_server_without_resources_has_none_and_no_tools_for_them(modes: str) -> None:
+    async with opened(a=modes) as toolset:
         assert await toolset.list_resources("a", CONTEXT) == []
-        assert await toolset.list_prompts("a", CONTEXT) == []
         own = [tool.name for tool in await toolset.list_tools() if tool.server is None]
         assert own == []
 
