@@ -62,10 +62,10 @@ class TerminalAsker:
         """Return what was typed; None at the end of the input."""
         title = str(field.get("title") or name)
         told = f"{title}: {field['description']}" if field.get("description") else title
+        told = f"{told} {_hint(field, is_required=is_required)}".rstrip()
         for number, (value, label) in enumerate(_choices(field), 1):
             told += f"\n  {number}. {label}" + (f" ({value})" if label != value else "")
-        hint = _hint(field, is_required=is_required)
-        self._say(f"{told} {hint}".rstrip(), end=" > ")
+        self._say(told, end=" > ")
         line = await self._read()
         return line.strip() if line else None
 

@@ -144,6 +144,32 @@ def ask_late(arguments: JSON, token: object) -> JSON:
     return result
 
 
+def ask_and_leave(arguments: JSON, token: object) -> JSON:
+    """Send the client requests and take each back at once."""
+    for number in range(arguments["times"]):
+        request_id = f"left-{number}"
+        send({"id": request_id, "method": arguments["method"], "params": arguments["params"]})
+        send({"method": "notifications/cancelled", "params": {"requestId": request_id}})
+    return {"content": []}
+
+
+def ask_often(arguments: JSON, token: object) -> JSON:
+    """Send the client as many requests at once, and answer with how often it said what."""
+    count = arguments["times"]
+    for number in range(count):
+        send({"id": f"q{number}", "method": arguments["method"], "params": arguments["params"]})
+    told: dict[str, int] = {}
+    for line in sys.stdin:
+        message = json.loads(line)
+        if str(message.get("id")).startswith("q"):
+            what = message.get("result", {}).get("action") or message["error"]["message"]
+            told[what] = told.get(what, 0) + 1
+            count -= 1
+        if count == 0:
+            break
+    return {"content": [], "structuredContent": told}
+
+
 def tell_log(arguments: JSON, token: object) -> JSON:
     send({"method": "notifications/message", "params": arguments["params"]})
     return {"content": []}
@@ -224,6 +250,8 @@ if "asking" in MODES:
         "tell_log": tell_log,
         "turn": turn,
         "visit": visit,
+        "ask_and_leave": ask_and_leave,
+        "ask_often": ask_often,
     }
 if "limits" in MODES:
     TOOLS |= {

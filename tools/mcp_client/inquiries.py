@@ -19,6 +19,7 @@ from tools.errors import InvalidRequestError, ZondaError
 from tools.mcp_client.config import ServerConfig
 from tools.mcp_client.elicitation import to_elicit_result, to_question
 from tools.mcp_client.exchange import Exchange
+from tools.mcp_client.process import Pace
 from tools.mcp_client.sampling import SamplingMeter, to_sampling_request, to_sampling_result
 from tools.sampling import Sampler
 
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 MAX_WAITING = 8
 """Questions of one server that wait for a person; more are declined."""
+
+_MAX_WARNINGS_PER_S = 10
 
 DECLINED = types.ElicitResult(action="decline")
 
@@ -44,6 +47,7 @@ class Inquiries:
         self._meter = None if self._budget is None else SamplingMeter(self._budget)
         self._open: list[Exchange] = []
         self._one_at_a_time = anyio.Lock()
+        self._pace = Pace(_MAX_WARNINGS_PER_S)
         self._num_waiting = 0
 
     @property
@@ -89,7 +93,7 @@ class Inquiries:
         asked = self._open[0] if self._open else None
         if asked is None or any(one.context.ask != asked.context.ask for one in self._open):
             why = "during no call" if asked is None else "while calls of several callers were open"
-            logger.warning("server=%s asked a question %s: declined", self._config.name, why)
+            self._warn("it asked a question %s: declined", why)
             return DECLINED
         result = types.ElicitResult(action="cancel")
         async with anyio.create_task_group() as group:
@@ -142,7 +146,7 @@ class Inquiries:
     ) -> types.ElicitResult:
         """Put a question to the caller, one of a server's at a time; what is wrong is declined."""
         if self._num_waiting >= MAX_WAITING:
-            logger.warning("server=%s asks too much at once: declined", self._config.name)
+            self._warn("it asks %s questions at once: declined", MAX_WAITING + 1)
             return DECLINED
         self._num_waiting += 1
         try:
@@ -151,7 +155,7 @@ class Inquiries:
                 answer = await exchange.context.ask(question)
             return to_elicit_result(question, answer)
         except InvalidRequestError as exc:
-            logger.warning("server=%s: its question is declined: %s", self._config.name, exc)
+            self._warn("its question is declined: %s", exc)
             return DECLINED
         finally:
             self._num_waiting -= 1
@@ -168,12 +172,17 @@ class Inquiries:
             logger.info("server=%s samples: at most %d tokens", name, request.max_tokens)
             reply = await self._sampler(request)
         except InvalidRequestError as exc:
-            logger.warning("server=%s: its sampling request is refused: %s", name, exc)
+            self._warn("its sampling request is refused: %s", exc)
             return types.ErrorData(code=types.INVALID_REQUEST, message=str(exc))
         except ZondaError as exc:
-            logger.warning("server=%s: its sampling request failed: %s", name, exc)
+            self._warn("its sampling request failed: %s", exc)
             return types.ErrorData(code=types.INTERNAL_ERROR, message=str(exc))
         return to_sampling_result(reply, with_tools=bool(request.tools))
+
+    def _warn(self, message: str, reason: object) -> None:
+        """Log what was refused, a few times a second: a server may ask as often as it likes."""
+        if self._pace.allows():
+            logger.warning("server=%s: " + message, self._config.name, reason)  # noqa: G003  ours
 
     def _list_roots(self) -> types.ListRootsResult | types.ErrorData:
         if not self.can_list_roots:

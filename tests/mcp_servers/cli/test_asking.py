@@ -12,7 +12,7 @@ from mcp_servers.cli.asking import TerminalAsker
 from tools.questions import Answer, Question
 
 pytestmark = pytest.mark.anyio
-FORM = {
+FORM: dict[str, Any] = {
     "type": "object",
     "properties": {
         "city": {"type": "string", "title": "City", "description": "Where to?"},
@@ -62,6 +62,18 @@ async def test_what_is_asked_is_shown_with_its_choices_and_as_text() -> None:
     assert shown.splitlines() == [
         "  ? The tool server 's' asks:\N{REPLACEMENT CHARACTER}[2J Hi",
         "    Answer it? [y/N]     City: Where to? >     days (integer, empty for 3) > ",
+    ]
+
+
+async def test_choices_are_numbered_below_their_field() -> None:
+    fields = {"by": FORM["properties"]["by"], "with": FORM["properties"]["with"]}
+    _, shown = await ask(Question("s asks", {"type": "object", "properties": fields}), "y", "t")
+    assert shown.splitlines()[1:] == [
+        "    Answer it? [y/N]     by (may be empty)",
+        "      1. Train (t)",
+        "      2. b >     with (some, with commas between, may be empty)",
+        "      1. Ann",
+        "      2. Bob > ",
     ]
 
 

@@ -245,6 +245,45 @@ async def test_a_question_during_no_call_or_calls_of_several_people_is_declined(
     assert [len(person.asked) for person in people] == [1, 0]
 
 
+async def test_a_storm_of_questions_gets_a_few_to_the_person_and_little_into_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    waits = anyio.Event()
+    person = Person(Answer("decline"), waits=waits)
+    arguments = {"method": "elicitation/create", "params": QUESTION, "times": 500}
+    async with opened(HANDSHAKE) as toolset, anyio.create_task_group() as group:
+
+        async def ask() -> None:
+            context = CallContext(ask=person.ask)
+            result = await toolset.call_tool("a__ask_often", arguments, context)
+            assert result.structured == {"decline": 500}
+
+        async with heard("questions at once"):
+            group.start_soon(ask)
+        waits.set()
+    assert 1 <= len(person.asked) < 500
+    assert len([text for text in caplog.messages if "questions at once" in text]) <= 100
+
+
+async def test_what_a_server_takes_back_is_given_up() -> None:
+    left, all_left = list[str](), anyio.Event()
+
+    async def sampler(request: SamplingRequest) -> SamplingReply:
+        try:
+            await anyio.Event().wait()
+        finally:
+            left.append(request.server)
+            if len(left) == 3:
+                all_left.set()
+        return REPLY
+
+    asks = {"method": "sampling/createMessage", "params": SAMPLE, "times": 3}
+    async with opened(HANDSHAKE, budget(), sampler) as toolset:
+        result = await toolset.call_tool("a__ask_and_leave", asks, CallContext())
+        assert not result.is_error
+        await all_left.wait()
+
+
 async def test_a_server_of_the_modern_era_may_ask_again_but_not_for_ever() -> None:
     person = Person(Answer("accept", {"city": "Rome"}))
     asks: JsonObject = {"method": "elicitation/create", "params": QUESTION}
