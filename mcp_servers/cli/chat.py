@@ -39,7 +39,10 @@ def chat(
         float, typer.Option(min=0, max=2, help="0 takes the likeliest token.")
     ] = 0.0,
 ) -> None:
-    """Talk with a model; Ctrl-C stops an answer, /new starts over, /exit leaves."""
+    """Talk with a model; Ctrl-C stops an answer, /new starts over, /exit leaves.
+
+    @server:uri adds what a tool server has there, /server:prompt name=value begins with its prompt.
+    """
     config = load_config(config_file=config_file, model=model, policy_file=policy)
     configure_logging()
     from anyio.from_thread import start_blocking_portal
@@ -79,7 +82,10 @@ class Conversation:
 
     def talk(self, portal: BlockingPortal, read: Callable[[], str | None]) -> None:
         """Let the model answer each line until `read` returns None."""
-        self._console.print(f"{self._session.model_name}: /tools, /new, /exit; Ctrl-C stops.")
+        commands = "/tools, /new, /exit"
+        if self._session.states():
+            commands += ", /server:prompt, @server:uri"
+        self._console.print(f"{self._session.model_name}: {commands}; Ctrl-C stops.")
         while (line := read()) not in {None, "/exit", "/quit"}:
             if line == "/new":
                 self._messages = self._first

@@ -41,6 +41,7 @@ from tools.mcp_client.names import exposed_name
 from tools.mcp_client.pins import Pins, why_held
 from tools.mcp_client.process import ServerProcess
 from tools.mcp_client.remote import RemoteServer
+from tools.mcp_client.resource_tools import READ_RESOURCE
 from tools.mcp_client.server_log import WANTED_LEVEL, ServerLog
 from tools.sampling import Sampler
 from tools.spec import JsonObject, ToolResult, ToolSpec
@@ -160,9 +161,15 @@ class ServerConnection:
         return [tool.spec for tool in self._tools.values()] if self._is_there else []
 
     @property
-    def has_resources(self) -> bool:
-        """Whether there is more to read than tools return."""
-        return self._has_resources and self._is_there
+    def is_readable(self) -> bool:
+        """Whether a model may read its resources, and there are some.
+
+        The tool that reads is ours, so that no rule of the server's own would hold it back: it
+        must not reach a server for which the operator wants to be asked.
+        """
+        rules = self._config.policy
+        is_held = not {"*", READ_RESOURCE}.isdisjoint({*rules.deny, *rules.ask})
+        return self._has_resources and self._is_there and not is_held
 
     @property
     def held_names(self) -> Sequence[str]:
@@ -404,7 +411,7 @@ class ServerConnection:
         tools = offer_tools(self.name, listed, held)
         if new := sorted(set(held) - set(self._held)):
             logger.warning("server=%s: %s", self.name, why_held(self.name, new))
-        told = ([tool.spec for tool in tools.values()], self.has_resources)
+        told = ([tool.spec for tool in tools.values()], self.is_readable)
         is_other = held != self._held or told != self._told
         self._listed, self._held, self._tools = listed, held, tools
         self._is_known = True
@@ -429,7 +436,7 @@ class ServerConnection:
         )
         self._changed.set()
         self._changed = anyio.Event()
-        told = (self.tools, self.has_resources)
+        told = (self.tools, self.is_readable)
         if told != self._told:
             self._told = told
             self._on_change()

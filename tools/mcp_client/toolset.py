@@ -61,7 +61,8 @@ async def open_toolset(
 class McpToolset:
     """Tools of external servers, ordered by server, then name. Built by `open_toolset`.
 
-    Two more come last where a server has resources: `list_resources` and `read_resource`.
+    Two more come last where a server has resources: `list_resources` and `read_resource`. They
+    leave out servers whose rules deny or ask for all tools, or for `read_resource`.
     The tools of a server that is not there are absent; calls of them are results with
     `is_error` that say why.
 
@@ -152,7 +153,7 @@ class McpToolset:
         return self._connections[name]
 
     def _resource_tools(self) -> Mapping[str, ToolSpec]:
-        readable = [one.name for one in self._connections.values() if one.has_resources]
+        readable = [one.name for one in self._connections.values() if one.is_readable]
         taken = {tool.name for one in self._connections.values() for tool in one.tools}
         return {tool.name: tool for tool in resource_tools(readable) if tool.name not in taken}
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import anyio
 import pytest
 
 from tests.helpers.tool_servers import scripted_server
-from tools.errors import ConfigurationError, ToolServerError
+from tools.errors import ConfigurationError, ToolServerError, UnknownToolError
+from tools.mcp_client.config import ToolPolicy
 from tools.mcp_client.toolset import McpToolset, open_toolset
 from tools.resources import Prompt, PromptArgument, PromptMessage, Resource
 from tools.spec import MediaContent, TextContent, ToolResult
@@ -105,3 +107,28 @@ async def test_what_a_model_asks_wrongly_it_is_told() -> None:
         assert missing == ToolResult.from_text(
             "server 'b' refused reading x: no such note", is_error=True
         )
+
+
+@pytest.mark.parametrize(
+    ("policy", "is_offered"),
+    [
+        (ToolPolicy(allow=("*",)), True),
+        (ToolPolicy(deny=("echo",), ask=("die",)), True),
+        (ToolPolicy(deny=("*",)), False),
+        (ToolPolicy(ask=("*",)), False),
+        (ToolPolicy(deny=("read_resource",)), False),
+    ],
+)
+async def test_a_model_reads_nothing_of_a_server_that_the_operator_holds_back(
+    policy: ToolPolicy, *, is_offered: bool
+) -> None:
+    config = replace(scripted_server("a", "reading"), policy=policy)
+    with anyio.fail_after(20):
+        async with open_toolset({"a": config}) as toolset:
+            offered = [tool.name for tool in await toolset.list_tools() if tool.server is None]
+            assert ("read_resource" in offered) is is_offered
+            arguments = {"server": "a", "uri": "note://1"}
+            if not is_offered:
+                with pytest.raises(UnknownToolError):
+                    await toolset.call_tool("read_resource", arguments, CONTEXT)
+            assert await toolset.read_resource("a", "note://1", CONTEXT) == [TextContent("hello")]
