@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import mcp_types as types
+from pydantic import ValidationError
 
 from tools.errors import InvalidRequestError
 from tools.mcp_client.wire import clean_text
@@ -51,10 +52,11 @@ def to_question(server: str, params: types.ElicitRequestParams) -> Question:
     message = f"The tool server {server!r} asks: {asked}"
     if isinstance(params, types.ElicitRequestURLParams):
         return Question(message, {"type": "object", "properties": {}}, _checked_url(params.url))
-    schema = params.requested_schema
-    for name, field in _fields(schema).items():
+    fields = _fields(params.requested_schema)
+    for name, field in fields.items():
         _check_field(name, field, asked)
-    return Question(message, schema)
+    cleaned = {name: _clean(field) for name, field in fields.items()}
+    return Question(message, {**_clean(params.requested_schema), "properties": cleaned})
 
 
 def to_elicit_result(question: Question, answer: Answer) -> types.ElicitResult:
@@ -71,7 +73,20 @@ def to_elicit_result(question: Question, answer: Answer) -> types.ElicitResult:
             content[name] = given.get(name, field.get("default"))
     if (problem := first_problem(question.schema, content)) is not None:
         raise InvalidRequestError(f"the answer does not fit the form: {problem}")
-    return types.ElicitResult(action="accept", content=content)
+    try:
+        return types.ElicitResult(action="accept", content=content)
+    except ValidationError as exc:
+        raise InvalidRequestError(f"the answer has a value that no form has: {exc}") from exc
+
+
+def _clean(schema: JsonObject) -> JsonObject:
+    """Clean what a person reads of a schema; the values that an answer may have stay."""
+    texts = {
+        key: clean_text(schema[key], MAX_MESSAGE_CHARACTERS)
+        for key in ("title", "description")
+        if isinstance(schema.get(key), str)
+    }
+    return {**schema, **texts}
 
 
 def _fields(schema: JsonObject) -> dict[str, JsonObject]:

@@ -6,11 +6,18 @@ from typing import Any
 
 import mcp_types as types
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tools.errors import InvalidRequestError
 from tools.mcp_client.elicitation import to_elicit_result, to_question
 from tools.questions import Answer, Question
 from tools.spec import JsonObject
+from tools.validation import first_problem
+
+KEYS = st.sampled_from(
+    ["type", "properties", "required", "enum", "default", "items", "oneOf", "title", "a", "$ref"]
+)
 
 
 def form(fields: Any, message: str = "Well?", **more: Any) -> types.ElicitRequestFormParams:
@@ -91,6 +98,35 @@ def test_what_hides_in_a_message_and_its_length_are_cut() -> None:
     assert question.message == "The tool server 's' asks: " + ("[2JHi" + "x" * 9000)[:2000]
 
 
+def test_what_hides_in_a_form_is_cut_and_its_values_stay() -> None:
+    hidden = "T\u202eitle\u200b"
+    field = {"type": "string", "title": hidden, "description": hidden, "enum": [hidden]}
+    question = to_question("s", form({"a": field}, title=hidden))
+    told = {"type": "string", "title": "Title", "description": "Title", "enum": [hidden]}
+    assert question.schema == {"type": "object", "title": "Title", "properties": {"a": told}}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=20)  # each schema is compiled
+@given(schema=st.dictionaries(KEYS, JSON, max_size=5), answer=st.dictionaries(KEYS, JSON))
+def test_whatever_a_server_sends_is_a_question_or_refused(
+    schema: JsonObject, answer: JsonObject
+) -> None:
+    asked = types.ElicitRequestFormParams(message="Well?", requested_schema=schema)
+    try:
+        question = to_question("s", asked)
+        told = to_elicit_result(question, Answer("accept", answer))
+    except InvalidRequestError:
+        return
+    assert first_problem(question.schema, told.content) is None
+
+
 def test_an_accepted_form_has_its_fields_and_defaults_and_no_others() -> None:
     asked = form({"a": {"type": "integer"}, "b": {"type": "string", "default": "x"}})
     question = to_question("s", asked)
@@ -99,10 +135,13 @@ def test_an_accepted_form_has_its_fields_and_defaults_and_no_others() -> None:
         ({"b": "y"}, {"b": "y"}),
         (None, {"b": "x"}),
     ]
-    for given, told in cases:
-        result = to_elicit_result(question, Answer("accept", given))
+    for content, told in cases:
+        result = to_elicit_result(question, Answer("accept", content))
         assert result == types.ElicitResult(action="accept", content=told)
     with pytest.raises(InvalidRequestError, match=r"does not fit the form: \$.a: 'z' is not of"):
         to_elicit_result(question, Answer("accept", {"a": "z"}))
+    some = to_question("s", form({"a": {"type": "array"}}))
+    with pytest.raises(InvalidRequestError, match="a value that no form has"):
+        to_elicit_result(some, Answer("accept", {"a": [{}]}))
     declined = to_elicit_result(question, Answer("decline", {"a": 1}))
     assert declined == types.ElicitResult(action="decline")
