@@ -124,13 +124,16 @@ def deafen(arguments: JSON, token: object) -> JSON:
 
 
 def ask_client(arguments: JSON, token: object) -> JSON:
-    """Send the client a request and answer with its response; give up what it cancels meanwhile."""
-    send({"id": "q", "method": arguments["method"], "params": arguments["params"]})
+    """Send the client a request and answer with its response; what comes before that waits."""
+    ASKED.append(arguments["_id"])
+    question_id = f"q{len(ASKED)}"
+    send({"id": question_id, "method": arguments["method"], "params": arguments["params"]})
     for line in sys.stdin:
         message = json.loads(line)
-        if message.get("id") == "q":
+        if message.get("id") == question_id:
             told = {key: value for key, value in message.items() if key in {"result", "error"}}
             return {"content": [], "structuredContent": told}
+        WAITING.append(message)
     raise AssertionError("the client left")
 
 
@@ -229,6 +232,8 @@ def write_file(arguments: JSON, token: object) -> JSON:
     return {"content": [], "structuredContent": {"interfaces": names}}
 
 
+ASKED: list[object] = []
+WAITING: list[JSON] = []
 VISITS: list[object] = []
 OPEN: list[object] = []
 LATE: list[JSON] = []
@@ -336,22 +341,27 @@ def answer(request: JSON) -> None:
         send({"id": request["id"], "result": result})
 
 
+def handle(request: JSON) -> None:
+    if request.get("method") == "notifications/cancelled":
+        CANCELLED.append(request["params"]["requestId"])
+    if "id" in request and "method" in request:
+        try:
+            answer(request)
+        except LookupError as exc:
+            send({"id": request["id"], "error": {"code": -32601, "message": str(exc)}})
+        except ValueError as exc:
+            send({"id": request["id"], "error": {"code": -32000 - 1, "message": str(exc)}})
+
+
 def main() -> None:
     if "stubborn" in MODES:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if "loud" in MODES:
         print("starting up", file=sys.stderr, flush=True)  # noqa: T201  it is loud
     for line in sys.stdin:
-        request = json.loads(line)
-        if request.get("method") == "notifications/cancelled":
-            CANCELLED.append(request["params"]["requestId"])
-        if "id" in request and "method" in request:
-            try:
-                answer(request)
-            except LookupError as exc:
-                send({"id": request["id"], "error": {"code": -32601, "message": str(exc)}})
-            except ValueError as exc:
-                send({"id": request["id"], "error": {"code": -32000 - 1, "message": str(exc)}})
+        handle(json.loads(line))
+        while WAITING:
+            handle(WAITING.pop(0))
     while "stubborn" in MODES:
         time.sleep(1000)
 

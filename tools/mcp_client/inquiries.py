@@ -21,6 +21,7 @@ from tools.mcp_client.elicitation import to_elicit_result, to_question
 from tools.mcp_client.exchange import Exchange
 from tools.mcp_client.process import Pace
 from tools.mcp_client.sampling import SamplingMeter, to_sampling_request, to_sampling_result
+from tools.questions import Answer, Ask, Question
 from tools.sampling import Sampler
 
 logger = logging.getLogger(__name__)
@@ -152,13 +153,21 @@ class Inquiries:
         try:
             question = to_question(self._config.name, params)
             async with self._one_at_a_time:
-                answer = await exchange.context.ask(question)
+                answer = await self._put(question, exchange.context.ask)
             return to_elicit_result(question, answer)
         except InvalidRequestError as exc:
             self._warn("its question is declined: %s", exc)
             return DECLINED
         finally:
             self._num_waiting -= 1
+
+    async def _put(self, question: Question, ask: Ask) -> Answer:
+        """Ask; whatever breaks on the way to the person is no fault of the server's."""
+        try:
+            return await ask(question)
+        except Exception:
+            logger.exception("server=%s: its question could not be put", self._config.name)
+            return Answer("cancel")
 
     async def _sample(
         self, params: types.CreateMessageRequestParams
@@ -177,6 +186,10 @@ class Inquiries:
         except ZondaError as exc:
             self._warn("its sampling request failed: %s", exc)
             return types.ErrorData(code=types.INTERNAL_ERROR, message=str(exc))
+        except Exception:
+            logger.exception("server=%s: its sampling request failed unexpectedly", name)
+            message = "the model failed unexpectedly"
+            return types.ErrorData(code=types.INTERNAL_ERROR, message=message)
         return to_sampling_result(reply, with_tools=bool(request.tools))
 
     def _warn(self, message: str, reason: object) -> None:

@@ -9,7 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
+import anyio.lowlevel
+import mcp_types as types
 import pytest
+from mcp import MCPError
 
 from tests.helpers.asking_server import build_asking_server
 from tests.helpers.http_tool_servers import serve_server
@@ -243,6 +246,58 @@ async def test_a_question_during_no_call_or_calls_of_several_people_is_declined(
             }
             group.cancel_scope.cancel()
     assert [len(person.asked) for person in people] == [1, 0]
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_what_breaks_on_our_side_harms_neither_server_nor_connection(
+    era: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(question: Question) -> Answer:
+        raise MCPError(types.CONNECTION_CLOSED, "the host has left")
+
+    async with opened(era, budget(), Model(RuntimeError("a bug"))) as toolset:
+        context = CallContext(ask=broken)
+        arguments = {"method": "elicitation/create", "params": QUESTION}
+        asked = await toolset.call_tool("a__ask_client", arguments, context)
+        assert answered(asked) == {"action": "cancel"}
+        sampled = await ask_client(toolset, "sampling/createMessage", SAMPLE)
+        assert "the model failed unexpectedly" in sampled.text
+        state = toolset.states()["a"]
+        assert (state.status, state.num_restarts) == ("ready", 0)
+    assert "its question could not be put" in caplog.text
+
+
+@pytest.mark.parametrize("since", ["start", "question"])
+async def test_a_call_cancelled_at_any_await_leaves_its_turn_and_the_server_free(
+    since: str,
+) -> None:
+    arguments = {"method": "elicitation/create", "params": QUESTION}
+    finished: list[int] = []
+    async with opened(HANDSHAKE, Options(max_parallel=1)) as toolset:
+        await toolset.list_tools()
+        for num_awaits in range(25):
+            person = Person(Answer("accept", {"city": "Rome"}))
+            context = CallContext(ask=person.ask)
+            async with anyio.create_task_group() as group:
+                event = person.was_asked if since == "question" else None
+                group.start_soon(_cancel_after, event, num_awaits, group.cancel_scope)
+                await toolset.call_tool("a__ask_client", arguments, context)
+                finished.append(num_awaits)
+                group.cancel_scope.cancel()
+            again = await toolset.call_tool("a__echo", {"text": str(num_awaits)}, context)
+            assert again == ToolResult.from_text(str(num_awaits))
+        assert toolset.states()["a"].num_restarts == 0
+    assert len(finished) < 25
+
+
+async def _cancel_after(
+    event: anyio.Event | None, num_awaits: int, scope: anyio.CancelScope
+) -> None:
+    if event is not None:
+        await event.wait()
+    for _ in range(num_awaits):
+        await anyio.lowlevel.checkpoint()
+    scope.cancel()
 
 
 async def test_a_storm_of_questions_gets_a_few_to_the_person_and_little_into_the_log(
