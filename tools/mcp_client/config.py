@@ -32,6 +32,7 @@ from tools.mcp_client import mistralrs
 from tools.mcp_client.jsonc import parse_jsonc
 from tools.mcp_client.options import Options, OptionsEntry
 from tools.mcp_client.variables import Variables, read_env_file
+from tools.mcp_client.vscode import with_sandbox
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +127,11 @@ def parse_servers(text: str, path: Path, environ: Mapping[str, str]) -> Mapping[
             f'{path}: expected an object {{"mcpServers": {{name: entry}}}}, or "servers" as '
             "VS Code or mistral.rs has it"
         )
+    shared = found.get("sandbox")
     return {
-        name: _read_entry(f"{section}.{name}", name, partial(_as_it_is, entry), variables)
+        name: _read_entry(
+            f"{section}.{name}", name, partial(with_sandbox, entry, shared), variables
+        )
         for section in sections
         for name, entry in found[section].items()
     }
@@ -197,10 +201,6 @@ class _Entry(BaseModel):
     headers: dict[str, str] = {}
     disabled: bool = False
     runtime: _Runtime = Field(default=_Runtime(), alias="x-runtime")
-
-
-def _as_it_is(entry: Any) -> Any:
-    return entry
 
 
 def _read_entry(

@@ -12,6 +12,7 @@ import os
 import resource
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tools.errors import ToolServerError
@@ -37,18 +38,30 @@ def confined_command(config: ServerConfig) -> list[str]:
     if bwrap is None:
         raise ToolServerError(
             "cannot be started: its sandbox needs `bwrap`, which is not on its PATH; install "
-            "bubblewrap, or take `sandbox` out of its entry"
+            'bubblewrap, or say "x-runtime": {"sandbox": "none"} in its entry'
         )
     folder = str(config.cwd or Path.cwd())
-    writable = [str(path) for path in sandbox.writable]
     return [
         *(bwrap, "--die-with-parent", "--unshare-all"),
         *(("--share-net",) if sandbox.has_network else ()),
         *("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"),  # noqa: S108  its own
         *("--ro-bind-try", folder, folder),  # it may be in /tmp, which is empty in there
-        *(part for path in writable for part in ("--bind-try", path, path)),
+        *_bind("--bind-try", sandbox.writable),
+        *_bind("--ro-bind-try", sandbox.read_only),
+        *(part for path in sandbox.hidden for part in _hide(path)),
         *("--chdir", folder, "--", *command),
     ]
+
+
+def _bind(option: str, paths: Sequence[Path]) -> list[str]:
+    return [part for path in paths for part in (option, str(path), str(path))]
+
+
+def _hide(path: Path) -> Sequence[str]:
+    """Put something empty in a path's place; what is not there needs no hiding."""
+    if path.is_dir():
+        return ("--tmpfs", str(path))
+    return ("--ro-bind", "/dev/null", str(path)) if path.exists() else ()
 
 
 def limit_process(pid: int, server: str, limits: ProcessLimits) -> None:

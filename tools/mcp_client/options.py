@@ -5,7 +5,8 @@
  "sampling": {"allow": true, "max_tokens": 512, "per_minute": 10, "tools": false},
  "max_parallel": 4, "start": "first use",
  "limits": {"cpu_s": 600, "memory_mb": 4096, "processes": 64},
- "sandbox": {"kind": "bwrap", "network": false, "write": ["~/project"]}}
+ "sandbox": {"kind": "bwrap", "network": false,
+             "write": ["~/project"], "read_only": ["~/project/.git"], "hide": ["~/.ssh"]}}
 ```
 
 Knows no processes and no protocol.
@@ -65,10 +66,17 @@ class ProcessLimits:
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """A server run by `bwrap`: files can be read, and written in `writable` only."""
+    """A server run by `bwrap`: it reads files but those of `hidden`, and writes in `writable`.
+
+    Attributes:
+        has_network: whether it reaches the network; otherwise not even this machine's services.
+        read_only: what it may not write within `writable`.
+    """
 
     has_network: bool = False
     writable: tuple[Path, ...] = ()
+    read_only: tuple[Path, ...] = ()
+    hidden: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +128,8 @@ class _SandboxEntry(BaseModel):
     kind: Literal["bwrap"]
     network: bool = False
     write: tuple[str, ...] = ()
+    read_only: tuple[str, ...] = ()
+    hide: tuple[str, ...] = ()
 
 
 class OptionsEntry(BaseModel):
@@ -130,7 +140,7 @@ class OptionsEntry(BaseModel):
     max_parallel: Annotated[int, Field(ge=1, le=256)] = 4
     start: Literal["first use", "at once"] = "first use"
     limits: _LimitsEntry = _LimitsEntry()
-    sandbox: Literal["bwrap"] | _SandboxEntry | None = None
+    sandbox: Literal["bwrap", "none"] | _SandboxEntry = "none"
 
     def options(self, variables: Variables) -> Options:
         """Return what the file means.
@@ -150,10 +160,14 @@ class OptionsEntry(BaseModel):
         )
 
     def _sandbox(self, variables: Variables) -> Sandbox | None:
-        if self.sandbox is None:
+        if self.sandbox == "none":
             return None
-        entry = _SandboxEntry(kind="bwrap") if isinstance(self.sandbox, str) else self.sandbox
-        return Sandbox(entry.network, tuple(_path(text, variables) for text in entry.write))
+        entry = _SandboxEntry(kind="bwrap") if self.sandbox == "bwrap" else self.sandbox
+        writable, read_only, hidden = (
+            tuple(_path(text, variables) for text in texts)
+            for texts in (entry.write, entry.read_only, entry.hide)
+        )
+        return Sandbox(entry.network, writable, read_only, hidden)
 
 
 def _path(text: str, variables: Variables) -> Path:

@@ -9,6 +9,7 @@ import pytest
 
 from tools.errors import ConfigurationError
 from tools.mcp_client.config import ServerConfig, Timeouts, ToolPolicy, load_servers
+from tools.mcp_client.options import Options, Sandbox
 
 ENVIRON = {"PATH": "/bin", "HOME": "/home/me", "SECRET": "s3", "DATA": "/data"}
 NO_SERVERS = (
@@ -164,6 +165,7 @@ def test_an_editors_file_is_read_as_it_is(tmp_path: Path) -> None:
             command=f"{workspace}/bin/files",
             args=("/home/me", "project", "${not ours}", "a/b"),
             env={"HOME": "/home/me", **own},
+            options=Options(sandbox=Sandbox()),
         ),
         "hub": ServerConfig(
             name="hub",

@@ -76,7 +76,7 @@ async def test_a_sandbox_without_bwrap_is_an_error_that_says_so(tmp_path: Path) 
         state = await toolset.wait_for("a", "failed")
     assert state.reason == (
         "cannot be started: its sandbox needs `bwrap`, which is not on its PATH; install "
-        "bubblewrap, or take `sandbox` out of its entry"
+        'bubblewrap, or say "x-runtime": {"sandbox": "none"} in its entry'
     )
 
 
@@ -85,11 +85,16 @@ def test_the_command_in_a_sandbox_sees_files_and_changes_only_those_it_may(
 ) -> None:
     bwrap = tmp_path / "bwrap"
     bwrap.touch(mode=0o755)
-    config = replace(sandboxed(str(tmp_path), writable=(Path("/data"),)), cwd=Path("/work"))
+    (tmp_path / "secret").touch()
+    hidden = (tmp_path, tmp_path / "secret", tmp_path / "missing")
+    paths = {"writable": (Path("/data"),), "read_only": (Path("/data/x"),), "hidden": hidden}
+    config = replace(sandboxed(str(tmp_path), **paths), cwd=Path("/work"))
     assert confined_command(config) == [
         *(str(bwrap), "--die-with-parent", "--unshare-all", "--ro-bind", "/", "/"),
         *("--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"),
         *("--ro-bind-try", "/work", "/work", "--bind-try", "/data", "/data"),
+        *("--ro-bind-try", "/data/x", "/data/x", "--tmpfs", str(tmp_path)),
+        *("--ro-bind", "/dev/null", str(tmp_path / "secret")),
         *("--chdir", "/work", "--", config.command, *config.args),
     ]
     shared = confined_command(sandboxed(str(tmp_path), has_network=True))
@@ -101,11 +106,16 @@ async def test_a_server_in_a_sandbox_writes_only_where_it_may(tmp_path: Path) ->
     open_folder, closed = tmp_path / "open", tmp_path / "closed"
     open_folder.mkdir()
     closed.mkdir()
-    config = sandboxed(os.environ["PATH"], writable=(open_folder,))
+    (open_folder / "kept").mkdir()
+    config = sandboxed(
+        os.environ["PATH"], writable=(open_folder,), read_only=(open_folder / "kept",)
+    )
     wrote = await call(config, "write_file", {"path": str(open_folder / "x")})
     assert not wrote.is_error, wrote.text
     assert (open_folder / "x").exists()
-    refused = await call(config, "write_file", {"path": str(closed / "x")})
-    assert refused.is_error
+    for path in (closed / "x", open_folder / "kept" / "x"):
+        refused = await call(config, "write_file", {"path": str(path)})
+        assert "Read-only file system" in refused.text or "No such file" in refused.text
+        assert not path.exists()
     network = told(await call(config, "write_file", {"path": str(open_folder / "y")}))
     assert network["interfaces"] == ["lo"]

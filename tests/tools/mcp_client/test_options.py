@@ -28,7 +28,13 @@ def test_every_option_is_read_and_each_has_a_default(tmp_path: Path) -> None:
         "max_parallel": 2,
         "start": "at once",
         "limits": {"cpu_s": 60, "memory_mb": 512, "processes": 8},
-        "sandbox": {"kind": "bwrap", "network": True, "write": ["${DATA}", "sub"]},
+        "sandbox": {
+            "kind": "bwrap",
+            "network": True,
+            "write": ["${DATA}", "sub"],
+            "read_only": ["${DATA}/.git"],
+            "hide": ["/home/me/.ssh"],
+        },
     }
     assert load(tmp_path, runtime).options == Options(
         roots=(
@@ -40,7 +46,12 @@ def test_every_option_is_read_and_each_has_a_default(tmp_path: Path) -> None:
         max_parallel=2,
         is_lazy=False,
         limits=ProcessLimits(cpu_s=60, memory_mb=512, num_processes=8),
-        sandbox=Sandbox(has_network=True, writable=(Path("/data"), tmp_path / "sub")),
+        sandbox=Sandbox(
+            has_network=True,
+            writable=(Path("/data"), tmp_path / "sub"),
+            read_only=(Path("/data/.git"),),
+            hidden=(Path("/home/me/.ssh"),),
+        ),
     )
     assert load(tmp_path, {}).options == Options()
     assert load(tmp_path, {"sandbox": "bwrap"}).options == Options(sandbox=Sandbox())
@@ -48,6 +59,47 @@ def test_every_option_is_read_and_each_has_a_default(tmp_path: Path) -> None:
     assert load(tmp_path, {"limits": {"memory_mb": None}}).options.limits == ProcessLimits(
         memory_mb=None
     )
+
+
+@pytest.mark.parametrize(
+    ("entry", "shared", "sandbox"),
+    [
+        ({}, {"filesystem": {"allowWrite": ["/x"]}}, None),
+        ({"sandboxEnabled": False}, {}, None),
+        ({"sandboxEnabled": True}, None, Sandbox()),
+        (
+            {"sandboxEnabled": True},
+            {
+                "filesystem": {"allowWrite": ["/x"], "denyWrite": ["/x/y"], "denyRead": ["/z"]},
+                "network": {"allowedDomains": ["example.org"]},
+            },
+            Sandbox(
+                has_network=True,
+                writable=(Path("/x"),),
+                read_only=(Path("/x/y"),),
+                hidden=(Path("/z"),),
+            ),
+        ),
+        ({"sandboxEnabled": True, "x-runtime": {"sandbox": "none"}}, {}, None),
+        ({"sandboxEnabled": True, "x-runtime": {"max_parallel": 4}}, {"network": []}, Sandbox()),
+    ],
+)
+def test_the_sandbox_of_an_editor_is_ours(
+    tmp_path: Path, entry: Any, shared: Any, sandbox: Sandbox | None
+) -> None:
+    path = tmp_path / "mcp.json"
+    document = {"servers": {"a": {"command": "x", **entry}}, "sandbox": shared}
+    path.write_text(json.dumps(document), encoding="utf-8")
+    config = load_servers(path, ENVIRON)["a"]
+    assert (config.problem, config.options) == (None, Options(sandbox=sandbox))
+
+
+def test_a_sandbox_of_an_editor_that_is_none_is_the_servers_problem(tmp_path: Path) -> None:
+    path = tmp_path / "mcp.json"
+    rules = {"filesystem": {"allowWrite": "/x"}}
+    document = {"servers": {"a": {"command": "x", "sandboxEnabled": True}}, "sandbox": rules}
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert "x-runtime.sandbox" in str(load_servers(path, ENVIRON)["a"].problem)
 
 
 def test_the_path_of_a_root_is_what_its_uri_says() -> None:
