@@ -288,6 +288,12 @@ def list_tools(cursor: str | None) -> JSON:
     return {"tools": tools} | ({} if cursor else {"nextCursor": "more"})
 
 
+def link(arguments: JSON, token: object) -> JSON:
+    return {"content": [{"type": "resource_link", "uri": "note://1", "name": "a note"}]}
+
+
+if "reading" in MODES:
+    TOOLS["link"] = link
 READABLE: JSON = {"resources": {}, "prompts": {}}
 
 

@@ -44,7 +44,7 @@ from tools.mcp_client.remote import RemoteServer
 from tools.mcp_client.resource_tools import READ_RESOURCE
 from tools.mcp_client.server_log import WANTED_LEVEL, ServerLog
 from tools.sampling import Sampler
-from tools.spec import JsonObject, ToolResult, ToolSpec
+from tools.spec import JsonObject, ResourceLink, ToolResult, ToolSpec
 from tools.toolset import CallContext
 
 logger = logging.getLogger(__name__)
@@ -141,6 +141,7 @@ class ServerConnection:
         self._client: Client | None = None
         self._is_known = False
         self._has_resources = False
+        self._has_linked = False
         self._listed: Sequence[types.Tool] = ()
         self._held: tuple[str, ...] = ()
         self._stamp = 0
@@ -289,13 +290,21 @@ class ServerConnection:
             raise ToolServerError(f"server {self.name!r} does not offer {name} any more")
         send = partial(content.call_tool, exchange, tool.own_name, arguments)
         try:
-            return await send()
+            return self._note_links(await send(), exchange.client)
         except MCPError as exc:
             if exc.error.code == types.HEADER_MISMATCH:  # its schema is another than was listed
                 await self._learn(exchange.client)
             elif not await self._inquiries.has_gone_where(exc.error, exchange):
                 raise
             return await send()
+
+    def _note_links(self, result: ToolResult, client: Client) -> ToolResult:
+        """Let a model read what a result links to, also of a server that lists no resources."""
+        is_linking = any(isinstance(part, ResourceLink) for part in result.content)
+        if is_linking and client.server_capabilities.resources and not self._has_resources:
+            self._has_linked = self._has_resources = True
+            self._set(self._state)
+        return result
 
     async def _send(self, client: Client, what: str, send: Callable[[], Awaitable[T]]) -> T:
         """Send something; the one place where what a server does wrong becomes an error of ours."""
@@ -395,7 +404,7 @@ class ServerConnection:
     async def _learn(self, client: Client) -> None:
         """Take what the server offers now, and keep it for the next start."""
         usable = usable_tools(self.name, await list_tools(client))
-        readable = await has_resources(client)
+        readable = self._has_linked or await has_resources(client)
         if self._client is not None and self._client is not client:
             return  # it was lost meanwhile, and another is there
         self._has_resources = readable

@@ -15,7 +15,7 @@ from tools.errors import ConfigurationError, ToolServerError, UnknownToolError
 from tools.mcp_client.config import ToolPolicy
 from tools.mcp_client.toolset import McpToolset, open_toolset
 from tools.resources import Prompt, PromptArgument, PromptMessage, Resource
-from tools.spec import MediaContent, TextContent, ToolResult
+from tools.spec import MediaContent, ResourceLink, TextContent, ToolResult
 from tools.toolset import CallContext
 
 pytestmark = pytest.mark.anyio
@@ -94,6 +94,18 @@ async def test_a_model_reads_resources_with_two_tools_of_the_servers_that_have_s
         assert text == ToolResult.from_text("hello")
         media = {"server": "b", "uri": "note://2"}
         assert await toolset.call_tool("read_resource", media, CONTEXT) == ToolResult((PICTURE,))
+
+
+async def test_what_a_result_links_to_can_be_read_from_then_on() -> None:
+    async with opened(a="reading bare") as toolset:
+        assert all(tool.server for tool in await toolset.list_tools())
+        seen = toolset.changes.count
+        linked = await toolset.call_tool("a__link", {}, CONTEXT)
+        assert linked == ToolResult((ResourceLink("note://1", "a note"),))
+        assert toolset.changes.count == seen + 1
+        arguments = {"server": "a", "uri": "note://1"}
+        read = await toolset.call_tool("read_resource", arguments, CONTEXT)
+        assert read == ToolResult.from_text("hello")
 
 
 async def test_what_a_model_asks_wrongly_it_is_told() -> None:

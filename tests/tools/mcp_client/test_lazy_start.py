@@ -101,13 +101,13 @@ async def test_a_known_server_is_offered_at_once_and_started_by_its_first_call(
         assert toolset.states()["a"].pid is not None
     async with opened(tmp_path) as toolset:
         assert await names(toolset) == listed
-        expected = ServerState("ready", None, 15, "2025-11-25", is_started=False)
+        expected = ServerState("ready", None, 16, "2025-11-25", is_started=False)
         assert toolset.states()["a"] == expected
         assert expected.describe() == {
             "status": "ready",
             "started": False,
             "reason": None,
-            "tools": 15,
+            "tools": 16,
             "held_tools": [],
             "protocol": "2025-11-25",
             "era": "handshake",
