@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from dataclasses import replace
@@ -18,7 +19,7 @@ from tools.mcp_client.options import Options, Root, SamplingBudget
 from tools.mcp_client.toolset import open_toolset
 from tools.questions import Answer, Question
 from tools.resources import PromptMessage
-from tools.spec import ResourceLink, TextContent, ToolResult
+from tools.spec import JsonObject, ResourceLink, TextContent, ToolResult
 from tools.toolset import CallContext
 from tools.validation import first_problem, schema_problem
 
@@ -176,3 +177,56 @@ async def test_published_servers_are_offered_before_they_are_started(
                 "all": False,
                 "time": True,
             }
+
+
+async def test_all_published_servers_are_used_from_one_configuration(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    (work / ".git").mkdir(parents=True)
+    entries = {
+        "everything": {"command": "mcp-server-everything", "args": ["stdio"]},
+        "files": {"command": "mcp-server-filesystem", "args": [str(work)]},
+        "memory": {
+            "command": "mcp-server-memory",
+            "env": {"MEMORY_FILE_PATH": str(tmp_path / "memory.json")},
+        },
+        "thinking": {"command": "mcp-server-sequential-thinking"},
+        "time": {"command": "mcp-server-time", "args": ["--local-timezone", "UTC"]},
+        "fetch": {"command": "mcp-server-fetch"},
+        "git": {"command": "mcp-server-git"},
+        "broken": {"command": "mcp-server-time", "args": ["--no-such-option"]},
+    }
+    path = tmp_path / "mcp.json"
+    path.write_text(json.dumps({"mcpServers": entries}), encoding="utf-8")
+    environ = dict(process_environment())
+    environ["PATH"] = f"{SEARCHED}:{environ['PATH']}"
+    thought = {"thought": "x", "nextThoughtNeeded": False, "thoughtNumber": 1, "totalThoughts": 1}
+    ann = {"name": "Ann", "entityType": "person", "observations": ["likes tea"]}
+    calls: dict[str, tuple[str, JsonObject, str]] = {
+        "everything": ("get-sum", {"a": 2, "b": 3}, "5"),
+        "files": ("write_file", {"path": str(work / "a"), "content": "x"}, "Successfully wrote"),
+        "memory": ("create_entities", {"entities": [ann]}, "likes tea"),
+        "thinking": ("sequentialthinking", thought, "thoughtHistoryLength"),
+        "time": ("get_current_time", {"timezone": "UTC"}, "UTC"),
+        "fetch": ("fetch", {"url": "http://127.0.0.1:9/"}, ""),
+        "git": ("git_status", {"repo_path": str(work)}, ""),
+    }
+    with anyio.fail_after(50):
+        async with open_toolset(load_servers(path, environ)) as toolset:
+            await toolset.wait_for("broken", "failed")
+            await toolset.list_tools()
+            told: dict[str, bool] = {}
+            for server, (tool, arguments, expected) in calls.items():
+                result = await toolset.call_tool(f"{server}__{tool}", arguments, CONTEXT)
+                assert expected in result.text
+                told[server] = result.is_error
+            states = toolset.states()
+            gone = await toolset.call_tool("broken__get_current_time", {}, CONTEXT)
+    eras = {name: state.protocol_version for name, state in states.items()}
+    assert eras == {
+        **dict.fromkeys(["everything", "files", "memory", "thinking"], "2025-11-25"),
+        **dict.fromkeys(["time", "fetch", "git"], "2026-07-28"),
+        "broken": None,
+    }
+    # A private address and a folder that is no repository are refused by their servers.
+    assert [server for server, is_error in told.items() if is_error] == ["fetch", "git"]
+    assert "server 'broken' is not available: it exited with status 2" in gone.text
