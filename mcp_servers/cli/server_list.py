@@ -256,7 +256,7 @@ async def _try(server: ServerConfig, pins: Pins) -> tuple[ServerState, list[str]
 
     async with open_toolset({server.name: server}, pins=pins) as toolset:
         state = await toolset.wait_for(server.name, "ready", "failed", "disabled")
-        return state, [tool.name for tool in await toolset.list_tools() if tool.server]
+        return state, [tool.name for tool in await toolset.list_tools()]
 
 
 def _difference(change: DefinitionChange) -> str:

@@ -133,9 +133,7 @@ async def _list(
     async with open_toolset(servers, pins=pins) as toolset:
         for name in servers:  # each has its own time to start
             await toolset.wait_for(name, "ready", "failed", "disabled")
-        # Ours, which read the servers' resources, are of no server.
-        offered = [spec for spec in await toolset.list_tools() if spec.server is not None]
-        return toolset.states(), offered
+        return toolset.states(), list(await toolset.list_tools())
 
 
 async def _call(

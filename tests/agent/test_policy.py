@@ -11,6 +11,7 @@ from runtime.agent.rules import Decision, parse_policy
 from tests.helpers.scripted_tools import make_spec
 from tools.mcp_client.config import ServerConfig, ToolPolicy
 from tools.mcp_client.names import exposed_name
+from tools.mcp_client.resource_tools import resource_tools
 from tools.spec import JsonObject, ToolSpec
 
 PATH = Path("/p/policy.toml")
@@ -73,6 +74,24 @@ def test_rules_name_tools_whose_offered_name_was_shortened() -> None:
     tool = make_spec(exposed_name(server, name), server=server)
     servers = {server: ServerConfig(server, policy=ToolPolicy(deny=(name,)))}
     assert Policy.of_servers(servers).decide(tool).decision == "deny"
+
+
+@pytest.mark.parametrize(
+    ("policy", "decisions"),
+    [
+        (Policy(), ["allow", "allow"]),
+        (Policy({"db": ToolPolicy(deny=("read_resource",))}), ["allow", "deny"]),
+        (Policy({"db": ToolPolicy(deny=("*",))}), ["deny", "deny"]),
+        (Policy({"other": ToolPolicy(deny=("*",))}), ["allow", "allow"]),
+        (with_file('[servers.db]\nask = ["*_resource"]'), ["allow", "ask"]),
+    ],
+)
+def test_rules_of_a_server_hold_for_our_tools_that_read_its_resources(
+    policy: Policy, decisions: list[Decision]
+) -> None:
+    tools = resource_tools("db")
+    assert [policy.decide(tool).decision for tool in tools] == decisions
+    assert [policy.taints(tool) for tool in tools] == [True, True]
 
 
 def test_denial_names_the_line_that_refuses_or_would_allow() -> None:

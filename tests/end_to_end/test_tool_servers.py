@@ -147,8 +147,8 @@ async def test_resources_and_prompts_of_published_servers_are_read(config_file: 
             found = await toolset.list_resources("all", CONTEXT)
             assert {one.is_template for one in found} == {True, False}
             uri = next(one.uri for one in found if one.uri.endswith("features.md"))
-            arguments = {"server": "all", "uri": uri}
-            read = await toolset.call_tool("read_resource", arguments, CONTEXT)
+            await toolset.list_tools()
+            read = await toolset.call_tool("all__read_resource", {"uri": uri}, CONTEXT)
             assert read.text.startswith("# Everything Server - Features")
             assert await toolset.get_prompt("all", "args-prompt", {"city": "Rome"}, CONTEXT) == [
                 PromptMessage("user", TextContent("What's weather in Rome?"))

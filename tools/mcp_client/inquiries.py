@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from typing import Any
 
 import anyio
 import mcp_types as types
+from mcp import Client
 from mcp.client import ClientRequestContext
+from mcp.client.session import MessageHandlerFnT
 from pydantic import ValidationError
 
 from tools.errors import InvalidRequestError, ZondaError
@@ -21,6 +24,7 @@ from tools.mcp_client.elicitation import to_elicit_result, to_question
 from tools.mcp_client.exchange import Exchange
 from tools.mcp_client.process import Pace
 from tools.mcp_client.sampling import SamplingMeter, to_sampling_request, to_sampling_result
+from tools.mcp_client.server_log import WANTED_LEVEL, ServerLog
 from tools.questions import Answer, Ask, Question
 from tools.sampling import Sampler
 
@@ -35,11 +39,7 @@ DECLINED = types.ElicitResult(action="decline")
 
 
 class Inquiries:
-    """What one server may ask, during which requests.
-
-    `can_sample` and `can_list_roots` say what is declared to it; questions always are, for who
-    can be asked is known only with a call.
-    """
+    """What one server may ask, during which requests."""
 
     def __init__(self, config: ServerConfig, sampler: Sampler | None) -> None:
         self._config = config
@@ -51,20 +51,27 @@ class Inquiries:
         self._pace = Pace(_MAX_WARNINGS_PER_S)
         self._num_waiting = 0
 
-    @property
-    def can_sample(self) -> bool:
-        return self._budget is not None
+    def make_client(
+        self, transport: AbstractAsyncContextManager[Any], hear: MessageHandlerFnT
+    ) -> Client:
+        """Make a client that declares what this server may ask, and takes its log messages.
 
-    @property
-    def sampling_capability(self) -> types.SamplingCapability | None:
-        """What is declared beside that it may sample at all."""
-        if self._budget is None or not self._budget.has_tools:
-            return None
-        return types.SamplingCapability(tools=types.SamplingToolsCapability())
-
-    @property
-    def can_list_roots(self) -> bool:
-        return bool(self._config.options.roots)
+        Questions always are: who can be asked is known only with a call.
+        """
+        budget, roots = self._budget, self._config.options.roots
+        capability = None
+        if budget is not None and budget.has_tools:
+            capability = types.SamplingCapability(tools=types.SamplingToolsCapability())
+        return Client(
+            transport,
+            message_handler=hear,
+            logging_callback=ServerLog(self._config.name),
+            log_level=WANTED_LEVEL,
+            elicitation_callback=self.on_elicit,
+            sampling_callback=None if budget is None else self.on_sample,
+            sampling_capabilities=capability,
+            list_roots_callback=self.on_list_roots if roots else None,
+        )
 
     @contextmanager
     def during(self, exchange: Exchange) -> Iterator[None]:
@@ -198,7 +205,7 @@ class Inquiries:
             logger.warning("server=%s: " + message, self._config.name, reason)  # noqa: G003  ours
 
     def _list_roots(self) -> types.ListRootsResult | types.ErrorData:
-        if not self.can_list_roots:
+        if not self._config.options.roots:
             message = "List roots not supported"
             return types.ErrorData(code=types.INVALID_REQUEST, message=message)
         roots = [{"uri": root.uri, "name": root.name} for root in self._config.options.roots]

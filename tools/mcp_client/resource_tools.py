@@ -1,6 +1,6 @@
-"""Two tools with which a model reads the resources of tool servers; nothing else fetches them.
+"""Two tools of ours with which a model reads a server's resources; nothing else fetches them.
 
-They are offered where a server has resources, and only for those servers.
+They bear the server's name like its own tools, so that the operator's rules hold for them.
 """
 
 from __future__ import annotations
@@ -8,73 +8,73 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Sequence
 
+from tools.mcp_client.names import exposed_name
 from tools.resources import Resource
 from tools.spec import Content, JsonObject, ToolAnnotations, ToolResult, ToolSpec
 
 LIST_RESOURCES = "list_resources"
 READ_RESOURCE = "read_resource"
 MAX_LISTED = 200
-"""Most resources of a server that one result names."""
+"""Most resources that one result names."""
+
+_HINTS = ToolAnnotations(read_only=True, destructive=False, idempotent=True, open_world=True)
+_LIST_SCHEMA: JsonObject = {
+    "type": "object",
+    "properties": {"containing": {"type": "string"}},
+    "additionalProperties": False,
+}
+_READ_SCHEMA: JsonObject = {
+    "type": "object",
+    "properties": {"uri": {"type": "string", "minLength": 1}},
+    "required": ["uri"],
+    "additionalProperties": False,
+}
 
 
-def resource_tools(servers: Sequence[str]) -> list[ToolSpec]:
-    """Return the tools for these servers; none where there is no server."""
-    if not servers:
-        return []
-    server = {"type": "string", "enum": list(servers)}
-    hints = ToolAnnotations(read_only=True, destructive=False, idempotent=True, open_world=True)
+def resource_tools(server: str) -> list[ToolSpec]:
+    """Return the two tools for a server."""
     return [
         ToolSpec(
-            LIST_RESOURCES,
-            "List what a tool server has to read: files, tables, pages, by URI. A URI with"
-            " {braces} is a template: fill it in to read one.",
-            {
-                "type": "object",
-                "properties": {"server": server, "containing": {"type": "string"}},
-                "required": ["server"],
-                "additionalProperties": False,
-            },
-            annotations=hints,
+            exposed_name(server, LIST_RESOURCES),
+            "List what this server has to read: files, tables, pages, by URI. A URI with {braces}"
+            " is a template: fill it in to read one.",
+            _LIST_SCHEMA,
+            annotations=_HINTS,
+            server=server,
         ),
         ToolSpec(
-            READ_RESOURCE,
-            "Read one resource of a tool server by the URI that a list or a link names.",
-            {
-                "type": "object",
-                "properties": {"server": server, "uri": {"type": "string", "minLength": 1}},
-                "required": ["server", "uri"],
-                "additionalProperties": False,
-            },
-            annotations=hints,
+            exposed_name(server, READ_RESOURCE),
+            "Read what is at a URI of this server, as a list or a link names it.",
+            _READ_SCHEMA,
+            annotations=_HINTS,
+            server=server,
         ),
     ]
 
 
 async def call_resource_tool(
-    name: str,
+    spec: ToolSpec,
     arguments: JsonObject,
-    list_resources: Callable[[str], Awaitable[Sequence[Resource]]],
-    read_resource: Callable[[str, str], Awaitable[Sequence[Content]]],
+    list_resources: Callable[[], Awaitable[Sequence[Resource]]],
+    read_resource: Callable[[str], Awaitable[Sequence[Content]]],
 ) -> ToolResult:
     """Call one of the two, with arguments that fit its schema.
 
     Raises:
-        ToolServerError: the server cannot be asked.
+        ToolServerError: the server cannot be asked, or refuses.
     """
-    server = arguments["server"]
-    if name == READ_RESOURCE:
-        contents = await read_resource(server, arguments["uri"])
-        return ToolResult(tuple(contents))
+    if spec.input_schema is _READ_SCHEMA:
+        return ToolResult(tuple(await read_resource(arguments["uri"])))
     wanted = arguments.get("containing", "").lower()
     found = [
         one
-        for one in await list_resources(server)
+        for one in await list_resources()
         if wanted in f"{one.uri} {one.name} {one.description}".lower()
     ]
     lines = [_line(one) for one in found[:MAX_LISTED]]
     if len(found) > MAX_LISTED:
         lines.append(f"[{MAX_LISTED} of {len(found)}; `containing` narrows the list]")
-    return ToolResult.from_text("\n".join(lines) or f"{server} has no such resource.")
+    return ToolResult.from_text("\n".join(lines) or f"{spec.server} has no such resource.")
 
 
 def _line(one: Resource) -> str:

@@ -10,10 +10,9 @@ import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import anyio
 import mcp_types as types
@@ -41,10 +40,10 @@ from tools.mcp_client.names import exposed_name
 from tools.mcp_client.pins import Pins, why_held
 from tools.mcp_client.process import ServerProcess
 from tools.mcp_client.remote import RemoteServer
-from tools.mcp_client.resource_tools import READ_RESOURCE
-from tools.mcp_client.server_log import WANTED_LEVEL, ServerLog
+from tools.mcp_client.resource_tools import call_resource_tool, resource_tools
+from tools.resources import Resource
 from tools.sampling import Sampler
-from tools.spec import JsonObject, ResourceLink, ToolResult, ToolSpec
+from tools.spec import Content, JsonObject, ResourceLink, ToolResult, ToolSpec
 from tools.toolset import CallContext
 
 logger = logging.getLogger(__name__)
@@ -146,7 +145,8 @@ class ServerConnection:
         self._held: tuple[str, ...] = ()
         self._stamp = 0
         self._tools: Mapping[str, OfferedTool] = {}
-        self._told: tuple[Sequence[ToolSpec], bool] = ([], False)
+        self._readers = {spec.name: spec for spec in resource_tools(config.name)}
+        self._told_tools: Sequence[ToolSpec] = []
 
     @property
     def name(self) -> str:
@@ -158,28 +158,17 @@ class ServerConnection:
 
     @property
     def tools(self) -> Sequence[ToolSpec]:
-        """What the server offers, by name; nothing unless it is ready or will be again."""
-        return [tool.spec for tool in self._tools.values()] if self._is_there else []
+        """What the server offers, by name; nothing unless it is ready or will be again.
 
-    @property
-    def is_readable(self) -> bool:
-        """Whether a model may read its resources, and there are some.
-
-        The tool that reads is ours, so that no rule of the server's own would hold it back: it
-        must not reach a server for which the operator wants to be asked.
+        Where it has resources, also our tools that read them, unless it has one of that name.
         """
-        rules = self._config.policy
-        is_held = not {"*", READ_RESOURCE}.isdisjoint({*rules.deny, *rules.ask})
-        return self._has_resources and self._is_there and not is_held
+        is_there = self._is_known and self._state.status not in {"failed", "disabled"}
+        return self._offered() if is_there else []
 
     @property
     def held_names(self) -> Sequence[str]:
         """The names under which the tools that are held back would be offered."""
         return [exposed_name(self.name, own_name) for own_name in self._held]
-
-    @property
-    def _is_there(self) -> bool:
-        return self._is_known and self._state.status not in {"failed", "disabled"}
 
     async def wait_until_known(self) -> None:
         """Wait until it is known what the server offers, or that it offers nothing."""
@@ -225,8 +214,8 @@ class ServerConnection:
             return
         self._has_resources = known.has_resources
         self._take(usable_tools(self.name, known.tools))
-        logger.info("server=%s is started on first use: %d tools", self.name, len(self._tools))
-        version, num_tools = known.protocol_version, len(self._tools)
+        version, num_tools = known.protocol_version, len(self._offered())
+        logger.info("server=%s is started on first use: %d tools", self.name, num_tools)
         self._set(
             ServerState("ready", None, num_tools, version, None, self._held, is_started=False)
         )
@@ -243,8 +232,31 @@ class ServerConnection:
             ToolServerError: the server is not there, was lost, was silent for too long or
                 answered with something that is no result.
         """
+        if name in self._readers and name not in self._tools:
+            read = partial(self.read_resource, context=context)
+            reader = self._readers[name]
+            return await call_resource_tool(
+                reader, arguments, partial(self.list_resources, context), read
+            )
         ask = partial(self._call, name, arguments)
         return await self.ask(f"the call of {name}", context, ask)
+
+    async def list_resources(self, context: CallContext) -> Sequence[Resource]:
+        """Return what the server has to read.
+
+        Raises:
+            ToolServerError: as of `call`.
+        """
+        return await self.ask("the list of resources", context, content.list_resources)
+
+    async def read_resource(self, uri: str, context: CallContext) -> Sequence[Content]:
+        """Read a resource.
+
+        Raises:
+            ToolServerError: as of `call`.
+        """
+        read = partial(content.read_resource, uri=uri)
+        return await self.ask(f"reading {uri}", context, read)
 
     async def ask(
         self, what: str, context: CallContext, ask: Callable[[Exchange], Awaitable[T]]
@@ -303,7 +315,7 @@ class ServerConnection:
         is_linking = any(isinstance(part, ResourceLink) for part in result.content)
         if is_linking and client.server_capabilities.resources and not self._has_resources:
             self._has_linked = self._has_resources = True
-            self._set(self._state)
+            self._set(replace(self._state, num_tools=len(self._offered())))
         return result
 
     async def _send(self, client: Client, what: str, send: Callable[[], Awaitable[T]]) -> T:
@@ -335,7 +347,7 @@ class ServerConnection:
         stale = Staleness()
         with anyio.CancelScope(deadline=deadline) as scope:
             try:
-                async with self._make_client(server.run(), stale) as client:
+                async with self._inquiries.make_client(server.run(), stale.hear) as client:
                     await self._learn(client)
                     scope.deadline = math.inf
                     self._become_ready(client, server.pid)
@@ -349,22 +361,8 @@ class ServerConnection:
         is_told = told is not None and status == "failed" and not scope.cancelled_caught
         return ServerState(status, told if is_told else server.describe_end())
 
-    def _make_client(self, transport: AbstractAsyncContextManager[Any], stale: Staleness) -> Client:
-        """Make a client that declares what this server may ask."""
-        inquiries = self._inquiries
-        return Client(
-            transport,
-            message_handler=stale.hear,
-            logging_callback=ServerLog(self.name),
-            log_level=WANTED_LEVEL,
-            elicitation_callback=inquiries.on_elicit,
-            sampling_callback=inquiries.on_sample if inquiries.can_sample else None,
-            sampling_capabilities=inquiries.sampling_capability,
-            list_roots_callback=inquiries.on_list_roots if inquiries.can_list_roots else None,
-        )
-
     def _become_ready(self, client: Client, pid: int | None) -> None:
-        version, num_tools = client.protocol_version, len(self._tools)
+        version, num_tools = client.protocol_version, len(self._offered())
         logger.info("server=%s ready: %d tools, protocol %s", self.name, num_tools, version)
         self._client = client
         self._set(ServerState("ready", None, num_tools, version, pid, self._held))
@@ -398,6 +396,12 @@ class ServerConnection:
         with anyio.fail_after(self._config.timeouts.connect_s):
             await self._learn(client)
 
+    def _offered(self) -> list[ToolSpec]:
+        own = [tool.spec for tool in self._tools.values()]
+        readers = self._readers if self._has_resources else {}
+        ours = [spec for name, spec in readers.items() if name not in self._tools]
+        return sorted([*own, *ours], key=lambda spec: spec.name)
+
     def _approval_stamp(self) -> int:
         return 0 if self._pins is None else self._pins.stamp(self._config)
 
@@ -420,13 +424,13 @@ class ServerConnection:
         tools = offer_tools(self.name, listed, held)
         if new := sorted(set(held) - set(self._held)):
             logger.warning("server=%s: %s", self.name, why_held(self.name, new))
-        told = ([tool.spec for tool in tools.values()], self.is_readable)
-        is_other = held != self._held or told != self._told
+        is_other = held != self._held
         self._listed, self._held, self._tools = listed, held, tools
         self._is_known = True
-        if is_other and self._state.status == "ready":
-            logger.info("server=%s offers other tools: %d in all", self.name, len(tools))
-            self._set(replace(self._state, num_tools=len(tools), held_tools=held))
+        offered = self._offered()
+        if self._state.status == "ready" and (is_other or offered != self._told_tools):
+            logger.info("server=%s offers other tools: %d in all", self.name, len(offered))
+            self._set(replace(self._state, num_tools=len(offered), held_tools=held))
 
     def _lose(self, client: Client) -> None:
         """Let later calls wait for the next connection; the first to see the loss says so."""
@@ -445,7 +449,6 @@ class ServerConnection:
         )
         self._changed.set()
         self._changed = anyio.Event()
-        told = (self.tools, self.is_readable)
-        if told != self._told:
-            self._told = told
+        if (tools := self.tools) != self._told_tools:
+            self._told_tools = tools
             self._on_change()

@@ -14,7 +14,6 @@ from tools.mcp_client.catalogue_store import CatalogueStore
 from tools.mcp_client.config import ServerConfig
 from tools.mcp_client.names import server_prefix
 from tools.mcp_client.pins import Pins, why_held
-from tools.mcp_client.resource_tools import call_resource_tool, resource_tools
 from tools.mcp_client.server import ServerConnection, ServerState, Status
 from tools.resources import Prompt, PromptMessage, Resource
 from tools.sampling import Sampler
@@ -61,8 +60,7 @@ async def open_toolset(
 class McpToolset:
     """Tools of external servers, ordered by server, then name. Built by `open_toolset`.
 
-    Two more come last where a server has resources: `list_resources` and `read_resource`. They
-    leave out servers whose rules deny or ask for all tools, or for `read_resource`.
+    A server that has resources also has our tools `list_resources` and `read_resource`.
     The tools of a server that is not there are absent; calls of them are results with
     `is_error` that say why.
 
@@ -87,8 +85,6 @@ class McpToolset:
 
     async def call_tool(self, name: str, arguments: JsonObject, context: CallContext) -> ToolResult:
         try:
-            if (spec := self._resource_tools().get(name)) is not None:
-                return await self._call_resource_tool(spec, arguments, context)
             connection = await self._find(name)
             schema = find_tool(connection.tools, name).input_schema
             if (problem := first_problem(schema, arguments)) is not None:
@@ -112,8 +108,7 @@ class McpToolset:
             ConfigurationError: no server has that name.
             ToolServerError: it cannot be asked.
         """
-        what = "the list of resources"
-        return await self._server(server).ask(what, context, content.list_resources)
+        return await self._server(server).list_resources(context)
 
     async def read_resource(self, server: str, uri: str, context: CallContext) -> Sequence[Content]:
         """Read a resource of a server.
@@ -122,8 +117,7 @@ class McpToolset:
             ConfigurationError: no server has that name.
             ToolServerError: it cannot be asked, or refuses.
         """
-        read = partial(content.read_resource, uri=uri)
-        return await self._server(server).ask(f"reading {uri}", context, read)
+        return await self._server(server).read_resource(uri, context)
 
     async def list_prompts(self, server: str, context: CallContext) -> Sequence[Prompt]:
         """Return the prompts of a server.
@@ -151,23 +145,6 @@ class McpToolset:
             hint = suggest(name, self._connections)
             raise ConfigurationError(f"no MCP server is named {name!r}{hint}")
         return self._connections[name]
-
-    def _resource_tools(self) -> Mapping[str, ToolSpec]:
-        readable = [one.name for one in self._connections.values() if one.is_readable]
-        taken = {tool.name for one in self._connections.values() for tool in one.tools}
-        return {tool.name: tool for tool in resource_tools(readable) if tool.name not in taken}
-
-    async def _call_resource_tool(
-        self, spec: ToolSpec, arguments: JsonObject, context: CallContext
-    ) -> ToolResult:
-        if (problem := first_problem(spec.input_schema, arguments)) is not None:
-            return _error(f"Invalid arguments for {spec.name}: {problem}")
-        return await call_resource_tool(
-            spec.name,
-            arguments,
-            lambda server: self.list_resources(server, context),
-            lambda server, uri: self.read_resource(server, uri, context),
-        )
 
     async def _find(self, name: str) -> ServerConnection:
         """Return the server that offers the tool.
@@ -199,8 +176,7 @@ class McpToolset:
         return None
 
     def _tools(self) -> list[ToolSpec]:
-        own = [tool for connection in self._connections.values() for tool in connection.tools]
-        return [*own, *self._resource_tools().values()]
+        return [tool for connection in self._connections.values() for tool in connection.tools]
 
 
 def _error(text: str) -> ToolResult:

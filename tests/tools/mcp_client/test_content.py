@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import anyio
 import pytest
 
 from tests.helpers.tool_servers import scripted_server
-from tools.errors import ConfigurationError, ToolServerError, UnknownToolError
-from tools.mcp_client.config import ToolPolicy
+from tools.errors import ConfigurationError, ToolServerError
 from tools.mcp_client.toolset import McpToolset, open_toolset
 from tools.resources import Prompt, PromptArgument, PromptMessage, Resource
 from tools.spec import MediaContent, ResourceLink, TextContent, ToolResult
@@ -66,81 +64,58 @@ async def test_prompts_are_listed_and_made() -> None:
 async def test_a_server_without_resources_has_none_and_no_tools_for_them(modes: str) -> None:
     async with opened(a=modes) as toolset:
         assert await toolset.list_resources("a", CONTEXT) == []
-        own = [tool.name for tool in await toolset.list_tools() if tool.server is None]
-        assert own == []
+        names = [tool.name for tool in await toolset.list_tools()]
+        assert [name for name in names if "resource" in name] == []
 
 
-async def test_a_model_reads_resources_with_two_tools_of_the_servers_that_have_some() -> None:
+async def test_a_model_reads_resources_with_two_tools_that_bear_the_servers_name() -> None:
     async with opened(a="plain", b="reading") as toolset:
-        *_, lister, reader = await toolset.list_tools()
-        assert (lister.name, reader.name) == ("list_resources", "read_resource")
-        assert (lister.server, lister.annotations.read_only, reader.annotations.open_world) == (
-            None,
-            True,
-            True,
-        )
-        assert reader.input_schema["properties"]["server"]["enum"] == ["b"]
-        listed = await toolset.call_tool("list_resources", {"server": "b"}, CONTEXT)
+        offered = {tool.name: tool for tool in await toolset.list_tools()}
+        assert [name for name in offered if "resource" in name] == [
+            "b__list_resources",
+            "b__read_resource",
+        ]
+        assert list(offered) == sorted(offered)
+        assert toolset.states()["b"].num_tools == len([n for n in offered if n.startswith("b__")])
+        reader = offered["b__read_resource"]
+        hints = reader.annotations
+        assert (reader.server, hints.read_only, hints.open_world) == ("b", True, True)
+        listed = await toolset.call_tool("b__list_resources", {}, CONTEXT)
         assert [json.loads(line) for line in listed.text.splitlines()] == [
             {"uri": "note://1", "name": "a note", "description": "About a note."},
             {"uri": "note://2", "name": "a picture", "type": "image/png"},
         ]
-        narrow = {"server": "b", "containing": "PICTURE"}
-        found = await toolset.call_tool("list_resources", narrow, CONTEXT)
+        found = await toolset.call_tool("b__list_resources", {"containing": "PICTURE"}, CONTEXT)
         assert [json.loads(line)["uri"] for line in found.text.splitlines()] == ["note://2"]
-        none = await toolset.call_tool("list_resources", {**narrow, "containing": "x!"}, CONTEXT)
+        none = await toolset.call_tool("b__list_resources", {"containing": "x!"}, CONTEXT)
         assert none == ToolResult.from_text("b has no such resource.")
-        text = await toolset.call_tool("read_resource", {"server": "b", "uri": "note://1"}, CONTEXT)
+        text = await toolset.call_tool("b__read_resource", {"uri": "note://1"}, CONTEXT)
         assert text == ToolResult.from_text("hello")
-        media = {"server": "b", "uri": "note://2"}
-        assert await toolset.call_tool("read_resource", media, CONTEXT) == ToolResult((PICTURE,))
+        media = await toolset.call_tool("b__read_resource", {"uri": "note://2"}, CONTEXT)
+        assert media == ToolResult((PICTURE,))
 
 
 async def test_what_a_result_links_to_can_be_read_from_then_on() -> None:
     async with opened(a="reading bare") as toolset:
-        assert all(tool.server for tool in await toolset.list_tools())
+        before = toolset.states()["a"].num_tools
+        assert "a__read_resource" not in [tool.name for tool in await toolset.list_tools()]
         seen = toolset.changes.count
         linked = await toolset.call_tool("a__link", {}, CONTEXT)
         assert linked == ToolResult((ResourceLink("note://1", "a note"),))
         assert toolset.changes.count == seen + 1
-        arguments = {"server": "a", "uri": "note://1"}
-        read = await toolset.call_tool("read_resource", arguments, CONTEXT)
+        assert toolset.states()["a"].num_tools == before + 2
+        read = await toolset.call_tool("a__read_resource", {"uri": "note://1"}, CONTEXT)
         assert read == ToolResult.from_text("hello")
 
 
 async def test_what_a_model_asks_wrongly_it_is_told() -> None:
-    async with opened(a="plain", b="reading") as toolset:
-        wrong = await toolset.call_tool("read_resource", {"server": "a", "uri": "x"}, CONTEXT)
+    async with opened(b="reading") as toolset:
+        wrong = await toolset.call_tool("b__read_resource", {}, CONTEXT)
         assert wrong == ToolResult.from_text(
-            "Invalid arguments for read_resource: $.server: 'a' is not one of ['b']",
+            "Invalid arguments for b__read_resource: $: 'uri' is a required property",
             is_error=True,
         )
-        missing = await toolset.call_tool("read_resource", {"server": "b", "uri": "x"}, CONTEXT)
+        missing = await toolset.call_tool("b__read_resource", {"uri": "x"}, CONTEXT)
         assert missing == ToolResult.from_text(
             "server 'b' refused reading x: no such note", is_error=True
         )
-
-
-@pytest.mark.parametrize(
-    ("policy", "is_offered"),
-    [
-        (ToolPolicy(allow=("*",)), True),
-        (ToolPolicy(deny=("echo",), ask=("die",)), True),
-        (ToolPolicy(deny=("*",)), False),
-        (ToolPolicy(ask=("*",)), False),
-        (ToolPolicy(deny=("read_resource",)), False),
-    ],
-)
-async def test_a_model_reads_nothing_of_a_server_that_the_operator_holds_back(
-    policy: ToolPolicy, *, is_offered: bool
-) -> None:
-    config = replace(scripted_server("a", "reading"), policy=policy)
-    with anyio.fail_after(20):
-        async with open_toolset({"a": config}) as toolset:
-            offered = [tool.name for tool in await toolset.list_tools() if tool.server is None]
-            assert ("read_resource" in offered) is is_offered
-            arguments = {"server": "a", "uri": "note://1"}
-            if not is_offered:
-                with pytest.raises(UnknownToolError):
-                    await toolset.call_tool("read_resource", arguments, CONTEXT)
-            assert await toolset.read_resource("a", "note://1", CONTEXT) == [TextContent("hello")]
