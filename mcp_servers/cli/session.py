@@ -61,11 +61,11 @@ async def open_session(
     async with AsyncExitStack() as stack:
         hub = await stack.enter_async_context(Hub(config))
 
-        async def get_model() -> NamedModel:
-            return await hub.get(None)
+        @asynccontextmanager
+        async def hold() -> AsyncIterator[NamedModel]:
+            yield await hub.get(None)
 
-        sampler = model_sampler(get_model)
-        opened = open_toolset(servers, pins=pins, store=store, sampler=sampler)
+        opened = open_toolset(servers, pins=pins, store=store, sampler=model_sampler(hold))
         toolset = await stack.enter_async_context(opened)
         model = await hub.get(None)
         audit = open_audit(config)

@@ -338,10 +338,11 @@ async def open_service(
     an `admission`; one of its own has `limits`.
     """
     models = Background("the models", open_models)
+    offered = ModelList(model_names, models)
     toolset = None
     if agent is not None:
-        sampler = model_sampler(partial(_default_model, models))
-        opened = partial(agent.open_toolset, sampler=sampler)
+        hold = partial(offered.hold, offered.default, logger.info)
+        opened = partial(agent.open_toolset, sampler=model_sampler(hold))
         toolset = Background("the tool servers", opened)
     async with anyio.create_task_group() as group:
         group.start_soon(models.run)
@@ -349,13 +350,8 @@ async def open_service(
             group.start_soon(toolset.run)
         async with Runs() as runs:
             places = admission or Admission(limits)
-            offered = ModelList(model_names, models)
             yield ModelService(offered, runs, places, agent, toolset, group, surface or Surface())
         group.cancel_scope.cancel()
-
-
-async def _default_model(models: Background[Models]) -> calls.Model:
-    return await (await models.get()).get(None, logger.info)
 
 
 def _check_arguments(spec: ToolSpec, arguments: JsonObject) -> None:

@@ -5,7 +5,8 @@ Budgets are `tools.mcp_client`'s; nothing of a conversation of ours is part of a
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from runtime.agent.loop import AgentModel
@@ -35,8 +36,8 @@ class NamedModel(AgentModel, Protocol):
     def name(self) -> str: ...
 
 
-def model_sampler(get_model: Callable[[], Awaitable[NamedModel]]) -> Sampler:
-    """Answer with the model that `get_model` returns, or waits for."""
+def model_sampler(hold: Callable[[], AbstractAsyncContextManager[NamedModel]]) -> Sampler:
+    """Answer with the model that `hold` gives, or waits for; it is held while it answers."""
 
     async def sample(request: SamplingRequest) -> SamplingReply:
         """Let the model take one turn.
@@ -44,18 +45,19 @@ def model_sampler(get_model: Callable[[], Awaitable[NamedModel]]) -> Sampler:
         Raises:
             ZondaError: there is no model, the request cannot be met, or the turn failed.
         """
-        model = await get_model()
-        stream = model.stream(
-            _messages(request),
-            tools=request.tools,
-            tool_choice=ToolChoice(mode=request.tool_mode if request.tools else "none"),
-            sampling=SamplingParams(
-                max_tokens=request.max_tokens,
-                temperature=request.temperature or 0.0,
-                stop=request.stop,
-            ),
+        params = SamplingParams(
+            max_tokens=request.max_tokens,
+            temperature=request.temperature or 0.0,
+            stop=request.stop,
         )
-        return _reply(model.name, await _last(stream))
+        async with hold() as model:
+            stream = model.stream(
+                _messages(request),
+                tools=request.tools,
+                tool_choice=ToolChoice(mode=request.tool_mode if request.tools else "none"),
+                sampling=params,
+            )
+            return _reply(model.name, await _last(stream))
 
     return sample
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -24,12 +26,19 @@ class Named(ScriptedChatModel):
 
 
 async def sample(model: Named, request: SamplingRequest) -> SamplingReply:
-    async def get() -> Named:
-        return model
+    held: list[int] = []
 
-    reply = await model_sampler(get)(request)
-    assert model.num_open == 0
-    return reply
+    @asynccontextmanager
+    async def hold() -> AsyncIterator[Named]:
+        try:
+            yield model
+        finally:
+            held.append(model.num_open)
+
+    try:
+        return await model_sampler(hold)(request)
+    finally:
+        assert held == [0]  # let go once its turn was over, and not before
 
 
 async def test_a_conversation_of_a_server_is_answered_within_its_tokens() -> None:
