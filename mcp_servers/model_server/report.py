@@ -189,9 +189,7 @@ class Report:
         sizes = {} if counted is None else {one.server: one for one in counted.servers}
         told = []
         for name, state in self._states().items():
-            server: JsonObject = {"name": name, "state": state.status, "tools": state.num_tools}
-            if state.reason is not None:
-                server["reason"] = f"it {state.reason}"
+            server: JsonObject = {"name": name, **state.describe()}
             if name in sizes:
                 server["definition_tokens"] = sizes[name].num_tokens
                 server["context_share"] = round(sizes[name].share, 4)

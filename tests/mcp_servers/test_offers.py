@@ -168,10 +168,19 @@ async def test_the_status_tells_of_calls_engines_and_tool_servers(era: str) -> N
             "name": "clock",
             "state": "ready",
             "tools": 2,
+            "started": True,
+            "restarts": 0,
             "definition_tokens": 10,
             "context_share": 0.0012,
         },
-        {"name": "files", "state": "failed", "tools": 0, "reason": "it ended with status 3"},
+        {
+            "name": "files",
+            "state": "failed",
+            "tools": 0,
+            "started": True,
+            "restarts": 0,
+            "reason": "it ended with status 3",
+        },
     ]
     assert status["definitions"] == {
         "tokens": 20,

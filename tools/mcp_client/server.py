@@ -90,21 +90,23 @@ class ServerState:
     last_error: str | None = None
 
     def describe(self) -> JsonObject:
-        """Return what a status report says of it."""
+        """Return what a status report says of it; what there is nothing to say of is left out."""
         version = self.protocol_version
         era = "modern" if version in MODERN_PROTOCOL_VERSIONS else "handshake"
-        return {
-            "status": self.status,
-            "started": self.is_started,
-            "reason": self.reason,
+        told: JsonObject = {
+            "state": self.status,
             "tools": self.num_tools,
-            "held_tools": list(self.held_tools),
-            "protocol": version,
-            "era": None if version is None else era,
-            "pid": self.pid,
+            "started": self.is_started,
             "restarts": self.num_restarts,
-            "last_error": self.last_error,
         }
+        more = {
+            "protocol": version,
+            "era": era if version else None,
+            "reason": self.reason and f"it {self.reason}",
+            "last_error": self.last_error and f"it {self.last_error}",
+            "held_tools": list(self.held_tools),
+        }
+        return told | {key: value for key, value in more.items() if value}
 
 
 def _ignore_change() -> None:

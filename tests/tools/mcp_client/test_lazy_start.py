@@ -104,16 +104,12 @@ async def test_a_known_server_is_offered_at_once_and_started_by_its_first_call(
         expected = ServerState("ready", None, 18, "2025-11-25", is_started=False)
         assert toolset.states()["a"] == expected
         assert expected.describe() == {
-            "status": "ready",
-            "started": False,
-            "reason": None,
+            "state": "ready",
             "tools": 18,
-            "held_tools": [],
+            "started": False,
+            "restarts": 0,
             "protocol": "2025-11-25",
             "era": "handshake",
-            "pid": None,
-            "restarts": 0,
-            "last_error": None,
         }
         seen = toolset.changes.count
         result = await toolset.call_tool("a__echo", {"text": "hi"}, CONTEXT)
@@ -189,3 +185,12 @@ async def test_restarts_and_the_last_error_are_told(tmp_path: Path) -> None:
         state = toolset.states()["a"]
         assert (state.status, state.num_restarts) == ("ready", 1)
         assert state.last_error == "was killed by signal 9"
+        assert state.describe() == {
+            "state": "ready",
+            "tools": 18,
+            "started": True,
+            "restarts": 1,
+            "protocol": "2025-11-25",
+            "era": "handshake",
+            "last_error": "it was killed by signal 9",
+        }
