@@ -42,11 +42,16 @@ def relay(
         verbose: whether the host's log gets records below INFO.
 
     Raises:
-        ConfigurationError: the file of tool servers cannot be opened.
+        ConfigurationError: the file of tool servers cannot be opened, or the policy is wrong.
         UnavailableError: no engine process can be shared here.
     """
     config, environ = _absolute(config), process_environment()
     named = None if mcp_config is None else _readable(mcp_config)
+    if config.policy_file is not None:
+        # 40 ms that only hosts with rules pay: what is wrong with them ends the process at once.
+        from runtime.agent.rules import load_policy  # noqa: PLC0415
+
+        load_policy(config.policy_file)
     place = find_place(config, environ)
     hello = Hello(
         digest=place.digest,
