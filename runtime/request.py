@@ -26,6 +26,11 @@ class SamplingParams:
         frequency_penalty: lowers them by this for each time the text has them, in -2..2.
         seed: makes draws repeatable, whatever else is in the batch; None draws a seed.
         stop: strings that end the text; they are not part of it.
+        logit_bias: token ids and what is added to their logits, -100..100 each, before the
+            penalties; a token once at most.
+        top_logprobs: reports the log-probability of each token, and so many of the likeliest ones
+            in its place, in 0..20; None reports nothing. They are the model's own: before biases,
+            penalties, grammar and temperature.
     """
 
     max_tokens: int = 256
@@ -38,6 +43,8 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    top_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
@@ -55,6 +62,12 @@ class SamplingParams:
             ("presence_penalty", -2 <= self.presence_penalty <= 2, "in -2..2"),
             ("frequency_penalty", -2 <= self.frequency_penalty <= 2, "in -2..2"),
             ("seed", self.seed is None or 0 <= self.seed < 2**63, "in 0..2**63-1"),
+            ("top_logprobs", self.top_logprobs is None or 0 <= self.top_logprobs <= 20, "in 0..20"),
+            (
+                "logit_bias",
+                _is_bias(self.logit_bias),
+                "-100..100 for each of its tokens, named once",
+            ),
         )
         for name, is_valid, wanted in ranges:
             if not is_valid:
@@ -68,6 +81,11 @@ class SamplingParams:
             or self.presence_penalty != 0
             or self.frequency_penalty != 0
         )
+
+
+def _is_bias(bias: tuple[tuple[int, float], ...]) -> bool:
+    is_unique = len({token_id for token_id, _ in bias}) == len(bias)
+    return is_unique and all(token_id >= 0 and -100 <= value <= 100 for token_id, value in bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +154,18 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenScore:
+    """A token's natural log-probability, and the likeliest tokens in its place with theirs.
+
+    The likeliest come first; the token itself need not be among them.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TokenChunk:
     """What one step added to a sequence.
 
@@ -145,6 +175,8 @@ class TokenChunk:
             have no text. The texts of all chunks join to the whole.
         logprobs: natural log-probability of each scored prompt token; only with
             `num_scored_tokens`, in one chunk.
+        scores: with `top_logprobs`, of each of the chunk's tokens; in the first chunk, those of
+            the scored prompt tokens come before them.
         finish_reason: set on the last chunk only; never "tool_calls", which is chat's.
         error: why, when `finish_reason` is "error".
         usage: of the sequence so far.
@@ -153,6 +185,7 @@ class TokenChunk:
     token_ids: tuple[int, ...] = ()
     text: str = ""
     logprobs: tuple[float, ...] = ()
+    scores: tuple[TokenScore, ...] = ()
     finish_reason: FinishReason | None = None
     error: str | None = None
     usage: Usage | None = None

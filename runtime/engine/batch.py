@@ -203,6 +203,7 @@ class SamplingBuilder:
 def _make_batch(sequences: list[Sequence], vocab_size: int) -> SamplingBatch:
     """What is drawn by which parameters, before anything that changes from step to step."""
     params = [sequence.request.sampling for sequence in sequences]
+    num_top = [-1 if p.top_logprobs is None else p.top_logprobs for p in params]
     is_masked = any(sequence.constraint is not None for sequence in sequences)
     mask_shape = len(sequences), -(-vocab_size // 32)
     return SamplingBatch(
@@ -213,7 +214,21 @@ def _make_batch(sequences: list[Sequence], vocab_size: int) -> SamplingBatch:
         min_p=np.array([p.min_p for p in params], np.float32),
         uniform=np.zeros(len(params), np.float32),
         token_bitmask=np.full(mask_shape, -1, np.int32) if is_masked else None,
+        num_top=np.array(num_top, np.int64) if max(num_top, default=-1) >= 0 else None,
+        **_biases([p.logit_bias for p in params]),
     )
+
+
+def _biases(biases: list[tuple[tuple[int, float], ...]]) -> dict[str, npt.NDArray[Any]]:
+    """The bias fields of `SamplingBatch`; none where no row has a bias."""
+    pairs = [pair for bias in biases for pair in bias]
+    if not pairs:
+        return {}
+    return {
+        "bias_start": np.cumsum([0, *map(len, biases)], dtype=np.int64),
+        "bias_tokens": np.array([token_id for token_id, _ in pairs], np.int64),
+        "bias_values": np.array([value for _, value in pairs], np.float32),
+    }
 
 
 def _changes_by_step(sequence: Sequence) -> bool:

@@ -18,7 +18,7 @@ from runtime.kernels import ForwardBatch, SamplingBatch
 from runtime.kernels.cpu.lazy_memory import reserve_memory
 from runtime.kernels.cpu.native import Pool, Program, load_library, supported_variants
 from runtime.kernels.cpu.recorder import Limits, Recorder, Recording
-from runtime.kernels.cpu.structs import Batch, KvType, make_batch
+from runtime.kernels.cpu.structs import MAX_TOP, Batch, KvType, make_batch
 from runtime.kernels.cpu.values import KvPages
 from runtime.models.config import ModelConfig
 from runtime.models.decoder import Decoder
@@ -183,9 +183,14 @@ class CpuRunner:
     def _prepare(self, batch: ForwardBatch, sampling: SamplingBatch) -> _Step:
         num_rows = len(batch.logits_rows)
         drawn = DrawnTokens(np.empty(num_rows, np.int64), np.empty(num_rows, np.float32))
+        top = None
+        if sampling.num_top is not None:
+            shape = num_rows, MAX_TOP
+            top = np.empty(shape, np.int64), np.empty(shape, np.float32)
+            drawn = DrawnTokens(drawn.token_ids, drawn.logprobs, *top)
         assert len(batch.token_ids) <= self._limits.max_tokens
         assert len(batch.seq_lens) <= self._limits.max_sequences
-        arrays = make_batch(batch, sampling, drawn.token_ids, drawn.logprobs)
+        arrays = make_batch(batch, sampling, drawn.token_ids, drawn.logprobs, top)
         return _Step(batch, sampling, drawn, arrays)
 
     def _make_pages(self, config: ModelConfig, kv_type: KvType) -> list[KvPages]:

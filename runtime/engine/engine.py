@@ -30,7 +30,7 @@ from runtime.engine.status import EngineStatus, Throughput
 from runtime.errors import CapacityError, PromptTooLongError
 from runtime.grammar.constraint import Constraint
 from runtime.kernels.forward_batch import ForwardBatch, SamplingBatch
-from runtime.request import FinishReason, GenerateRequest, TokenChunk
+from runtime.request import FinishReason, GenerateRequest, TokenChunk, TokenScore
 from tools.errors import InvalidRequestError
 
 logger = logging.getLogger(__name__)
@@ -38,13 +38,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DrawnTokens:
-    """What a forward pass gives back: one token and, where it was scored, its log-probability.
-
-    `token_ids` is [R] int64, `logprobs` [R] float32 (0 where nothing was scored).
-    """
+    """What a forward pass gives back; see `runtime.kernels.sample_tokens`."""
 
     token_ids: npt.NDArray[np.int64]
     logprobs: npt.NDArray[np.float32]
+    top_ids: npt.NDArray[np.int64] | None = None
+    top_logprobs: npt.NDArray[np.float32] | None = None
 
 
 class Runner(Protocol):
@@ -162,6 +161,8 @@ class Engine:
                 f"{request.num_scored_tokens} of {num_tokens} prompt tokens cannot be scored: "
                 "the first token has nothing before it"
             )
+        if any(token_id >= vocab_size for token_id, _ in request.sampling.logit_bias):
+            raise InvalidRequestError(f"logit_bias names token ids in 0..{vocab_size - 1}")
         if not num_tokens or min(request.token_ids) < 0 or max(request.token_ids) >= vocab_size:
             raise InvalidRequestError(
                 f"a prompt is one or more token ids in 0..{vocab_size - 1}, "
@@ -270,32 +271,34 @@ class Engine:
     ) -> dict[int, TokenChunk]:
         for item in step.items:
             self.scheduler.commit(item)
-        results = zip(rows, drawn.token_ids.tolist(), drawn.logprobs.tolist(), strict=True)
-        for row, token_id, logprob in results:
-            if row.target == SCORE_NOTHING:
-                self._accept(row.sequence, token_id)
+        for index, token_id in enumerate(drawn.token_ids.tolist()):
+            sequence, target = rows[index]
+            if target == SCORE_NOTHING:
+                self._accept(sequence, token_id, drawn, index)
             else:
-                row.sequence.logprobs.append(logprob)
+                sequence.add_score(_score_of(drawn, index, sequence))
         chunks: dict[int, TokenChunk] = {}
         for item in step.items:
             sequence = item.sequence
-            if sequence.finish_reason is not None and item.end >= sequence.num_prompt:
+            if not sequence.is_scored:
+                sequence.rewind()  # its tokens are told with their log-probabilities
+            elif sequence.finish_reason is not None and item.end >= sequence.num_prompt:
                 chunks[sequence.sequence_id] = self._end(sequence, sequence.finish_reason)
             elif sequence.new_ids:
                 chunks[sequence.sequence_id] = sequence.take_chunk()
         return chunks
 
-    def _accept(self, sequence: Sequence, token_id: int) -> None:
+    def _accept(self, sequence: Sequence, token_id: int, drawn: DrawnTokens, row: int) -> None:
         """Take a drawn token and whatever the grammar dictates after it.
 
         A constraint that has to end in time refuses the token and dictates others, or none where
         the output may end.
         """
         constraint = sequence.constraint
-        if constraint is None:
+        if constraint is None or constraint.advance([token_id]):
             self._append(sequence, [token_id])
-        elif constraint.advance([token_id]):
-            self._append(sequence, [token_id])
+            if sequence.request.sampling.top_logprobs is not None:
+                sequence.add_score(_score_of(drawn, row, sequence))
             self._force(sequence)
         elif constraint.forced():
             self._force(sequence)
@@ -342,3 +345,12 @@ class Engine:
         self.scheduler.remove(sequence)
         del self._sequences[sequence.sequence_id]
         return sequence.take_chunk()
+
+
+def _score_of(drawn: DrawnTokens, row: int, sequence: Sequence) -> TokenScore:
+    token_id, logprob = int(drawn.token_ids[row]), float(drawn.logprobs[row])
+    num_top = sequence.request.sampling.top_logprobs
+    if not num_top or drawn.top_ids is None or drawn.top_logprobs is None:
+        return TokenScore(token_id, logprob)
+    top = zip(drawn.top_ids[row].tolist(), drawn.top_logprobs[row].tolist(), strict=True)
+    return TokenScore(token_id, logprob, tuple(one for one in top if one[0] >= 0)[:num_top])

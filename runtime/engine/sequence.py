@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from runtime.engine.token_counts import TokenCounts
 from runtime.grammar.constraint import Constraint
-from runtime.request import FinishReason, GenerateRequest, TokenChunk, Usage
+from runtime.request import FinishReason, GenerateRequest, TokenChunk, TokenScore, Usage
 from runtime.tokenizer.decoder import StopStrings
 
 FIRST_PAGES = 16
@@ -70,6 +70,8 @@ class Sequence:
         self.new_ids: list[int] = []
         self._new_text = ""
         self.logprobs: list[float] = []
+        self._num_scored = 0
+        self._new_scores: list[TokenScore] = []
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
         self.num_cached = 0
@@ -88,14 +90,42 @@ class Sequence:
     @property
     def num_reusable(self) -> int:
         """Leading tokens that may come from the cache: a logits row is needed after them."""
-        if self.request.num_scored_tokens:
-            return self.num_prompt - self.request.num_scored_tokens - 1
-        return len(self.token_ids) - 1
+        return len(self.token_ids) - 1 if self.is_scored else self._next_scored - 1
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether no token that is there waits for its log-probability."""
+        return self._next_scored >= self._scored_end
+
+    @property
+    def _next_scored(self) -> int:
+        return self.num_prompt - self.request.num_scored_tokens + self._num_scored
+
+    @property
+    def _scored_end(self) -> int:
+        is_reported = self.request.sampling.top_logprobs is not None
+        return len(self.token_ids) if is_reported else self.num_prompt
 
     def scored_rows(self, start: int, end: int) -> range:
-        """Positions in `start:end` whose logits score the prompt token after them."""
-        first = self.num_prompt - self.request.num_scored_tokens - 1 + len(self.logprobs)
-        return range(max(start, first), min(end, self.num_prompt - 1))
+        """Positions in `start:end` whose logits score the token after them."""
+        return range(max(start, self._next_scored - 1), min(end, self._scored_end - 1))
+
+    def add_score(self, score: TokenScore) -> None:
+        """Take the log-probability of the first token that waits for one."""
+        if self._next_scored < self.num_prompt:
+            self.logprobs.append(score.logprob)
+        self._num_scored += 1
+        if self.request.sampling.top_logprobs is not None:
+            self._new_scores.append(score)
+
+    def rewind(self) -> None:
+        """Compute the last token again where its logits have yet to score the one after it.
+
+        So it is when a grammar put another token in the place of the drawn one. What is written
+        into its slot is what stands there.
+        """
+        if not self.is_scored:
+            self.num_computed = min(self.num_computed, self._next_scored - 1)
 
     def add_pages(self, page_ids: list[int]) -> None:
         """Append to the page table."""
@@ -120,14 +150,15 @@ class Sequence:
 
     def take_chunk(self) -> TokenChunk:
         """Return what was generated since the last chunk, and the end if this is it."""
-        token_ids, text = tuple(self.new_ids), self._new_text
-        self.new_ids, self._new_text = [], ""
+        token_ids, text, scores = tuple(self.new_ids), self._new_text, tuple(self._new_scores)
+        self.new_ids, self._new_text, self._new_scores = [], "", []
         if self.finish_reason is None:
-            return TokenChunk(token_ids, text, usage=self.usage())
+            return TokenChunk(token_ids, text, scores=scores, usage=self.usage())
         return TokenChunk(
             token_ids,
             text + self.text.flush(),
             logprobs=tuple(self.logprobs),
+            scores=scores,
             finish_reason=self.finish_reason,
             error=self.error,
             usage=self.usage(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -129,8 +129,9 @@ class TorchRunner:
         torch.set_num_threads(self._threads if len(batch.token_ids) > SMALL_STEP else 1)
         with torch.inference_mode():
             logits = self._run_model(self._to_device(batch))
-            token_ids, logprobs = kernels.sample_tokens(logits, self._to_device(sampling))
-            return DrawnTokens(token_ids.cpu().numpy(), logprobs.cpu().numpy())
+            results = kernels.sample_tokens(logits, self._to_device(sampling))
+            arrays: list[Any] = [None if one is None else one.cpu().numpy() for one in results]
+            return DrawnTokens(*arrays)
 
     def hidden_states(self, batch: ForwardBatch) -> npt.NDArray[np.float32]:
         """Run the layers alone; see `embedding.HiddenRunner`."""

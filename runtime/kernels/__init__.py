@@ -50,8 +50,8 @@ def output_logits(
 ) -> Array:
     """Return `linear(x, weight, bias)`, `[R, V]`, where `sample_tokens` will look at it.
 
-    Only logits that a row's mask allows, and all of a row that is scored, are defined; all are
-    where there is no mask or no `sampling`.
+    Only logits that a row's mask allows, and all of a row that is scored or reports
+    log-probabilities, are defined; all are where there is no mask or no `sampling`.
     """
     assert weight.shape[1:] == x.shape[1:], (x.shape, weight.shape)
     return implementation("output_logits", x)(x, weight, bias, sampling)
@@ -190,12 +190,15 @@ def paged_attention(
     return attend(q, kv_pages, batch, scale, window=window, soft_cap=soft_cap)
 
 
-def sample_tokens(logits: Array, sampling: SamplingBatch) -> tuple[Array, Array]:
+def sample_tokens(
+    logits: Array, sampling: SamplingBatch
+) -> tuple[Array, Array, Array | None, Array | None]:
     """Draw or score one token per row.
 
-    Applies the penalties, masks, divides by the temperature, keeps the top k, then the top p,
-    then what reaches min p, and draws by inverting the cumulative distribution (likeliest
-    first) at `uniform`. Temperature 0 takes the likeliest of the penalised, legal tokens.
+    Adds the biases, applies the penalties, masks, divides by the temperature, keeps the top k,
+    then the top p, then what reaches min p, and draws by inverting the cumulative distribution
+    (likeliest first) at `uniform`. Temperature 0 takes the likeliest of the penalised, legal
+    tokens.
 
     The penalties change the logit of each of the row's `penalty_tokens`, with `count` from
     `penalty_counts`, in float32 and in this order, each operation rounded for itself:
@@ -209,12 +212,16 @@ def sample_tokens(logits: Array, sampling: SamplingBatch) -> tuple[Array, Array]
         sampling: parameters, draws, targets and masks.
 
     Returns:
-        token ids `[R]` int64; log-probabilities `[R]` float32 of the target under the
-        unmasked, unpenalised, untempered distribution where there is a target, else 0.
+        token ids `[R]` int64; their log-probabilities `[R]` float32 where there is a target or
+        `num_top` is not -1, else 0; the `num_top` likeliest tokens of each row `[R, K]` int64,
+        the lower id first among equals, -1 where the row has no more, and their
+        log-probabilities `[R, K]` float32: undefined beyond `num_top`, both None where that
+        is. All under the unbiased, unmasked, unpenalised, untempered distribution.
 
     Source: top-p, Holtzman et al., arXiv 1904.09751; min-p, Nguyen et al., arXiv 2407.01082;
     repetition, Keskar et al., arXiv 1909.05858; presence and frequency, OpenAI's API reference.
     """
     assert logits.shape[0] == sampling.targets.shape[0]
-    token_ids, logprobs = implementation("sample_tokens", logits)(logits, sampling)
-    return token_ids, logprobs
+    sample = implementation("sample_tokens", logits)
+    token_ids, logprobs, top_ids, top_logprobs = sample(logits, sampling)
+    return token_ids, logprobs, top_ids, top_logprobs

@@ -39,9 +39,9 @@ class ForwardBatch:
 class SamplingBatch:
     """How to draw one token per logits row.
 
-    Valid until the next step's, as a `ForwardBatch` is. Arrays are C-contiguous. The last six are
-    None together where no row has a penalty; P is the number of (row, token) pairs that one
-    applies to.
+    Valid until the next step's, as a `ForwardBatch` is. Arrays are C-contiguous. The six of
+    penalties are None together where no row has one, the three of biases likewise; P and B are
+    the numbers of (row, token) pairs that one applies to.
 
     Attributes:
         targets: [R] int64, the token to score instead of drawing, or -1.
@@ -60,6 +60,12 @@ class SamplingBatch:
         repetition_penalty: [R] float32 above 0, 1 changes nothing.
         presence_penalty: [R] float32, 0 changes nothing.
         frequency_penalty: [R] float32, 0 changes nothing.
+        bias_start: [R + 1] int64, as `penalty_start`, of biases.
+        bias_tokens: [B] int64, each token of a row once.
+        bias_values: [B] float32, what is added to their logits.
+        num_top: [R] int64 in -1..20: how many of the likeliest tokens the row reports besides
+            its own token's log-probability; -1 reports neither, unless the row is scored. None
+            where that is so of all rows.
     """
 
     targets: Array
@@ -75,3 +81,7 @@ class SamplingBatch:
     repetition_penalty: Array = None
     presence_penalty: Array = None
     frequency_penalty: Array = None
+    bias_start: Array = None
+    bias_tokens: Array = None
+    bias_values: Array = None
+    num_top: Array = None

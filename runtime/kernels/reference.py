@@ -182,14 +182,31 @@ def _read_pages(kv_pages: Tensor, page_table: Tensor, seq_len: int) -> tuple[Ten
     return keys, values
 
 
-def sample_tokens(logits: Tensor, sampling: SamplingBatch) -> tuple[Tensor, Tensor]:
+def sample_tokens(
+    logits: Tensor, sampling: SamplingBatch
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     logits = logits.float()
-    targets = sampling.targets
-    is_scored = targets >= 0
+    token_ids = _draw_or_take(logits, sampling)
+    is_scored = sampling.targets >= 0
+    if sampling.num_top is not None:
+        is_scored |= sampling.num_top >= 0
     logprobs = torch.zeros(len(logits), device=logits.device)
     if is_scored.any():
         scored = logits[is_scored].log_softmax(-1)
-        logprobs[is_scored] = scored.gather(-1, targets[is_scored, None])[:, 0]
+        logprobs[is_scored] = scored.gather(-1, token_ids[is_scored, None])[:, 0]
+    if sampling.num_top is None:
+        return token_ids, logprobs, None, None
+    num_top = min(max(0, int(sampling.num_top.max())), logits.shape[1])
+    order = logits.sort(dim=-1, descending=True, stable=True).indices[:, :num_top]
+    top = logits.log_softmax(-1).gather(-1, order)
+    return token_ids, logprobs, order.masked_fill(~(top > -torch.inf), -1), top
+
+
+def _draw_or_take(logits: Tensor, sampling: SamplingBatch) -> Tensor:
+    targets = sampling.targets
+    is_scored = targets >= 0
+    if sampling.bias_start is not None:
+        logits = _add_bias(logits, sampling)
     if sampling.penalty_start is not None:
         logits = _penalize(logits, sampling)
     if sampling.token_bitmask is not None:
@@ -200,7 +217,14 @@ def sample_tokens(logits: Tensor, sampling: SamplingBatch) -> tuple[Tensor, Tens
     is_drawn = ~is_scored & (sampling.temperature > 0)
     if is_drawn.any():
         token_ids[is_drawn] = _draw(logits[is_drawn], sampling, is_drawn)
-    return token_ids, logprobs
+    return token_ids
+
+
+def _add_bias(logits: Tensor, sampling: SamplingBatch) -> Tensor:
+    rows = torch.arange(len(logits), device=logits.device)
+    rows = rows.repeat_interleave(sampling.bias_start.diff())  # [B]
+    places = (rows, sampling.bias_tokens)
+    return logits.index_put(places, logits[places] + sampling.bias_values)
 
 
 def _penalize(logits: Tensor, sampling: SamplingBatch) -> Tensor:

@@ -136,6 +136,10 @@ PLAIN: dict[str, Any] = {
     "repetition_penalty": None,
     "presence_penalty": None,
     "frequency_penalty": None,
+    "bias_start": None,
+    "bias_tokens": None,
+    "bias_values": None,
+    "num_top": None,
 }
 
 

@@ -118,16 +118,20 @@ def run_ops(
     *,
     variant: str,
     num_threads: int = 1,
+    top: Results | None = None,
 ) -> Results:
-    """Run a program of these operators; returns drawn ids and log-probabilities, if it samples."""
+    """Run a program of these operators; returns drawn ids and log-probabilities, if it samples.
+
+    The likeliest tokens and their log-probabilities go into `top`.
+    """
     num_rows = len(batch.logits_rows)
     drawn, logprobs = np.full(num_rows, -1), nans(num_rows)
     row_ops = [index for index, each in enumerate(ops) if each.domain == Domain.ROWS]
     memory = [array for each in ops for array in each.arrays]
     run_program(
         ops,
-        make_batch(batch, sampling, drawn, logprobs),
-        [*memory, *arrays_of(batch), *arrays_of(sampling), drawn, logprobs],
+        make_batch(batch, sampling, drawn, logprobs, top),
+        [*memory, *arrays_of(batch), *arrays_of(sampling), drawn, logprobs, *(top or ())],
         first_row_op=min(row_ops, default=len(ops)),
         row_block=max(1, num_rows),
         variant=variant,

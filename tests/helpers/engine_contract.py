@@ -116,6 +116,22 @@ async def scored_prompt_tokens_get_one_logprob_each(
     assert chunks[-1].finish_reason == "length"
 
 
+async def tokens_come_with_their_scores_where_asked(
+    engine: AsyncEngine, tokenizer: Tokenizer
+) -> None:
+    constraint = constraint_of(tokenizer, 'start: "abcdefghij"')
+    request = request_of(tokenizer, "time and time", max_tokens=64, top_logprobs=1)
+    for chunk in await collect(engine, request, constraint):
+        assert [score.token_id for score in chunk.scores] == list(chunk.token_ids)
+        assert all(len(score.top) == 1 for score in chunk.scores)
+        assert all(score.logprob <= score.top[0][1] <= 0 for score in chunk.scores)
+    scored = GenerateRequest(
+        request.token_ids, SamplingParams(max_tokens=0, top_logprobs=0), num_scored_tokens=2
+    )
+    (last,) = [chunk for chunk in await collect(engine, scored) if chunk.scores]
+    assert [score.token_id for score in last.scores] == list(request.token_ids[-2:])
+
+
 async def failed_constraint_ends_its_own_sequence(
     engine: AsyncEngine, tokenizer: Tokenizer
 ) -> None:
@@ -197,6 +213,7 @@ CHECKS: tuple[Check, ...] = (
     constraint_shapes_the_output_and_forces_tokens,
     stop_string_is_cut_off,
     scored_prompt_tokens_get_one_logprob_each,
+    tokens_come_with_their_scores_where_asked,
     failed_constraint_ends_its_own_sequence,
     closing_early_leaves_the_engine_usable,
     too_long_a_prompt_is_refused,

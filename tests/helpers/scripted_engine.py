@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio.lowlevel
 import numpy as np
@@ -13,7 +13,7 @@ from runtime.engine.embedding import Vectors
 from runtime.engine.prefix_pages import PageBytes
 from runtime.errors import CapacityError, PromptTooLongError
 from runtime.grammar.constraint import Constraint
-from runtime.request import FinishReason, GenerateRequest, TokenChunk, Usage
+from runtime.request import FinishReason, GenerateRequest, TokenChunk, TokenScore, Usage
 from runtime.tokenizer.tokenizer import Tokenizer
 from tools.errors import InvalidRequestError
 
@@ -38,7 +38,7 @@ class ScriptedEngine:
 
     Attributes:
         script: what to say.
-        score: log-probability of a token of a scored prompt.
+        score: log-probability of a token, of a scored prompt or said.
         chunk_size: tokens drawn per chunk.
         requests: what was asked.
         num_open: requests that are neither over nor abandoned.
@@ -69,10 +69,12 @@ class ScriptedEngine:
             sequence = _Sequence(self.tokenizer, request, constraint, self.script(request))
             if request.num_scored_tokens:
                 scored = request.token_ids[-request.num_scored_tokens :]
-                yield TokenChunk(logprobs=tuple(self.score(token_id) for token_id in scored))
+                logprobs = tuple(self.score(token_id) for token_id in scored)
+                yield TokenChunk(logprobs=logprobs, scores=self._scores(request, scored))
             while sequence.finish_reason is None:
                 await anyio.lowlevel.checkpoint()
-                yield sequence.step(self.chunk_size)
+                chunk = sequence.step(self.chunk_size)
+                yield replace(chunk, scores=self._scores(request, chunk.token_ids))
             self._computed.append(_full_pages(request.token_ids))
             if request.lease is not None and request.lease_s == math.inf:
                 self.prefixes[request.lease] = _full_pages(request.token_ids)
@@ -120,6 +122,16 @@ class ScriptedEngine:
     async def aclose(self) -> None:
         self.is_closed = True
 
+    def _scores(self, request: GenerateRequest, token_ids: Sequence[int]) -> tuple[TokenScore, ...]:
+        """Each token is the likeliest in its place."""
+        num_top = request.sampling.top_logprobs
+        if num_top is None:
+            return ()
+        return tuple(
+            TokenScore(one, self.score(one), ((one, self.score(one)),)[:num_top])
+            for one in token_ids
+        )
+
     def _is_computed(self, prefix: tuple[int, ...]) -> bool:
         return any(tokens[: len(prefix)] == prefix for tokens in self._computed)
 
@@ -163,7 +175,13 @@ class _Sequence:
         self._take_forced()
         taken = tuple(self._taken[start:])
         text = self._release(taken)
-        return TokenChunk(taken, text, (), self.finish_reason, self._error, self._usage())
+        return TokenChunk(
+            taken,
+            text,
+            finish_reason=self.finish_reason,
+            error=self._error,
+            usage=self._usage(),
+        )
 
     def _take_next(self) -> None:
         if self.finish_reason is None and len(self._taken) >= self._request.sampling.max_tokens:

@@ -198,7 +198,7 @@ def bitmask(allowed: list[list[int]], vocab_size: int) -> torch.Tensor:
 def test_greedy_takes_the_likeliest_legal_token() -> None:
     logits = randn(3, 70)
     allowed = [[3, 69], [40], list(range(70))]
-    token_ids, logprobs = kernels.sample_tokens(
+    token_ids, logprobs, *_ = kernels.sample_tokens(
         logits, sampling(3, token_bitmask=bitmask(allowed, 70))
     )
     wanted = [max(row, key=lambda t: logits[i, t].item()) for i, row in enumerate(allowed)]
@@ -208,7 +208,7 @@ def test_greedy_takes_the_likeliest_legal_token() -> None:
 
 def test_targets_are_scored_and_not_drawn() -> None:
     logits = randn(3, 9)
-    token_ids, logprobs = kernels.sample_tokens(
+    token_ids, logprobs, *_ = kernels.sample_tokens(
         logits, sampling(3, targets=torch.tensor([4, -1, 0]))
     )
     assert token_ids.tolist() == [4, int(logits[1].argmax()), 0]
@@ -225,7 +225,7 @@ def draw_many(logits: torch.Tensor, **fields: float) -> np.ndarray:
         for name, value in {"temperature": 1.0, **fields}.items()
     }
     rows = logits[None].expand(num_draws, -1)
-    token_ids, _ = kernels.sample_tokens(rows, sampling(num_draws, uniform=uniform, **repeated))
+    token_ids, _, *_ = kernels.sample_tokens(rows, sampling(num_draws, uniform=uniform, **repeated))
     return np.bincount(token_ids.numpy(), minlength=len(logits)) / num_draws
 
 
@@ -249,7 +249,7 @@ def test_masked_draw_never_leaves_the_mask() -> None:
     logits = randn(8, 40)
     mask = bitmask([[n, n + 20] for n in range(8)], 40)
     for uniform in (0.0, 0.5, 1 - 2**-24):
-        token_ids, _ = kernels.sample_tokens(
+        token_ids, _, *_ = kernels.sample_tokens(
             logits,
             sampling(
                 8,
@@ -298,7 +298,7 @@ def test_penalties_change_the_logits_of_tokens_that_occurred(
     logits: list[float], occurred: dict[int, int], strengths: dict[str, list[float]], wanted: int
 ) -> None:
     fields = penalties([occurred], **strengths)
-    token_ids, _ = kernels.sample_tokens(torch.tensor([logits]), sampling(1, **fields))
+    token_ids, _, *_ = kernels.sample_tokens(torch.tensor([logits]), sampling(1, **fields))
     assert token_ids.tolist() == [wanted]
 
 
@@ -312,7 +312,7 @@ def test_penalties_are_their_rows_own_and_apply_before_mask_and_temperature() ->
     mask = bitmask([[0, 1, 2], [0, 1, 2], [0, 2], [0, 1, 2]], 3)
     fields |= {"temperature": torch.tensor([0.01, 0, 0, 0]), "token_bitmask": mask}
     targets = torch.tensor([-1, -1, -1, 0])
-    token_ids, logprobs = kernels.sample_tokens(logits, sampling(4, targets=targets, **fields))
+    token_ids, logprobs, *_ = kernels.sample_tokens(logits, sampling(4, targets=targets, **fields))
     assert token_ids.tolist() == [1, 0, 2, 0]
     scored = logits[3].log_softmax(-1)[0].item()
     assert logprobs.tolist() == pytest.approx([0, 0, 0, scored])

@@ -10,6 +10,9 @@ namespace zonda {
 // One slot of a KV page is one lane.
 constexpr int PAGE_SIZE = 16;
 
+// Most likeliest tokens that a row reports.
+constexpr int MAX_TOP = 20;
+
 enum KvType : int32_t { KV_BF16 = 0, KV_INT8 = 1, NUM_KV_TYPES };
 
 // The arrays of a step: `runtime.kernels.ForwardBatch` and `SamplingBatch`, and where the results
@@ -41,8 +44,14 @@ struct Batch {
     const float* repetition_penalty;  // [R]
     const float* presence_penalty;    // [R]
     const float* frequency_penalty;   // [R]
+    const int64_t* bias_start;        // [R + 1] or null, as are the next two
+    const int64_t* bias_tokens;       // [bias_start[R]]
+    const float* bias_values;         // [bias_start[R]]
+    const int64_t* num_top;           // [R] or null, likeliest tokens to report with the row's; -1 for neither
     int64_t* drawn_ids;               // [R], out
     float* logprobs;                  // [R], out
+    int64_t* top_ids;                 // [R, MAX_TOP], out, null where num_top is
+    float* top_logprobs;              // [R, MAX_TOP], out
 };
 
 // What the work units of an operator are.
@@ -90,7 +99,7 @@ enum OpKind : int32_t {
     // p {logits}, n {V}
     OP_SAMPLE = 16,
     // as OP_LINEAR of logits rows, p and n too; N is V. Tiles that no row of the block needs are left
-    // out: a row needs those where its mask has a bit, all if it is scored
+    // out: a row needs those where its mask has a bit, all if it is scored or reports log-probabilities
     OP_OUTPUT_LOGITS = 17,
     NUM_OPS
 };

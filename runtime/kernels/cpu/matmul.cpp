@@ -315,7 +315,8 @@ ZONDA_INLINE void find_needs(const Batch& batch, int64_t num_words, int64_t firs
     for (int64_t i = 0; i < count; i++) needs[i] = 0;
     for (int64_t row = first_row; row < end_row; row++) {
         const int64_t at = batch.first_row + row;
-        const uint32_t all = batch.targets[at] >= 0 ? ~0u : 0;
+        const bool is_scored = batch.targets[at] >= 0 || (batch.num_top && batch.num_top[at] >= 0);
+        const uint32_t all = is_scored ? ~0u : 0;
         const int32_t* mask = batch.token_bitmask + at * num_words;
         for (int64_t i = 0; i < count; i++) needs[i] |= uint64_t((row_bits(mask, i) | all) != 0) << (row - first_row);
     }

@@ -174,8 +174,8 @@ def paged_attention(
     return out
 
 
-def sample_tokens(logits: Buffer, sampling: SamplingBatch) -> tuple[StepArray, StepArray]:
+def sample_tokens(logits: Buffer, sampling: SamplingBatch) -> tuple[StepArray, ...]:
     recorder = logits.recorder
     recorder.record(OpKind.SAMPLE, Domain.ROWS, (logits,), n=(logits.width,))
-    drawn, logprobs = (StepArray(recorder, name, Domain.ROWS) for name in ("drawn_ids", "logprobs"))
-    return drawn, logprobs
+    names = ("drawn_ids", "logprobs", "top_ids", "top_logprobs")
+    return tuple(StepArray(recorder, name, Domain.ROWS) for name in names)

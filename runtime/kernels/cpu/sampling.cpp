@@ -64,9 +64,16 @@ Best find_best(const Logits& logits) {
     return best;
 }
 
-// log(softmax) of one token.
-float log_probability(const Logits& logits, int64_t token) {
-    const F32x16 largest = set1(find_best(logits).value);
+// What turns logits into log(softmax).
+struct Norm {
+    double largest, log_total;
+
+    float log_probability(float logit) const { return float(double(logit) - largest - log_total); }
+};
+
+Norm find_norm(const Logits& logits) {
+    const float best = find_best(logits).value;
+    const F32x16 largest = set1(best);
     double total = 0;
     for (int64_t start = 0; start < logits.size; start += BLOCK) {
         F32x16 sum = zero();
@@ -74,7 +81,33 @@ float log_probability(const Logits& logits, int64_t token) {
             sum = sum + exp(logits.vector(i, logits.legal(i)) - largest);
         total += double(sum_lanes(sum));
     }
-    return float(double(logits.values[token]) - double(max_lanes(largest)) - std::log(total));
+    return {double(best), std::log(total)};
+}
+
+// The `count` likeliest tokens, the lower id first among equals; -1 where there are no more.
+void find_top(const Logits& logits, const Norm& norm, int64_t count, int64_t* ids, float* logprobs) {
+    float values[MAX_TOP];
+    int64_t size = 0;
+    for (int64_t i = 0; i < logits.size; i += LANES) {
+        const F32x16 lanes = load_first(logits.values + i, lanes_left(logits.size, i));
+        uint32_t bits = lanes_above(lanes, size < count ? -INFINITY : values[count - 1]) & logits.legal(i);
+        for (; bits; bits &= bits - 1) {
+            const int64_t id = i + __builtin_ctz(bits);
+            const float value = logits.values[id];
+            if (size == count && !(value > values[count - 1])) continue;
+            int64_t at = size < count ? size++ : count - 1;
+            for (; at > 0 && values[at - 1] < value; at--) {
+                values[at] = values[at - 1];
+                ids[at] = ids[at - 1];
+            }
+            values[at] = value;
+            ids[at] = id;
+        }
+    }
+    for (int64_t at = 0; at < count; at++) {
+        if (at >= size) ids[at] = -1;
+        logprobs[at] = at < size ? norm.log_probability(values[at]) : -INFINITY;
+    }
 }
 
 // Turns logits into weights relative to the best one. Returns their sum.
@@ -242,6 +275,11 @@ int64_t draw(const Logits& logits, float best, const Choice& choice, Item* scrat
     return candidates.token_at(double(choice.uniform) * total);
 }
 
+void add_bias(const Batch& batch, int64_t row, float* logits) {
+    for (int64_t i = batch.bias_start[row]; i < batch.bias_start[row + 1]; i++)
+        logits[batch.bias_tokens[i]] += batch.bias_values[i];
+}
+
 void penalize(const Batch& batch, int64_t row, float* logits) {
     for (int64_t i = batch.penalty_start[row]; i < batch.penalty_start[row + 1]; i++) {
         float& logit = logits[batch.penalty_tokens[i]];
@@ -252,14 +290,9 @@ void penalize(const Batch& batch, int64_t row, float* logits) {
     }
 }
 
-void sample_row(const Batch& batch, int64_t row, float* values, int64_t size, Item* scratch) {
+void draw_row(const Batch& batch, int64_t row, float* values, int64_t size, Item* scratch) {
     Logits logits = {values, size, nullptr};
-    batch.logprobs[row] = 0;
-    if (batch.targets[row] >= 0) {
-        batch.drawn_ids[row] = batch.targets[row];
-        batch.logprobs[row] = log_probability(logits, batch.targets[row]);
-        return;
-    }
+    if (batch.bias_start) add_bias(batch, row, values);
     if (batch.penalty_start) penalize(batch, row, values);
     if (batch.token_bitmask) logits.mask = batch.token_bitmask + row * ((size + 31) / 32);
     const Best best = find_best(logits);
@@ -271,14 +304,34 @@ void sample_row(const Batch& batch, int64_t row, float* values, int64_t size, It
     }
 }
 
+// Draws or scores. `plain` has room for the row as it was before anything changed it.
+void sample_row(const Batch& batch, int64_t row, float* values, int64_t size, Item* scratch, float* plain) {
+    const int64_t target = batch.targets[row], num_top = batch.num_top ? batch.num_top[row] : -1;
+    batch.logprobs[row] = 0;
+    if (target < 0 && num_top < 0) return draw_row(batch, row, values, size, scratch);
+    const Logits logits = {values, size, nullptr};
+    const Norm norm = find_norm(logits);
+    if (num_top > 0)
+        find_top(logits, norm, num_top, batch.top_ids + row * MAX_TOP, batch.top_logprobs + row * MAX_TOP);
+    const float* source = values;
+    batch.drawn_ids[row] = target;
+    if (target < 0) {
+        memcpy(plain, values, size_t(size) * sizeof(float));
+        source = plain;
+        draw_row(batch, row, values, size, scratch);
+    }
+    batch.logprobs[row] = norm.log_probability(source[batch.drawn_ids[row]]);
+}
+
 void sample(const Op& op, const Batch& batch, int64_t begin, int64_t end, uint8_t* scratch) {
     float* logits = static_cast<float*>(op.p[0]);
     Item* items = reinterpret_cast<Item*>(scratch);
     for (int64_t i = begin; i < end; i++)
-        sample_row(batch, batch.first_row + i, logits + i * op.n[0], op.n[0], items);
+        sample_row(batch, batch.first_row + i, logits + i * op.n[0], op.n[0], items,
+                   reinterpret_cast<float*>(items + op.n[0]));
 }
 
-size_t sample_scratch(const Op& op) { return size_t(op.n[0]) * sizeof(Item); }
+size_t sample_scratch(const Op& op) { return size_t(op.n[0]) * (sizeof(Item) + sizeof(float)); }
 
 }  // namespace
 

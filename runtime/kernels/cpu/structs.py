@@ -102,8 +102,15 @@ _SAMPLING = (
     "repetition_penalty",
     "presence_penalty",
     "frequency_penalty",
+    "bias_start",
+    "bias_tokens",
+    "bias_values",
+    "num_top",
 )
-_RESULTS = ("drawn_ids", "logprobs")
+_RESULTS = ("drawn_ids", "logprobs", "top_ids", "top_logprobs")
+
+MAX_TOP = 20
+"""Room in `top_ids` and `top_logprobs` for each row."""
 
 
 class Batch(ctypes.Structure):
@@ -120,8 +127,13 @@ def make_batch(
     sampling: SamplingBatch | None,
     drawn_ids: npt.NDArray[np.int64],
     logprobs: npt.NDArray[np.float32],
+    top: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None = None,
 ) -> Batch:
-    """Point at a step's arrays, C-contiguous and of the types `kernels.h` says."""
+    """Point at a step's arrays, C-contiguous and of the types `kernels.h` says.
+
+    `top` is where the likeliest tokens and their log-probabilities go, [R, MAX_TOP] both; it is
+    there where `sampling.num_top` is.
+    """
     batch = Batch(
         forward.token_ids.shape[0],
         forward.seq_lens.shape[0],
@@ -136,4 +148,6 @@ def make_batch(
                 setattr(batch, name, array.ctypes.data)
     batch.drawn_ids = drawn_ids.ctypes.data
     batch.logprobs = logprobs.ctypes.data
+    if top is not None:
+        batch.top_ids, batch.top_logprobs = (array.ctypes.data for array in top)
     return batch

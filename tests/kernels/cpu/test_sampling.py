@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from runtime.kernels import SamplingBatch, reference
-from runtime.kernels.cpu.structs import Domain, OpKind
+from runtime.kernels.cpu.structs import MAX_TOP, Domain, OpKind
 from tests.helpers.cpu_ops import (
     Floats,
     Ints,
@@ -78,7 +78,12 @@ def some_penalties(num_rows: int, vocab_size: int) -> dict[str, npt.NDArray[Any]
 
 
 def sample(
-    logits: Floats, sampling: SamplingBatch, *, variant: str = BEST, num_threads: int = 1
+    logits: Floats,
+    sampling: SamplingBatch,
+    *,
+    variant: str = BEST,
+    num_threads: int = 1,
+    top: Results | None = None,
 ) -> Results:
     own = logits.copy()
     num_rows, vocab_size = logits.shape
@@ -88,6 +93,7 @@ def sample(
         sampling,
         variant=variant,
         num_threads=num_threads,
+        top=top,
     )
 
 
@@ -96,7 +102,8 @@ def sample_by_reference(logits: Floats, sampling: SamplingBatch) -> Results:
     tensors = {
         name: None if array is None else torch.from_numpy(array) for name, array in arrays.items()
     }
-    drawn, logprobs = reference.sample_tokens(torch.from_numpy(logits), SamplingBatch(**tensors))
+    results = reference.sample_tokens(torch.from_numpy(logits), SamplingBatch(**tensors))
+    drawn, logprobs = results[:2]
     return drawn.numpy(), logprobs.numpy()
 
 
@@ -225,3 +232,59 @@ def test_a_row_is_drawn_alike_by_all_variants_in_any_company() -> None:
             results = sample(logits, sampling, variant=variant, num_threads=num_threads)
             assert np.array_equal(results[0], wanted[0])
             assert np.array_equal(results[1], wanted[1])
+
+
+def some_biases(num_rows: int, vocab_size: int) -> dict[str, npt.NDArray[Any]]:
+    rng = np.random.default_rng(8)
+    counts = rng.integers(0, min(9, vocab_size), num_rows)
+    tokens = [rng.permutation(vocab_size)[:count] for count in counts]
+    return {
+        "bias_start": np.cumsum([0, *counts]),
+        "bias_tokens": np.concatenate(tokens),
+        "bias_values": rng.choice([-100, -1, 2, 100], counts.sum()).astype(np.float32),
+    }
+
+
+@each_variant
+@pytest.mark.parametrize("vocab_size", [3, 33, 9001])
+def test_reported_log_probabilities_are_those_of_the_plain_distribution(
+    variant: str, vocab_size: int
+) -> None:
+    num_rows = 24
+    logits = np.round(4 * randn(num_rows, vocab_size), 1)  # with equals among them
+    logits[3, 1:] = -np.inf
+    num_top: Ints = np.arange(num_rows) % 22 - 1
+    changes = some_penalties(num_rows, vocab_size) | some_biases(num_rows, vocab_size)
+    sampling = mixed_sampling(num_rows, vocab_size, num_top=num_top, **changes)
+    sampling.targets[::5] = 1
+    top = np.full((num_rows, MAX_TOP), -7), np.zeros((num_rows, MAX_TOP), np.float32)
+    drawn, logprobs = sample(logits, sampling, variant=variant, top=top)
+    assert np.array_equal(drawn, sample(logits, sampling_without(sampling), variant=variant)[0])
+    wide = logits.astype(float)
+    wanted = wide - np.log(np.exp(wide).sum(-1, keepdims=True))
+    for row in range(num_rows):
+        is_reported = num_top[row] >= 0 or row % 5 == 0
+        own = wanted[row, drawn[row]] if is_reported else 0.0
+        assert logprobs[row] == pytest.approx(own, abs=4e-6)
+        order = np.argsort(-logits[row], kind="stable")[: max(0, num_top[row])]
+        order = order[np.isfinite(logits[row, order])]
+        found = top[0][row, : max(0, num_top[row])]
+        assert found.tolist() == [*order, *[-1] * (len(found) - len(order))]
+        assert top[1][row, : len(order)] == pytest.approx(wanted[row, order], abs=4e-6)
+
+
+def sampling_without(sampling: SamplingBatch) -> SamplingBatch:
+    return replace(sampling, num_top=None)
+
+
+@each_variant
+def test_biases_change_what_is_drawn_as_the_reference_says(variant: str) -> None:
+    num_rows, vocab_size = 40, 500
+    logits = 3 * randn(num_rows, vocab_size)
+    biases = some_biases(num_rows, vocab_size)
+    cold = np.zeros(num_rows, np.float32)
+    sampling = sampling_of(num_rows, temperature=cold, **biases)
+    drawn, _ = sample(logits, sampling, variant=variant)
+    wanted, _ = sample_by_reference(logits, sampling)
+    assert np.array_equal(drawn, wanted)
+    assert not np.array_equal(drawn, logits.argmax(-1))
