@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,14 +26,15 @@ from runtime.agent.loop import Agent, AgentModel
 from runtime.agent.runs import Run
 from runtime.chat.messages import ChatEvent, Message, OutputSchema, TextDelta, ToolChoice, TurnEnd
 from runtime.errors import GenerationError
-from runtime.request import SamplingParams, Usage
+from runtime.request import GenerateRequest, SamplingParams, TokenChunk, Usage
 from tools.errors import InvalidArgumentsError
-from tools.spec import JsonObject, TextContent, ToolResult
+from tools.spec import JsonObject, TextContent, ToolResult, ToolSpec
 
 if TYPE_CHECKING:
     from runtime.chat.model import Output
     from runtime.engine.embedding import Vectors
     from runtime.grammar.compile import GrammarSource
+    from runtime.tokenizer.tokenizer import Tokenizer
 
 
 class Model(AgentModel, Protocol):
@@ -46,7 +47,16 @@ class Model(AgentModel, Protocol):
         self, messages: Sequence[Message], options: Sequence[str]
     ) -> Mapping[str, float]: ...
 
-    async def embed(self, texts: Sequence[str]) -> tuple[Vectors, int]: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    def complete(self, request: GenerateRequest) -> AsyncGenerator[TokenChunk]: ...
+
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()
+    ) -> Sequence[int]: ...
+
+    async def embed(self, texts: Sequence[str | Sequence[int]]) -> tuple[Vectors, int]: ...
 
 
 async def generate(run: Run, model: Model, arguments: JsonObject) -> ToolResult:

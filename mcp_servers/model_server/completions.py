@@ -33,6 +33,9 @@ class Completions:
     def model_names(self) -> Sequence[str]:
         return self._service.models.names
 
+    def has_model(self, name: str) -> bool:
+        return self._any_name or name in self._service.models.names
+
     @asynccontextmanager
     async def hold_model(self, name: str) -> AsyncIterator[Model]:
         models = self._service.models

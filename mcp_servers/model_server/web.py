@@ -24,6 +24,7 @@ from mcp_servers.model_server.tools import Surface
 from mcp_servers.web_app import open_web_app
 from runtime.config import Config
 from runtime.http_api.routes import openai_routes
+from runtime.http_api.text_routes import text_routes
 from tools.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,8 @@ async def serve_http(
     ):
         stop = _Stop(service, config.drain_s)
         server = build_server(service, version=version)
-        routes = openai_routes(Completions(service, any_name=config.any_model_name), caller_of)
+        backend = Completions(service, any_name=config.any_model_name)
+        routes = [*openai_routes(backend, caller_of), *text_routes(backend, caller_of)]
         async with open_web_app(server, access, stop.readiness, routes) as app:
             http = _HttpServer(_http_config(app.asgi))
             group.start_soon(service.prepare)

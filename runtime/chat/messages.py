@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from runtime.request import FinishReason, Usage
+from runtime.request import FinishReason, TokenScore, Usage
 from tools.spec import JsonObject
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -54,9 +54,13 @@ class ReasoningDelta:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """More of the visible answer."""
+    """More of the visible answer, and the scores of its tokens where they were asked for.
+
+    The scores of an answer that may yet be mended come with its end alone.
+    """
 
     text: str
+    scores: tuple[TokenScore, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,7 @@ class TurnEnd:
         error: why, where `finish_reason` is "error".
         rejected: the call whose arguments its schema refuses, if that is why; it is not among
             the message's and must not be made.
+        scores: of the visible answer's tokens, where they were asked for.
     """
 
     message: Message
@@ -86,6 +91,7 @@ class TurnEnd:
     usage: Usage
     error: str | None = None
     rejected: ToolCall | None = None
+    scores: tuple[TokenScore, ...] = ()
 
 
 ChatEvent = ReasoningDelta | TextDelta | ToolCallDelta | TurnEnd

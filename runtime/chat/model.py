@@ -167,6 +167,8 @@ class ChatModel:
             request = GenerateRequest(
                 plan.prompt.token_ids + restart.kept,
                 replace(sampling, max_tokens=plan.max_tokens - len(restart.kept)),
+                # What is kept is scored as a prompt: then every token of the turn has its score.
+                num_scored_tokens=0 if sampling.top_logprobs is None else len(restart.kept),
                 lease=conversation,
                 lease_s=lease_s if conversation is not None else 0.0,
             )
@@ -223,8 +225,20 @@ class ChatModel:
         total = sum(weights.values())
         return {option: weight / total for option, weight in weights.items()}
 
-    async def embed(self, texts: Sequence[str]) -> tuple[Vectors, int]:
-        """Return the texts' vectors, and how many tokens they have.
+    def complete(self, request: GenerateRequest) -> AsyncGenerator[TokenChunk]:
+        """Go on from plain tokens, with no template; see `AsyncEngine.generate`."""
+        return self._engine.generate(request)
+
+    def render(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> list[int]:
+        """The prompt of a conversation, as the model would get it.
+
+        Raises:
+            TemplateError: the template cannot render the messages.
+        """
+        return self._build_tokens(messages, tools)
+
+    async def embed(self, texts: Sequence[str | Sequence[int]]) -> tuple[Vectors, int]:
+        """Return the vectors of texts, or of their tokens, and how many tokens they have.
 
         A vector is the mean of the model's last hidden states over a text, of length 1.
 
@@ -235,11 +249,9 @@ class ChatModel:
         token_ids = await anyio.to_thread.run_sync(self._encode_texts, texts)
         return await self._engine.embed(token_ids), sum(map(len, token_ids))
 
-    def _encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
-        tokenizer = self.tokenizer
-        bos_id = tokenizer.bos_id if tokenizer.adds_bos else None
-        first = [] if bos_id is None else [bos_id]
-        return [[*first, *tokenizer.encode(text)] for text in texts]
+    def _encode_texts(self, texts: Sequence[str | Sequence[int]]) -> list[list[int]]:
+        encode = self.tokenizer.encode_whole
+        return [encode(one) if isinstance(one, str) else list(one) for one in texts]
 
     async def count_tokens(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()
@@ -359,7 +371,12 @@ class ChatModel:
             finish_reason = "tool_calls"
         is_call = rejected is not None and bool(rejected.call.name)
         return TurnEnd(
-            message, finish_reason, usage, error, rejected.call if rejected and is_call else None
+            message,
+            finish_reason,
+            usage,
+            error,
+            rejected.call if rejected and is_call else None,
+            attempt.scores(),
         )
 
 

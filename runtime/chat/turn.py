@@ -29,7 +29,7 @@ from runtime.chat.tempered import TemperedConstraint
 from runtime.chat.wire_formats.format import BoundFormat
 from runtime.chat.wire_formats.schemas import Path
 from runtime.grammar.constraint import Constraint
-from runtime.request import TokenChunk
+from runtime.request import TokenChunk, TokenScore
 from runtime.tokenizer.decoder import StopStrings
 from runtime.tokenizer.tokenizer import Tokenizer
 from tools.spec import JsonObject, ToolSpec
@@ -143,6 +143,8 @@ class Attempt:
         self._marked = MarkedText(bound.ids, tokenizer)
         self._raw = ""
         self._is_over = False
+        self._scores: list[TokenScore] = []
+        self._num_scores_told = 0
         self._stop = StopStrings(plan.stop)
         self.push(TokenChunk(restart.kept))  # its events were given out before
 
@@ -164,6 +166,7 @@ class Attempt:
     def push(self, chunk: TokenChunk) -> list[ParserEvent]:
         """Take tokens; return what they say. The last chunk has a finish reason."""
         self.token_ids += chunk.token_ids
+        self._scores += chunk.scores
         raw = self._marked.push(chunk.token_ids)
         is_over = chunk.finish_reason is not None
         if is_over:
@@ -179,7 +182,37 @@ class Attempt:
         passed = self._cut(events, is_over=is_over)
         if self.is_stopped:
             self.rejected = None  # it came after the end
-        return passed
+        return self._tell_scores(passed) if chunk.scores else passed
+
+    def scores(self) -> tuple[TokenScore, ...]:
+        """Those of the tokens that hold any of the visible text, where they were asked for."""
+        if not self.text or len(self._scores) != len(self.token_ids):
+            return ()
+        start = self.parser.text_start
+        if start is None:
+            thought = self._raw.find(self.parser.reasoning) + len(self.parser.reasoning)
+            start = max(0, self._raw.find(self.text, thought))
+        end = start + len(self.text)
+        found: list[TokenScore] = []
+        begin = 0
+        for score, token_end in zip(self._scores, self._marked.ends, strict=True):
+            # A token without text of its own holds the first bytes of a character.
+            if begin < end and max(token_end, begin + 1) > start:
+                found.append(score)
+            begin = token_end
+        return tuple(found)
+
+    def _tell_scores(self, events: list[ParserEvent]) -> list[ParserEvent]:
+        """Add new scores to the last text, unless what was said may be mended."""
+        texts = [at for at, event in enumerate(events) if isinstance(event, TextDelta)]
+        if texts and self._plan.schema is None and not self._plan.tools:
+            told = self._num_scores_told
+            scores = self.scores()
+            self._num_scores_told = len(scores)
+            last = events[texts[-1]]
+            assert isinstance(last, TextDelta)
+            events[texts[-1]] = TextDelta(last.text, scores[told:])
+        return events
 
     def mend(self, rejected: RejectedCall) -> Restart:
         """Say where the turn goes on: first with another text, then with another beginning."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from runtime.chat.messages import (
@@ -20,6 +20,9 @@ from runtime.chat.messages import (
     TurnEnd,
 )
 from runtime.errors import GenerationError
+from runtime.http_api.logprobs import write_chat_logprobs
+from runtime.request import TokenScore
+from runtime.tokenizer.tokenizer import Tokenizer
 from tools.spec import JsonObject
 
 
@@ -43,8 +46,12 @@ class Header:
         }
 
 
-def write_completion(header: Header, ends: list[TurnEnd], *, is_legacy: bool) -> JsonObject:
+def write_completion(
+    header: Header, ends: list[TurnEnd], *, is_legacy: bool, scored_by: Tokenizer | None = None
+) -> JsonObject:
     """Write a whole completion of one turn for each choice.
+
+    Tokens come with their log-probabilities where there is a tokenizer to spell them by.
 
     Raises:
         GenerationError: a turn failed.
@@ -53,7 +60,7 @@ def write_completion(header: Header, ends: list[TurnEnd], *, is_legacy: bool) ->
         {
             "index": index,
             "message": _message(end, is_legacy=is_legacy),
-            "logprobs": None,
+            "logprobs": scored_by and write_chat_logprobs(end.scores, scored_by),
             "finish_reason": finish_reason(end, is_legacy=is_legacy),
         }
         for index, end in enumerate(ends)
@@ -89,12 +96,21 @@ def write_usage(ends: list[TurnEnd]) -> JsonObject:
 class ChunkWriter:
     """Writes the chunks of one choice; the first event brings the assistant's role."""
 
-    def __init__(self, header: Header, index: int, *, is_legacy: bool, has_usage: bool) -> None:
+    def __init__(
+        self,
+        header: Header,
+        index: int,
+        *,
+        is_legacy: bool,
+        has_usage: bool,
+        scored_by: Tokenizer | None = None,
+    ) -> None:
         self._header = header
         self._index = index
         self._is_legacy = is_legacy
         self._usage: JsonObject = {"usage": None} if has_usage else {}
-        self._call_ids: dict[int, str] = {}
+        self._scored_by = scored_by
+        self._num_scores = 0
 
     def begin(self) -> JsonObject:
         return self._chunk({"role": "assistant", "content": "", "refusal": None})
@@ -107,13 +123,15 @@ class ChunkWriter:
         """
         match event:
             case TextDelta():
-                yield self._chunk({"content": event.text})
+                self._num_scores += len(event.scores)
+                yield self._chunk({"content": event.text}, scores=event.scores)
             case ReasoningDelta():
                 yield self._chunk({"reasoning": event.text, "reasoning_content": event.text})
             case ToolCallDelta():
                 yield self._chunk(self._call(event))
             case TurnEnd():
-                yield self._chunk({}, finish_reason(event, is_legacy=self._is_legacy))
+                reason = finish_reason(event, is_legacy=self._is_legacy)
+                yield self._chunk({}, reason, scores=event.scores[self._num_scores :])
 
     def _call(self, event: ToolCallDelta) -> JsonObject:
         function: JsonObject = {"arguments": event.arguments}
@@ -126,8 +144,17 @@ class ChunkWriter:
             call = {"index": event.index, "id": _new_call_id(), "type": "function", **call}
         return {"tool_calls": [call]}
 
-    def _chunk(self, delta: JsonObject, reason: str | None = None) -> JsonObject:
-        choice = {"index": self._index, "delta": delta, "logprobs": None, "finish_reason": reason}
+    def _chunk(
+        self, delta: JsonObject, reason: str | None = None, scores: Sequence[TokenScore] = ()
+    ) -> JsonObject:
+        choice = {
+            "index": self._index,
+            "delta": delta,
+            "logprobs": write_chat_logprobs(scores, self._scored_by)
+            if scores and self._scored_by
+            else None,
+            "finish_reason": reason,
+        }
         return self._header.write("chat.completion.chunk", choices=[choice], **self._usage)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from runtime.chat.model import Output
 from runtime.grammar.compile import from_choices, from_grammar, from_json_schema, from_regex
 from runtime.http_api.chat_shapes import (
     AllowedToolsChoice,
+    AnyMessage,
     AssistantMessage,
     ChatRequest,
     FunctionDefinition,
@@ -53,6 +54,11 @@ class ChatTurn:
     thinks: bool | None
     is_legacy: bool
 
+    @property
+    def has_scores(self) -> bool:
+        """Whether tokens come with their log-probabilities."""
+        return self.sampling[0].top_logprobs is not None
+
 
 def read_chat(request: ChatRequest, context_length: int) -> ChatTurn:
     """Translate a request.
@@ -62,10 +68,10 @@ def read_chat(request: ChatRequest, context_length: int) -> ChatTurn:
         InvalidRequestError: a number out of range, or a schema or grammar that is none.
     """
     _refuse_unsupported(request)
-    tools = [_tool(tool.function, f"tools[{at}].function") for at, tool in _each(request.tools)]
-    tools += [_tool(one, f"functions[{at}]") for at, one in _each(request.functions)]
+    tools = [read_tool(tool.function, f"tools[{at}].function") for at, tool in _each(request.tools)]
+    tools += [read_tool(one, f"functions[{at}]") for at, one in _each(request.functions)]
     return ChatTurn(
-        tuple(_messages(request)),
+        tuple(read_messages(request.messages)),
         tuple(tools),
         _tool_choice(request, [tool.name for tool in tools]),
         _output(request),
@@ -80,20 +86,23 @@ def _each(items: list[_Item] | None) -> enumerate[_Item]:
 
 
 def _refuse_unsupported(request: ChatRequest) -> None:
-    if request.stream_options is not None and not request.stream:
+    if request.stream_options is not None and request.stream is None:
         raise bad_request("stream_options needs stream: true", "stream_options")
     if "audio" in (request.modalities or ()):
         raise bad_request("this model writes text, no audio", "modalities")
-    if request.logprobs or request.top_logprobs:
-        raise bad_request("log-probabilities are not offered", "logprobs")
-    if any((request.logit_bias or {}).values()):
-        raise bad_request("only a bias of 0 is offered", "logit_bias")
+    if request.top_logprobs is not None and not request.logprobs:
+        raise bad_request("top_logprobs needs logprobs: true", "top_logprobs")
 
 
-def _messages(request: ChatRequest) -> list[Message]:
+def read_messages(messages: Sequence[AnyMessage]) -> list[Message]:
+    """Translate a conversation.
+
+    Raises:
+        FaultError: a result answers no call before it, or arguments are no JSON object.
+    """
     found: list[Message] = []
     names: dict[str, str] = {}
-    for at, message in enumerate(request.messages):
+    for at, message in enumerate(messages):
         where = f"messages[{at}]"
         match message:
             case SystemMessage():
@@ -151,7 +160,12 @@ def _arguments(text: str, where: str) -> JsonObject:
     return arguments
 
 
-def _tool(function: FunctionDefinition, where: str) -> ToolSpec:
+def read_tool(function: FunctionDefinition, where: str) -> ToolSpec:
+    """Translate a function that stands at `where`.
+
+    Raises:
+        FaultError: its parameters are no object.
+    """
     schema = function.parameters or ANY_ARGUMENTS
     if schema.get("type", "object") != "object":
         raise bad_request("the type of parameters is object", f"{where}.parameters.type")
@@ -205,6 +219,7 @@ def _sampling(request: ChatRequest, context_length: int) -> list[SamplingParams]
     stop = request.stop or ()
     seed = None if request.seed is None else request.seed % 2**63
     num_choices = request.n or 1
+    bias = read_bias(request.logit_bias)
     limits = (request.max_completion_tokens, request.max_tokens, context_length)
     return [
         SamplingParams(
@@ -219,9 +234,29 @@ def _sampling(request: ChatRequest, context_length: int) -> list[SamplingParams]
             frequency_penalty=request.frequency_penalty or 0.0,
             seed=None if seed is None else (seed + index) % 2**63,
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            logit_bias=bias,
+            top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         )
         for index in range(num_choices)
     ]
+
+
+def read_bias(bias: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:
+    """Read `logit_bias`: token ids as text, and what is added to their logits.
+
+    What is biased by 0 is left as it is, whatever its key.
+
+    Raises:
+        FaultError: a key is no token id, or one comes twice.
+    """
+    found: dict[int, float] = {}
+    for key, value in (bias or {}).items():
+        if not value:
+            continue
+        if not (key.isascii() and key.isdigit() and len(key) < 10) or int(key) in found:
+            raise bad_request("its keys are token ids, each once", "logit_bias")
+        found[int(key)] = value
+    return tuple(found.items())
 
 
 def _default(value: float | None, default: float) -> float:

@@ -10,32 +10,46 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from functools import partial
 from typing import Protocol
 
-import anyio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from runtime.chat.messages import ChatEvent, Message, ToolChoice, TurnEnd
 from runtime.chat.model import Output
+from runtime.engine.embedding import Vectors
+from runtime.http_api.at_once import all_at_once
 from runtime.http_api.body import read_body
 from runtime.http_api.chat_answer import ChunkWriter, Header, write_completion, write_usage
 from runtime.http_api.chat_request import ChatTurn, read_chat
 from runtime.http_api.chat_shapes import ChatRequest
 from runtime.http_api.event_stream import Emit, EventStream, unless_gone
 from runtime.http_api.faults import Fault, FaultError, fault_of
-from runtime.request import SamplingParams
+from runtime.request import GenerateRequest, SamplingParams, TokenChunk
+from runtime.tokenizer.tokenizer import Tokenizer
 from tools.spec import JsonObject, ToolSpec
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class Model(Protocol):
-    """What a chat completion needs of a loaded model; `ChatModel` is one."""
+    """What the API needs of a loaded model; `ChatModel` is one."""
 
     @property
     def context_length(self) -> int: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    def complete(self, request: GenerateRequest) -> AsyncGenerator[TokenChunk]: ...
+
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()
+    ) -> Sequence[int]: ...
+
+    async def embed(self, texts: Sequence[str | Sequence[int]]) -> tuple[Vectors, int]: ...
 
     def stream(
         self,
@@ -54,6 +68,10 @@ class Backend(Protocol):
 
     @property
     def model_names(self) -> Sequence[str]: ...
+
+    def has_model(self, name: str) -> bool:
+        """Whether `hold_model` finds one by this name."""
+        ...
 
     def hold_model(self, name: str) -> AbstractAsyncContextManager[Model]:
         """Wait for a model; it stays loaded meanwhile.
@@ -81,16 +99,16 @@ def openai_routes(backend: Backend, caller_of: Callable[[Request], str]) -> list
     """Return the routes under `/v1`; `caller_of` names who sent a request."""
     api = _Api(backend, caller_of)
     return [
-        Route("/v1/chat/completions", _guarded(api.chat), methods=["POST"]),
-        Route("/v1/models", _guarded(api.list_models), methods=["GET"]),
-        Route("/v1/models/{name:path}", _guarded(api.show_model), methods=["GET"]),
+        Route("/v1/chat/completions", guarded(api.chat), methods=["POST"]),
+        Route("/v1/models", guarded(api.list_models), methods=["GET"]),
+        Route("/v1/models/{name:path}", guarded(api.show_model), methods=["GET"]),
     ]
 
 
-def _guarded(answer: Answer) -> Answer:
+def guarded(answer: Answer) -> Answer:
     """Answer with an error instead of raising one; every answer bears its request's id."""
 
-    async def guarded(request: Request) -> Response:
+    async def answered(request: Request) -> Response:
         began = time.perf_counter()
         given = request.headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
@@ -102,7 +120,7 @@ def _guarded(answer: Answer) -> Answer:
         response.headers["openai-processing-ms"] = str(int(1e3 * (time.perf_counter() - began)))
         return response
 
-    return guarded
+    return answered
 
 
 class _Api:
@@ -117,33 +135,35 @@ class _Api:
 
     async def show_model(self, request: Request) -> Response:
         name = request.path_params["name"]
-        if name not in self._backend.model_names:
+        if not self._backend.has_model(name):
             text = f"no model is named {name!r}"
             raise FaultError(Fault(404, "invalid_request_error", text, "model_not_found", "model"))
         return JSONResponse(self._describe(name))
 
     async def chat(self, request: Request) -> Response:
-        body = await read_body(request, ChatRequest)
-        header = Header(body.model)
+        asked = await read_body(request, ChatRequest)
+        header = Header(asked.model)
 
         @asynccontextmanager
         async def begun() -> AsyncIterator[tuple[Model, ChatTurn]]:
-            async with self._backend.hold_model(body.model) as model:
-                turn = read_chat(body, model.context_length)  # what is wrong waits for nobody
+            async with self._backend.hold_model(asked.model) as model:
+                turn = read_chat(asked, model.context_length)  # what is wrong waits for nobody
                 async with self._backend.turn(self._caller_of(request)):
                     yield model, turn
 
         async def write(emit: Emit) -> None:
-            usage = bool(body.stream_options and body.stream_options.include_usage)
+            usage = bool(asked.stream_options and asked.stream_options.include_usage)
             async with begun() as (model, turn):
                 await _stream(header, model, turn, emit, has_usage=usage)
 
         async def complete() -> Response:
             async with begun() as (model, turn):
                 ends = await _run(model, turn)
-            return JSONResponse(write_completion(header, ends, is_legacy=turn.is_legacy))
+            scored_by = model.tokenizer if turn.has_scores else None
+            body = write_completion(header, ends, is_legacy=turn.is_legacy, scored_by=scored_by)
+            return JSONResponse(body)
 
-        return EventStream(write) if body.stream else await unless_gone(request, complete)
+        return EventStream(write) if asked.stream else await unless_gone(request, complete)
 
     def _describe(self, name: str) -> JsonObject:
         return {"id": name, "object": "model", "created": self._created, "owned_by": "zonda"}
@@ -170,28 +190,8 @@ async def _run(model: Model, turn: ChatTurn) -> list[TurnEnd]:
                 if isinstance(event, TurnEnd):
                     ends[index] = event
 
-    await _all_at_once(turn, answer)
+    await all_at_once([partial(answer, *one) for one in enumerate(turn.sampling)])
     return [ends[index] for index in range(len(turn.sampling))]
-
-
-async def _all_at_once(
-    turn: ChatTurn, answer: Callable[[int, SamplingParams], Awaitable[None]]
-) -> None:
-    """Run one task for each choice; the first failure ends the others and is raised alone."""
-    problems: list[Exception] = []
-
-    async def try_to(index: int, sampling: SamplingParams) -> None:
-        try:
-            await answer(index, sampling)
-        except Exception as exc:  # noqa: BLE001 - raised below, without its group
-            problems.append(exc)
-            group.cancel_scope.cancel()
-
-    async with anyio.create_task_group() as group:
-        for index, sampling in enumerate(turn.sampling):
-            group.start_soon(try_to, index, sampling)
-    if problems:
-        raise problems[0]
 
 
 async def _stream(
@@ -199,9 +199,12 @@ async def _stream(
 ) -> None:
     """Emit the chunks of all choices as they come, then, where asked for, what they took."""
     ends: dict[int, TurnEnd] = {}
+    scored_by = model.tokenizer if turn.has_scores else None
 
     async def answer(index: int, sampling: SamplingParams) -> None:
-        writer = ChunkWriter(header, index, is_legacy=turn.is_legacy, has_usage=has_usage)
+        writer = ChunkWriter(
+            header, index, is_legacy=turn.is_legacy, has_usage=has_usage, scored_by=scored_by
+        )
         is_begun = False
         async with aclosing(_open(model, turn, sampling)) as events:
             async for event in events:
@@ -213,7 +216,7 @@ async def _stream(
                 if isinstance(event, TurnEnd):
                     ends[index] = event
 
-    await _all_at_once(turn, answer)
+    await all_at_once([partial(answer, *one) for one in enumerate(turn.sampling)])
     if has_usage:
         totals = write_usage([ends[index] for index in sorted(ends)])
         await emit(header.write("chat.completion.chunk", choices=[], usage=totals))

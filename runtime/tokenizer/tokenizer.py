@@ -46,6 +46,7 @@ class Tokenizer:
         self.special_ids = special_ids
         self.chat_template = chat_template
         self._token_bytes = token_bytes
+        self._names = {token_id: name for name, token_id in special_ids.items()}
         self._backend = tokenizers.Tokenizer.from_str(json)
         # Whether specials are parsed is a setting of the backend, not of a call.
         self._lock = threading.Lock()
@@ -71,10 +72,21 @@ class Tokenizer:
             token_ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return token_ids
 
+    def encode_whole(self, text: str, *, parse_special: bool = False) -> list[int]:
+        """As `encode`, after `bos_id` where texts begin with it and this one does not yet."""
+        token_ids = self.encode(text, parse_special=parse_special)
+        if self.bos_id is None or not self.adds_bos or token_ids[:1] == [self.bos_id]:
+            return token_ids
+        return [self.bos_id, *token_ids]
+
     def decode(self, token_ids: Iterable[int]) -> str:
         """The text of all these tokens; special ones have none, broken UTF-8 is U+FFFD."""
         joined = b"".join([self._token_bytes[token] for token in token_ids])
         return joined.decode("utf-8", "replace")
+
+    def spell(self, token_id: int) -> bytes:
+        """A token by itself: the bytes of its text, or how a special one is written."""
+        return self._token_bytes[token_id] or self._names.get(token_id, "").encode()
 
     def decoder(self) -> IncrementalDecoder:
         """A decoder for one sequence of tokens that come bit by bit."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,8 +21,14 @@ from runtime.engine.embedding import Vectors
 from runtime.engine.status import EngineStatus
 from runtime.errors import UnknownModelError
 from runtime.hub import ModelInfo
+from runtime.request import GenerateRequest, TokenChunk
+from runtime.tokenizer.tokenizer import Tokenizer
 from tests.helpers.scripted_chat_model import Script, ScriptedChatModel
+from tests.helpers.scripted_engine import Script as Writes
+from tests.helpers.scripted_engine import ScriptedEngine, say
+from tests.helpers.tiny_tokenizer import tiny_tokenizer
 from tools.sampling import Sampler
+from tools.spec import ToolSpec
 from tools.toolset import Toolset
 
 ERAS = ("legacy", "2026-07-28")
@@ -64,9 +70,16 @@ STATUS = EngineStatus(
 
 @dataclass
 class ServedModel(ScriptedChatModel):
-    """A scripted chat model that also chooses; `scores` is what it answers."""
+    """A scripted chat model that also chooses and completes texts.
+
+    Attributes:
+        scores: what it answers when it chooses.
+        writes: what it completes texts with.
+    """
 
     name: str = "scripted"
+    tokenizer: Tokenizer = field(default_factory=tiny_tokenizer)
+    writes: Writes = field(default_factory=lambda: say("and time"))
     scores: Mapping[str, float] = field(default_factory=dict)
     weighed: list[tuple[tuple[Message, ...], tuple[str, ...]]] = field(default_factory=list)
 
@@ -76,7 +89,16 @@ class ServedModel(ScriptedChatModel):
         self.weighed.append((tuple(messages), tuple(options)))
         return self.scores
 
-    async def embed(self, texts: Sequence[str]) -> tuple[Vectors, int]:
+    def complete(self, request: GenerateRequest) -> AsyncGenerator[TokenChunk]:
+        engine = ScriptedEngine(self.tokenizer, self.writes, context_length=self.context_length)
+        return engine.generate(request)
+
+    def render(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> Sequence[int]:
+        """A line for each message."""
+        lines = [f"{message.role}: {message.content}\n" for message in messages]
+        return self.tokenizer.encode("".join(lines))
+
+    async def embed(self, texts: Sequence[str | Sequence[int]]) -> tuple[Vectors, int]:
         """Vectors of 4 numbers that tell how long the texts are."""
         lengths = np.array([len(text) for text in texts], np.float32)
         vectors = np.stack([lengths, lengths * 0 + 1, lengths * 0, lengths * 0], axis=1)

@@ -24,6 +24,7 @@ from mcp_servers.model_server.service import AgentSetup, ModelService, open_serv
 from mcp_servers.model_server.tools import Surface
 from mcp_servers.web_app import WebApp, open_web_app
 from runtime.http_api.routes import openai_routes
+from runtime.http_api.text_routes import text_routes
 from tests.helpers.model_service import ScriptedModels
 
 HEADERS = {
@@ -79,7 +80,8 @@ async def open_app(
             server = build_server(service, version="1")
             access = make_access("127.0.0.1", keys)
             ready = readiness or (lambda: service.readiness)
-            routes = openai_routes(Completions(service), caller_of)
+            backend = Completions(service)
+            routes = [*openai_routes(backend, caller_of), *text_routes(backend, caller_of)]
             async with open_web_app(server, access, ready, routes) as web:
                 yield ServedApp(web, service)
 

@@ -1,0 +1,319 @@
+"""`POST /v1/completions`: plain text goes on, with no chat template.
+
+Control tokens that a prompt spells are read as such: whoever completes plain text writes the
+model's own format.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import cast
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from runtime.errors import GenerationError
+from runtime.http_api.at_once import all_at_once
+from runtime.http_api.body import read_body
+from runtime.http_api.chat_request import read_bias
+from runtime.http_api.completion_answer import CompletionHeader, write_choice, write_usage
+from runtime.http_api.event_stream import Emit, EventStream, unless_gone
+from runtime.http_api.faults import bad_request
+from runtime.http_api.logprobs import TextLogprobs
+from runtime.http_api.routes import Backend, Model
+from runtime.http_api.text_shapes import CompletionRequest, Prompt
+from runtime.request import (
+    FinishReason,
+    GenerateRequest,
+    SamplingParams,
+    TokenChunk,
+    TokenScore,
+    Usage,
+)
+from runtime.tokenizer.tokenizer import Tokenizer
+from tools.spec import JsonObject
+
+MAX_SEQUENCES = 256
+"""Most texts that one request may have written, prompts times `best_of`."""
+
+DEFAULT_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One request in our terms.
+
+    Attributes:
+        prompts: tokens of each prompt.
+        num_choices: texts that are answered, for each prompt.
+        num_drawn: texts that are written, for each prompt; the likeliest are answered.
+        num_top: as asked; None where no log-probabilities are answered.
+    """
+
+    prompts: Sequence[tuple[int, ...]]
+    sampling: SamplingParams
+    num_choices: int
+    num_drawn: int
+    num_top: int | None
+    echo: bool
+
+    def request(self, prompt: int, draw: int) -> GenerateRequest:
+        """The `draw`-th text of a prompt."""
+        token_ids, sampling = self.prompts[prompt], self.sampling
+        if sampling.seed is not None:
+            index = prompt * self.num_drawn + draw
+            sampling = replace(sampling, seed=(sampling.seed + index) % 2**63)
+        is_scored = self.echo and self.num_top is not None
+        return GenerateRequest(
+            token_ids, sampling, num_scored_tokens=len(token_ids) - 1 if is_scored else 0
+        )
+
+
+@dataclass(slots=True)
+class Written:
+    """A text as it comes."""
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    scores: list[TokenScore] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    usage: Usage = field(default_factory=Usage)
+
+    def push(self, chunk: TokenChunk) -> None:
+        """Take more.
+
+        Raises:
+            GenerationError: the text could not be written.
+        """
+        if chunk.finish_reason == "error":
+            raise GenerationError(chunk.error or "the text broke off")
+        self.text += chunk.text
+        self.token_ids += chunk.token_ids
+        self.scores += chunk.scores
+        self.finish_reason = chunk.finish_reason
+        self.usage = chunk.usage or self.usage
+
+    @property
+    def mean_logprob(self) -> float:
+        """How likely the text is, per token."""
+        scores = self.scores[len(self.scores) - len(self.token_ids) :]
+        return math.fsum(score.logprob for score in scores) / max(1, len(scores))
+
+
+class Completions:
+    """Answers `POST /v1/completions`."""
+
+    def __init__(self, backend: Backend, caller_of: Callable[[Request], str]) -> None:
+        self._backend = backend
+        self._caller_of = caller_of
+
+    async def __call__(self, request: Request) -> Response:
+        asked = await read_body(request, CompletionRequest)
+        _refuse_unsupported(asked)
+        header = CompletionHeader(asked.model)
+        caller = self._caller_of(request)
+
+        async def write(emit: Emit) -> None:
+            has_usage = bool(asked.stream_options and asked.stream_options.include_usage)
+            async with self._backend.hold_model(asked.model) as model:
+                plan = read_plan(asked, model)
+                async with self._backend.turn(caller):
+                    await _stream(header, model, plan, emit, has_usage=has_usage)
+
+        async def complete() -> Response:
+            async with self._backend.hold_model(asked.model) as model:
+                plan = read_plan(asked, model)
+                async with self._backend.turn(caller):
+                    written = await _run(model, plan)
+            return JSONResponse(_write(header, model.tokenizer, plan, written))
+
+        return EventStream(write) if asked.stream else await unless_gone(request, complete)
+
+
+def _refuse_unsupported(asked: CompletionRequest) -> None:
+    if asked.suffix:
+        raise bad_request("text between a prompt and a suffix is not offered", "suffix")
+    if asked.stream_options is not None and asked.stream is None:
+        raise bad_request("stream_options needs stream: true", "stream_options")
+    num_choices, num_drawn = asked.n or 1, asked.best_of or asked.n or 1
+    if num_drawn < num_choices:
+        raise bad_request(f"best_of must be at least n, {num_choices}", "best_of")
+    if asked.stream and num_drawn > num_choices:
+        raise bad_request("the best is known at the end: it cannot be streamed", "best_of")
+
+
+def read_plan(asked: CompletionRequest, model: Model) -> Plan:
+    """Translate a request.
+
+    Raises:
+        FaultError: names the field that cannot be honoured.
+    """
+    prompts = read_texts(asked.prompt, model.tokenizer, "prompt", parse_special=True)
+    num_drawn = asked.best_of or asked.n or 1
+    if len(prompts) * num_drawn > MAX_SEQUENCES:
+        text = f"{len(prompts) * num_drawn} texts are asked for, at most {MAX_SEQUENCES} may be"
+        raise bad_request(text, "prompt" if len(prompts) > 1 else "n")
+    for at, token_ids in enumerate(prompts):
+        if len(token_ids) > model.context_length - (asked.max_tokens != 0):
+            text = (
+                f"prompt {at} has {len(token_ids)} tokens, the context holds "
+                f"{model.context_length}: shorten it"
+            )
+            raise bad_request(text, "prompt", "context_length_exceeded")
+    num_choices = asked.n or 1
+    num_top = asked.logprobs
+    if num_top is None and num_drawn > num_choices:
+        num_top = 0  # the best is found by them
+    sampling = _sampling(asked, num_top)
+    return Plan(prompts, sampling, num_choices, num_drawn, asked.logprobs, bool(asked.echo))
+
+
+def read_texts(
+    given: Prompt, tokenizer: Tokenizer, field_name: str, *, parse_special: bool
+) -> list[tuple[int, ...]]:
+    """The tokens of each text that was given, as text or as tokens.
+
+    Raises:
+        FaultError: a text has no token, or a token is none of the model's.
+    """
+    is_one = isinstance(given, str) or isinstance(given[0], int)
+    several = cast("list[str | list[int]]", [given] if is_one else given)
+    found: list[tuple[int, ...]] = []
+    for at, one in enumerate(several):
+        where = field_name if len(several) == 1 else f"{field_name}[{at}]"
+        is_text = isinstance(one, str)
+        encode = partial(tokenizer.encode_whole, parse_special=parse_special)
+        token_ids = encode(one) if isinstance(one, str) else list(one)
+        if not token_ids:
+            raise bad_request("a text of no token cannot be taken", where)
+        if not is_text and max(token_ids) >= tokenizer.vocab_size:
+            text = f"the model's tokens are 0..{tokenizer.vocab_size - 1}, not {max(token_ids)}"
+            raise bad_request(text, where)
+        found.append(tuple(token_ids))
+    return found
+
+
+def _sampling(asked: CompletionRequest, num_top: int | None) -> SamplingParams:
+    stop = asked.stop or ()
+    top_p = 1.0 if asked.top_p is None else asked.top_p
+    return SamplingParams(
+        max_tokens=DEFAULT_TOKENS if asked.max_tokens is None else asked.max_tokens,
+        temperature=1.0 if asked.temperature is None else asked.temperature,
+        # OpenAI's range has 0 in it, which keeps no token: the likeliest is kept.
+        top_p=max(top_p, 1e-6),
+        top_k=max(asked.top_k or 0, 0),
+        min_p=asked.min_p or 0.0,
+        repetition_penalty=asked.repetition_penalty or 1.0,
+        presence_penalty=asked.presence_penalty or 0.0,
+        frequency_penalty=asked.frequency_penalty or 0.0,
+        seed=None if asked.seed is None else asked.seed % 2**63,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        logit_bias=read_bias(asked.logit_bias),
+        top_logprobs=num_top,
+    )
+
+
+async def _run(model: Model, plan: Plan) -> list[list[Written]]:
+    """Let the model write all texts at the same time; those of each prompt, the best first."""
+    written = [[Written() for _ in range(plan.num_drawn)] for _ in plan.prompts]
+
+    async def write(prompt: int, draw: int) -> None:
+        async with aclosing(model.complete(plan.request(prompt, draw))) as chunks:
+            async for chunk in chunks:
+                written[prompt][draw].push(chunk)
+
+    await all_at_once([partial(write, *place) for place in _places(plan)])
+    if plan.num_drawn > plan.num_choices:
+        for texts in written:
+            texts.sort(key=lambda one: one.mean_logprob, reverse=True)
+    return written
+
+
+def _places(plan: Plan) -> Iterator[tuple[int, int]]:
+    for prompt in range(len(plan.prompts)):
+        for draw in range(plan.num_drawn):
+            yield prompt, draw
+
+
+def _write(
+    header: CompletionHeader, tokenizer: Tokenizer, plan: Plan, written: list[list[Written]]
+) -> JsonObject:
+    choices: list[JsonObject] = []
+    for token_ids, texts in zip(plan.prompts, written, strict=True):
+        for one in texts[: plan.num_choices]:
+            text = (tokenizer.decode(token_ids) if plan.echo else "") + one.text
+            logprobs = None
+            if plan.num_top is not None:
+                tokens = [*_prompt_tokens(plan, token_ids), *one.token_ids]
+                logprobs = TextLogprobs(tokenizer).write(_pair(tokens, one.scores), len(text))
+            choices.append(write_choice(len(choices), text, logprobs, one.finish_reason))
+    return header.write(choices=choices, usage=_usage(written))
+
+
+def _prompt_tokens(plan: Plan, token_ids: Sequence[int]) -> Sequence[int]:
+    return token_ids if plan.echo else ()
+
+
+def _pair(
+    tokens: Sequence[int], scores: Sequence[TokenScore]
+) -> Iterator[tuple[int, TokenScore | None]]:
+    """Each token and its score; the first of a prompt has none."""
+    lacking = len(tokens) - len(scores)
+    for at, token_id in enumerate(tokens):
+        yield token_id, scores[at - lacking] if at >= lacking else None
+
+
+def _usage(written: list[list[Written]]) -> JsonObject:
+    return write_usage([[one.usage for one in texts] for texts in written])
+
+
+async def _stream(
+    header: CompletionHeader, model: Model, plan: Plan, emit: Emit, *, has_usage: bool
+) -> None:
+    """Emit the pieces of all texts as they come, then, where asked for, what they took."""
+    extra: JsonObject = {"usage": None} if has_usage else {}
+    written = [[Written() for _ in range(plan.num_drawn)] for _ in plan.prompts]
+
+    async def write(prompt: int, draw: int) -> None:
+        one = written[prompt][draw]
+        writer = _PieceWriter(plan, model.tokenizer, plan.prompts[prompt])
+        index = prompt * plan.num_choices + draw
+        async with aclosing(model.complete(plan.request(prompt, draw))) as chunks:
+            async for chunk in chunks:
+                one.push(chunk)
+                text, logprobs = writer.push(chunk)
+                if text or logprobs or one.finish_reason:
+                    choice = write_choice(index, text, logprobs, one.finish_reason)
+                    await emit(header.write(choices=[choice], **extra))
+
+    await all_at_once([partial(write, *place) for place in _places(plan)])
+    if has_usage:
+        await emit(header.write(choices=[], usage=_usage(written)))
+
+
+class _PieceWriter:
+    """Cuts one text into pieces: the prompt, where it is echoed, is part of the first."""
+
+    def __init__(self, plan: Plan, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
+        self._prompt = prompt if plan.echo else ()
+        self._lead = tokenizer.decode(self._prompt)
+        self._logprobs = None if plan.num_top is None else TextLogprobs(tokenizer)
+        self._waiting: list[tuple[int, TokenScore | None]] = []
+        self._num_chars = 0
+
+    def push(self, chunk: TokenChunk) -> tuple[str, JsonObject | None]:
+        """Take a chunk; return its text, and the log-probabilities of the tokens in it."""
+        text, self._lead = self._lead + chunk.text, ""
+        self._num_chars += len(text)
+        if self._logprobs is None:
+            return text, None
+        tokens = [*self._prompt, *chunk.token_ids]
+        self._prompt = ()
+        self._waiting += _pair(tokens, chunk.scores)
+        told = self._logprobs.write(self._waiting, self._num_chars)
+        del self._waiting[: len(told["tokens"])]
+        return text, told if told["tokens"] else None

@@ -1,0 +1,96 @@
+"""What completions, embeddings and the routes about tokens take, field by field.
+
+Source: openai-openapi 2.3.0, `CreateCompletionRequest` and `CreateEmbeddingRequest`; vLLM's
+`/tokenize` and `/detokenize`; llama.cpp's `/tokenize`, `/detokenize` and `/apply-template`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from runtime.http_api.chat_shapes import AnyMessage, FunctionTool, Json, Shape, StreamOptions
+
+MAX_TEXTS = 2048
+
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Tokens = Annotated[list[TokenId], Field(min_length=1)]
+Prompt = (
+    str
+    | Tokens
+    | Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS)]
+    | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_TEXTS)]
+)
+"""A text, its tokens, or several of either."""
+
+
+class CompletionRequest(Shape):
+    """The body of `POST /v1/completions`."""
+
+    model: str
+    prompt: Prompt
+    suffix: str | None = None
+    echo: bool | None = None
+    best_of: Annotated[int, Field(ge=0, le=20)] | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Annotated[float, Field(ge=0, lt=1)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    user: str | None = None
+
+
+class EmbeddingRequest(Shape):
+    """The body of `POST /v1/embeddings`."""
+
+    model: str
+    input: Prompt
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    user: str | None = None
+
+
+class TokenizeRequest(Shape):
+    """The body of `POST /tokenize`: a text or a conversation, as vLLM or llama.cpp takes it.
+
+    Exactly one of `prompt`, `messages` and `content` is there.
+    """
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[AnyMessage], Field(min_length=1)] | None = None
+    tools: list[FunctionTool] | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+    content: str | None = None
+    add_special: bool | None = None
+    parse_special: bool | None = None
+    with_pieces: bool | None = None
+
+
+class DetokenizeRequest(Shape):
+    """The body of `POST /detokenize`."""
+
+    model: str | None = None
+    tokens: list[TokenId]
+
+
+class TemplateRequest(Shape):
+    """The body of `POST /apply-template`."""
+
+    model: str | None = None
+    messages: Annotated[list[AnyMessage], Field(min_length=1)]
+    tools: list[FunctionTool] | None = None
+    chat_template_kwargs: Json | None = None

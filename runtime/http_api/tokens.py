@@ -1,0 +1,136 @@
+"""`/tokenize`, `/detokenize` and `/apply-template`, in vLLM's and llama.cpp's shapes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import anyio.to_thread
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from runtime.errors import UnknownModelError
+from runtime.http_api.body import read_body
+from runtime.http_api.chat_request import read_messages, read_tool
+from runtime.http_api.chat_shapes import AnyMessage, FunctionTool
+from runtime.http_api.faults import bad_request
+from runtime.http_api.routes import Backend, Model
+from runtime.http_api.text_shapes import DetokenizeRequest, TemplateRequest, TokenizeRequest
+from runtime.tokenizer.tokenizer import Tokenizer
+from tools.spec import JsonObject
+
+_CONVERSATION = ("tools",)
+_OF_VLLM = ("add_special_tokens", "return_token_strs")
+_OF_LLAMA_CPP = ("add_special", "parse_special", "with_pieces")
+
+
+class Tokens:
+    """Answers the routes about tokens; a request that names no model means the first one."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def tokenize(self, request: Request) -> Response:
+        asked = await read_body(request, TokenizeRequest)
+        _check_form(asked)
+        async with self._hold(asked.model) as model:
+            if asked.content is not None:
+                return JSONResponse(await anyio.to_thread.run_sync(_pieces, asked, model.tokenizer))
+            token_ids = await anyio.to_thread.run_sync(_token_ids, asked, model)
+        strings = None
+        if asked.return_token_strs:
+            strings = [_text_of(model.tokenizer, one) for one in token_ids]
+        return JSONResponse(
+            {
+                "count": len(token_ids),
+                "max_model_len": model.context_length,
+                "tokens": list(token_ids),
+                "token_strs": strings,
+            }
+        )
+
+    async def detokenize(self, request: Request) -> Response:
+        asked = await read_body(request, DetokenizeRequest)
+        async with self._hold(asked.model) as model:
+            tokenizer = model.tokenizer
+        if asked.tokens and max(asked.tokens) >= tokenizer.vocab_size:
+            raise bad_request(f"the model's tokens are 0..{tokenizer.vocab_size - 1}", "tokens")
+        text = _spell(tokenizer, asked.tokens)
+        return JSONResponse({"prompt": text, "content": text})
+
+    async def apply_template(self, request: Request) -> Response:
+        asked = await read_body(request, TemplateRequest)
+        if asked.chat_template_kwargs:
+            raise bad_request("the template's switches are not offered", "chat_template_kwargs")
+        async with self._hold(asked.model) as model:
+            render = lambda: _render(model, asked.messages, asked.tools)  # noqa: E731 - for a thread
+            token_ids = await anyio.to_thread.run_sync(render)
+        return JSONResponse({"prompt": _spell(model.tokenizer, token_ids)})
+
+    @asynccontextmanager
+    async def _hold(self, name: str | None) -> AsyncIterator[Model]:
+        if name is None:
+            if not self._backend.model_names:
+                raise UnknownModelError("no model is served")
+            name = self._backend.model_names[0]
+        async with self._backend.hold_model(name) as model:
+            yield model
+
+
+def _check_form(asked: TokenizeRequest) -> None:
+    """Refuse a body of two forms, or of none.
+
+    Raises:
+        FaultError: names the field that does not belong there.
+    """
+    forms = {"prompt": _OF_VLLM, "messages": (*_OF_VLLM, *_CONVERSATION), "content": _OF_LLAMA_CPP}
+    given = [name for name in forms if getattr(asked, name) is not None]
+    if len(given) != 1:
+        text = "wanted one of prompt, messages and content"
+        raise bad_request(text, given[1] if given else "prompt")
+    for name in {*_CONVERSATION, *_OF_VLLM, *_OF_LLAMA_CPP}.difference(forms[given[0]]):
+        if getattr(asked, name) is not None:
+            raise bad_request(f"it does not go with {given[0]}", name)
+
+
+def _token_ids(asked: TokenizeRequest, model: Model) -> Sequence[int]:
+    if asked.messages is not None:
+        return _render(model, asked.messages, asked.tools)
+    assert asked.prompt is not None
+    is_whole = asked.add_special_tokens is not False
+    tokenizer = model.tokenizer
+    encode = tokenizer.encode_whole if is_whole else tokenizer.encode
+    return encode(asked.prompt, parse_special=True)
+
+
+def _pieces(asked: TokenizeRequest, tokenizer: Tokenizer) -> JsonObject:
+    assert asked.content is not None
+    encode = tokenizer.encode_whole if asked.add_special else tokenizer.encode
+    token_ids = encode(asked.content, parse_special=asked.parse_special is not False)
+    if not asked.with_pieces:
+        return {"tokens": token_ids}
+    return {"tokens": [{"id": one, "piece": _piece(tokenizer, one)} for one in token_ids]}
+
+
+def _piece(tokenizer: Tokenizer, token_id: int) -> str | list[int]:
+    """A token's text; its bytes where they are no text by themselves."""
+    spelled = tokenizer.spell(token_id)
+    try:
+        return spelled.decode()
+    except UnicodeDecodeError:
+        return list(spelled)
+
+
+def _render(
+    model: Model, messages: Sequence[AnyMessage], tools: Sequence[FunctionTool] | None
+) -> Sequence[int]:
+    specs = [read_tool(one.function, f"tools[{at}].function") for at, one in enumerate(tools or ())]
+    return model.render(read_messages(messages), specs)
+
+
+def _text_of(tokenizer: Tokenizer, token_id: int) -> str:
+    return tokenizer.spell(token_id).decode("utf-8", "replace")
+
+
+def _spell(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
+    return b"".join(tokenizer.spell(one) for one in token_ids).decode("utf-8", "replace")
