@@ -23,7 +23,9 @@ from mcp_servers.model_server.stdio import GRACE_S, end_process, end_process_wit
 from mcp_servers.model_server.tools import Surface
 from mcp_servers.web_app import open_web_app
 from runtime.config import Config
-from runtime.http_api.routes import openai_routes
+from runtime.http_api.openapi import document_route
+from runtime.http_api.operations import OPERATIONS
+from runtime.http_api.routes import guarded, openai_routes
 from runtime.http_api.text_routes import text_routes
 from tools.errors import ConfigurationError
 
@@ -68,7 +70,8 @@ async def serve_http(
         stop = _Stop(service, config.drain_s)
         server = build_server(service, version=version)
         backend = Completions(service, any_name=config.any_model_name)
-        routes = [*openai_routes(backend, caller_of), *text_routes(backend, caller_of)]
+        document = document_route(OPERATIONS, version, guarded)
+        routes = [*openai_routes(backend, caller_of), *text_routes(backend, caller_of), document]
         async with open_web_app(server, access, stop.readiness, routes) as app:
             http = _HttpServer(_http_config(app.asgi))
             group.start_soon(service.prepare)

@@ -69,7 +69,8 @@ def read_chat(request: ChatRequest, context_length: int) -> ChatTurn:
     """
     _refuse_unsupported(request)
     tools = [read_tool(tool.function, f"tools[{at}].function") for at, tool in _each(request.tools)]
-    tools += [read_tool(one, f"functions[{at}]") for at, one in _each(request.functions)]
+    older = [read_tool(one, f"functions[{at}]") for at, one in _each(request.functions)]
+    tools += [one for one in older if one not in tools]
     return ChatTurn(
         tuple(read_messages(request.messages)),
         tuple(tools),

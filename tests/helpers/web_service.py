@@ -23,7 +23,9 @@ from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
 from mcp_servers.model_server.tools import Surface
 from mcp_servers.web_app import WebApp, open_web_app
-from runtime.http_api.routes import openai_routes
+from runtime.http_api.openapi import document_route
+from runtime.http_api.operations import OPERATIONS
+from runtime.http_api.routes import guarded, openai_routes
 from runtime.http_api.text_routes import text_routes
 from tests.helpers.model_service import ScriptedModels
 
@@ -81,7 +83,9 @@ async def open_app(
             access = make_access("127.0.0.1", keys)
             ready = readiness or (lambda: service.readiness)
             backend = Completions(service)
-            routes = [*openai_routes(backend, caller_of), *text_routes(backend, caller_of)]
+            document = document_route(OPERATIONS, "1", guarded)
+            served = [*openai_routes(backend, caller_of), *text_routes(backend, caller_of)]
+            routes = [*served, document]
             async with open_web_app(server, access, ready, routes) as web:
                 yield ServedApp(web, service)
 
