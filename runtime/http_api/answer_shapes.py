@@ -131,6 +131,7 @@ class ChatAnswer(Shape):
     system_fingerprint: None
     choices: list[ChatChoice]
     usage: UsageAnswer
+    metadata: dict[str, str] | None = None
 
 
 class TextTokens(Shape):
@@ -219,3 +220,31 @@ class PromptAnswer(Shape):
     """A conversation as the model would read it."""
 
     prompt: str = Field(description="Control tokens are written as they are spelled.")
+
+
+class StoredPage(Shape):
+    """Some of the stored completions."""
+
+    object: Literal["list"]
+    data: list[ChatAnswer]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class MessagesPage(Shape):
+    """Some of the messages that a stored completion answers."""
+
+    object: Literal["list"]
+    data: list[Json]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class DeletedAnswer(Shape):
+    """What was deleted."""
+
+    object: Literal["chat.completion.deleted"]
+    id: str
+    deleted: bool

@@ -31,7 +31,7 @@ class Header:
     """What all chunks of a completion say alike."""
 
     model: str
-    completion_id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
+    completion_id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(16)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
     def write(self, kind: str, **fields: object) -> JsonObject:

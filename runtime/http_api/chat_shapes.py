@@ -200,6 +200,18 @@ class TemplateOptions(Shape):
     enable_thinking: bool | None = None
 
 
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=16),
+]
+
+
+class UpdateRequest(Shape):
+    """The body of `POST /v1/chat/completions/{completion_id}`."""
+
+    metadata: Metadata | None
+
+
 class ChatRequest(Shape):
     """The body of `POST /v1/chat/completions`."""
 
@@ -243,7 +255,7 @@ class ChatRequest(Shape):
 
     modalities: list[Literal["text", "audio"]] | None = None
     audio: Json | None = None
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    metadata: Metadata | None = None
     moderation: Json | None = None
     prediction: Json | None = None
     prompt_cache_key: str | None = None

@@ -6,14 +6,17 @@ from runtime.http_api.answer_shapes import (
     ChatAnswer,
     CompletionAnswer,
     ContentTokensAnswer,
+    DeletedAnswer,
     EmbeddingsAnswer,
+    MessagesPage,
     ModelAnswer,
     ModelsAnswer,
     PromptAnswer,
+    StoredPage,
     TextAnswer,
     TokensAnswer,
 )
-from runtime.http_api.chat_shapes import ChatRequest
+from runtime.http_api.chat_shapes import ChatRequest, UpdateRequest
 from runtime.http_api.openapi import Operation
 from runtime.http_api.text_shapes import (
     CompletionRequest,
@@ -22,6 +25,8 @@ from runtime.http_api.text_shapes import (
     TemplateRequest,
     TokenizeRequest,
 )
+
+STORED = "/v1/chat/completions/{completion_id}"
 
 OPERATIONS = (
     Operation(
@@ -32,6 +37,11 @@ OPERATIONS = (
         ChatRequest,
         streams=True,
     ),
+    Operation("get", "/v1/chat/completions", "List stored completions", (StoredPage,)),
+    Operation("get", STORED, "Show a stored completion", (ChatAnswer,)),
+    Operation("post", STORED, "Change its metadata", (ChatAnswer,), UpdateRequest),
+    Operation("delete", STORED, "Forget a stored completion", (DeletedAnswer,)),
+    Operation("get", f"{STORED}/messages", "List what it answers", (MessagesPage,)),
     Operation(
         "post",
         "/v1/completions",

@@ -27,6 +27,7 @@ from runtime.http_api.chat_request import ChatTurn, read_chat
 from runtime.http_api.chat_shapes import ChatRequest
 from runtime.http_api.event_stream import Emit, EventStream, unless_gone
 from runtime.http_api.faults import Fault, FaultError, fault_of
+from runtime.http_api.stored_chats import StoredChatRoutes, StoredChats
 from runtime.request import GenerateRequest, SamplingParams, TokenChunk
 from runtime.tokenizer.tokenizer import Tokenizer
 from tools.spec import JsonObject, ToolSpec
@@ -97,8 +98,16 @@ Answer = Callable[[Request], Awaitable[Response]]
 
 def openai_routes(backend: Backend, caller_of: Callable[[Request], str]) -> list[BaseRoute]:
     """Return the routes under `/v1`; `caller_of` names who sent a request."""
-    api = _Api(backend, caller_of)
+    store = StoredChats()
+    api = _Api(backend, caller_of, store)
+    stored = StoredChatRoutes(store, caller_of)
+    one = "/v1/chat/completions/{completion_id}"
     return [
+        Route("/v1/chat/completions", guarded(stored.list), methods=["GET"]),
+        Route(one, guarded(stored.show), methods=["GET"]),
+        Route(one, guarded(stored.update), methods=["POST"]),
+        Route(one, guarded(stored.delete), methods=["DELETE"]),
+        Route(f"{one}/messages", guarded(stored.messages), methods=["GET"]),
         Route("/v1/chat/completions", guarded(api.chat), methods=["POST"]),
         Route("/v1/models", guarded(api.list_models), methods=["GET"]),
         Route("/v1/models/{name:path}", guarded(api.show_model), methods=["GET"]),
@@ -124,8 +133,11 @@ def guarded(answer: Answer) -> Answer:
 
 
 class _Api:
-    def __init__(self, backend: Backend, caller_of: Callable[[Request], str]) -> None:
+    def __init__(
+        self, backend: Backend, caller_of: Callable[[Request], str], store: StoredChats
+    ) -> None:
         self._backend = backend
+        self._store = store
         self._caller_of = caller_of
         self._created = int(time.time())
 
@@ -151,22 +163,35 @@ class _Api:
                 async with self._backend.turn(self._caller_of(request)):
                     yield model, turn
 
+        def keep(model: Model, turn: ChatTurn, ends: list[TurnEnd]) -> JsonObject:
+            answer = {**_write(header, model, turn, ends), "metadata": asked.metadata or {}}
+            messages = asked.model_dump(mode="json", exclude_unset=True)["messages"]
+            self._store.keep(self._caller_of(request), answer, messages)
+            return answer
+
         async def write(emit: Emit) -> None:
             usage = bool(asked.stream_options and asked.stream_options.include_usage)
             async with begun() as (model, turn):
-                await _stream(header, model, turn, emit, has_usage=usage)
+                ends = await _stream(header, model, turn, emit, has_usage=usage)
+                if asked.store:
+                    keep(model, turn, ends)
 
         async def complete() -> Response:
             async with begun() as (model, turn):
                 ends = await _run(model, turn)
-            scored_by = model.tokenizer if turn.has_scores else None
-            body = write_completion(header, ends, is_legacy=turn.is_legacy, scored_by=scored_by)
-            return JSONResponse(body)
+            if asked.store:
+                return JSONResponse(keep(model, turn, ends))
+            return JSONResponse(_write(header, model, turn, ends))
 
         return EventStream(write) if asked.stream else await unless_gone(request, complete)
 
     def _describe(self, name: str) -> JsonObject:
         return {"id": name, "object": "model", "created": self._created, "owned_by": "zonda"}
+
+
+def _write(header: Header, model: Model, turn: ChatTurn, ends: list[TurnEnd]) -> JsonObject:
+    scored_by = model.tokenizer if turn.has_scores else None
+    return write_completion(header, ends, is_legacy=turn.is_legacy, scored_by=scored_by)
 
 
 def _open(model: Model, turn: ChatTurn, sampling: SamplingParams) -> AsyncGenerator[ChatEvent]:
@@ -196,7 +221,7 @@ async def _run(model: Model, turn: ChatTurn) -> list[TurnEnd]:
 
 async def _stream(
     header: Header, model: Model, turn: ChatTurn, emit: Emit, *, has_usage: bool
-) -> None:
+) -> list[TurnEnd]:
     """Emit the chunks of all choices as they come, then, where asked for, what they took."""
     ends: dict[int, TurnEnd] = {}
     scored_by = model.tokenizer if turn.has_scores else None
@@ -217,6 +242,8 @@ async def _stream(
                     ends[index] = event
 
     await all_at_once([partial(answer, *one) for one in enumerate(turn.sampling)])
+    ordered = [ends[index] for index in sorted(ends)]
     if has_usage:
-        totals = write_usage([ends[index] for index in sorted(ends)])
+        totals = write_usage(ordered)
         await emit(header.write("chat.completion.chunk", choices=[], usage=totals))
+    return ordered
