@@ -23,6 +23,7 @@ from runtime.http_api.chat_request import read_bias
 from runtime.http_api.completion_answer import CompletionHeader, write_choice, write_usage
 from runtime.http_api.event_stream import Emit, EventStream, unless_gone
 from runtime.http_api.faults import bad_request
+from runtime.http_api.infill import read_gap
 from runtime.http_api.logprobs import TextLogprobs
 from runtime.http_api.routes import Backend, Model
 from runtime.http_api.text_shapes import CompletionRequest, Prompt
@@ -49,17 +50,20 @@ class Plan:
 
     Attributes:
         prompts: tokens of each prompt.
+        echoed: tokens with whose text each answer begins.
+        scores_echo: whether they have log-probabilities too.
         num_choices: texts that are answered, for each prompt.
         num_drawn: texts that are written, for each prompt; the likeliest are answered.
         num_top: as asked; None where no log-probabilities are answered.
     """
 
     prompts: Sequence[tuple[int, ...]]
+    echoed: Sequence[Sequence[int]]
+    scores_echo: bool
     sampling: SamplingParams
     num_choices: int
     num_drawn: int
     num_top: int | None
-    echo: bool
 
     def request(self, prompt: int, draw: int) -> GenerateRequest:
         """The `draw`-th text of a prompt."""
@@ -67,10 +71,8 @@ class Plan:
         if sampling.seed is not None:
             index = prompt * self.num_drawn + draw
             sampling = replace(sampling, seed=(sampling.seed + index) % 2**63)
-        is_scored = self.echo and self.num_top is not None
-        return GenerateRequest(
-            token_ids, sampling, num_scored_tokens=len(token_ids) - 1 if is_scored else 0
-        )
+        num_scored = len(token_ids) - 1 if self.scores_echo else 0
+        return GenerateRequest(token_ids, sampling, num_scored_tokens=num_scored)
 
 
 @dataclass(slots=True)
@@ -135,8 +137,8 @@ class Completions:
 
 
 def _refuse_unsupported(asked: CompletionRequest) -> None:
-    if asked.suffix:
-        raise bad_request("text between a prompt and a suffix is not offered", "suffix")
+    if asked.suffix and not isinstance(asked.prompt, str):
+        raise bad_request("a suffix goes with one prompt, a text", "suffix")
     if asked.stream_options is not None and asked.stream is None:
         raise bad_request("stream_options needs stream: true", "stream_options")
     num_choices, num_drawn = asked.n or 1, asked.best_of or asked.n or 1
@@ -152,7 +154,11 @@ def read_plan(asked: CompletionRequest, model: Model) -> Plan:
     Raises:
         FaultError: names the field that cannot be honoured.
     """
-    prompts = read_texts(asked.prompt, model.tokenizer, "prompt", parse_special=True)
+    tokenizer = model.tokenizer
+    if asked.suffix:
+        prompts = [read_gap(str(asked.prompt), asked.suffix, tokenizer)]
+    else:
+        prompts = read_texts(asked.prompt, tokenizer, "prompt", parse_special=True)
     num_drawn = asked.best_of or asked.n or 1
     if len(prompts) * num_drawn > MAX_SEQUENCES:
         text = f"{len(prompts) * num_drawn} texts are asked for, at most {MAX_SEQUENCES} may be"
@@ -169,7 +175,11 @@ def read_plan(asked: CompletionRequest, model: Model) -> Plan:
     if num_top is None and num_drawn > num_choices:
         num_top = 0  # the best is found by them
     sampling = _sampling(asked, num_top)
-    return Plan(prompts, sampling, num_choices, num_drawn, asked.logprobs, bool(asked.echo))
+    echoed: list[Sequence[int]] = [()] * len(prompts)
+    if asked.echo:
+        echoed = [tokenizer.encode(str(asked.prompt))] if asked.suffix else [*prompts]
+    is_scored = asked.echo and not asked.suffix and asked.logprobs is not None
+    return Plan(prompts, echoed, bool(is_scored), sampling, num_choices, num_drawn, asked.logprobs)
 
 
 def read_texts(
@@ -243,19 +253,17 @@ def _write(
     header: CompletionHeader, tokenizer: Tokenizer, plan: Plan, written: list[list[Written]]
 ) -> JsonObject:
     choices: list[JsonObject] = []
-    for token_ids, texts in zip(plan.prompts, written, strict=True):
+    for echoed, texts in zip(plan.echoed, written, strict=True):
+        lead = tokenizer.decode(echoed)
         for one in texts[: plan.num_choices]:
-            text = (tokenizer.decode(token_ids) if plan.echo else "") + one.text
+            text = lead + one.text
             logprobs = None
             if plan.num_top is not None:
-                tokens = [*_prompt_tokens(plan, token_ids), *one.token_ids]
-                logprobs = TextLogprobs(tokenizer).write(_pair(tokens, one.scores), len(text))
+                scored = echoed if plan.scores_echo else ()
+                writer = TextLogprobs(tokenizer, offset=0 if scored else len(lead))
+                logprobs = writer.write(_pair([*scored, *one.token_ids], one.scores), len(text))
             choices.append(write_choice(len(choices), text, logprobs, one.finish_reason))
     return header.write(choices=choices, usage=_usage(written))
-
-
-def _prompt_tokens(plan: Plan, token_ids: Sequence[int]) -> Sequence[int]:
-    return token_ids if plan.echo else ()
 
 
 def _pair(
@@ -280,7 +288,7 @@ async def _stream(
 
     async def write(prompt: int, draw: int) -> None:
         one = written[prompt][draw]
-        writer = _PieceWriter(plan, model.tokenizer, plan.prompts[prompt])
+        writer = _PieceWriter(plan, model.tokenizer, plan.echoed[prompt])
         index = prompt * plan.num_choices + draw
         async with aclosing(model.complete(plan.request(prompt, draw))) as chunks:
             async for chunk in chunks:
@@ -298,10 +306,13 @@ async def _stream(
 class _PieceWriter:
     """Cuts one text into pieces: the prompt, where it is echoed, is part of the first."""
 
-    def __init__(self, plan: Plan, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
-        self._prompt = prompt if plan.echo else ()
-        self._lead = tokenizer.decode(self._prompt)
-        self._logprobs = None if plan.num_top is None else TextLogprobs(tokenizer)
+    def __init__(self, plan: Plan, tokenizer: Tokenizer, echoed: Sequence[int]) -> None:
+        self._lead = tokenizer.decode(echoed)
+        self._scored = echoed if plan.scores_echo else ()
+        self._logprobs: TextLogprobs | None = None
+        if plan.num_top is not None:
+            offset = 0 if self._scored else len(self._lead)
+            self._logprobs = TextLogprobs(tokenizer, offset=offset)
         self._waiting: list[tuple[int, TokenScore | None]] = []
         self._num_chars = 0
 
@@ -311,8 +322,8 @@ class _PieceWriter:
         self._num_chars += len(text)
         if self._logprobs is None:
             return text, None
-        tokens = [*self._prompt, *chunk.token_ids]
-        self._prompt = ()
+        tokens = [*self._scored, *chunk.token_ids]
+        self._scored = ()
         self._waiting += _pair(tokens, chunk.scores)
         told = self._logprobs.write(self._waiting, self._num_chars)
         del self._waiting[: len(told["tokens"])]

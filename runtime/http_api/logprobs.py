@@ -39,12 +39,15 @@ def _token(token_id: int, logprob: float, tokenizer: Tokenizer) -> JsonObject:
 
 
 class TextLogprobs:
-    """Writes the `logprobs` of a completion's choice, all of it or piece by piece."""
+    """Writes the `logprobs` of a completion's choice, all of it or piece by piece.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    The first token begins `offset` characters after the text's beginning.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, offset: int = 0) -> None:
         self._tokenizer = tokenizer
         self._decoder = tokenizer.decoder()
-        self._offset = 0
+        self._offset = offset
 
     def write(
         self, tokens: Iterable[tuple[int, TokenScore | None]], end: int | None = None

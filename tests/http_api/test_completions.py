@@ -11,6 +11,7 @@ import httpx2
 import numpy as np
 import pytest
 
+from runtime.request import GenerateRequest
 from tests.helpers.model_service import ScriptedModels, ServedModel, scripted_models
 from tests.helpers.scripted_chat_model import ScriptedTurn, play
 from tests.helpers.scripted_engine import say
@@ -124,10 +125,30 @@ async def _scored(chunks: Any, best: int) -> Any:
         yield replace(chunk, scores=tuple(scores))
 
 
+async def test_a_gap_is_filled_by_a_model_that_has_the_tokens_for_it() -> None:
+    tokenizer = tiny_tokenizer("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
+    models = models_of("b")
+    models.model.tokenizer = tokenizer
+    asked: list[str] = []
+
+    def writes(request: GenerateRequest) -> str:
+        asked.append("".join(tokenizer.spell(one).decode() for one in request.token_ids))
+        return "b"
+
+    models.model.writes = writes
+    fields = {**PROMPT, "prompt": "a<fim_middle>", "suffix": "c", "echo": True, "logprobs": 0}
+    (choice,) = (await post("/v1/completions", models, **fields)).json()["choices"]
+    assert asked == ["<fim_prefix>a<fim_middle><fim_suffix>c<fim_middle>"]
+    assert choice["text"] == "a<fim_middle>b"
+    assert choice["logprobs"]["tokens"] == ["b"]
+    assert choice["logprobs"]["text_offset"] == [len("a<fim_middle>")]
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"suffix": "end"}, "suffix"),
+        ({"suffix": "end"}, "suffix"),  # the model has no tokens for that
+        ({"suffix": "end", "prompt": ["a"]}, "suffix"),
         ({"prompt": []}, "prompt"),
         ({"prompt": ""}, "prompt"),
         ({"prompt": [[]]}, "prompt[0]"),
