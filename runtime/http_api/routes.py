@@ -103,15 +103,21 @@ def openai_routes(backend: Backend, caller_of: Callable[[Request], str]) -> list
     stored = StoredChatRoutes(store, caller_of)
     one = "/v1/chat/completions/{completion_id}"
     return [
-        Route("/v1/chat/completions", guarded(stored.list), methods=["GET"]),
-        Route(one, guarded(stored.show), methods=["GET"]),
-        Route(one, guarded(stored.update), methods=["POST"]),
-        Route(one, guarded(stored.delete), methods=["DELETE"]),
-        Route(f"{one}/messages", guarded(stored.messages), methods=["GET"]),
-        Route("/v1/chat/completions", guarded(api.chat), methods=["POST"]),
-        Route("/v1/models", guarded(api.list_models), methods=["GET"]),
-        Route("/v1/models/{name:path}", guarded(api.show_model), methods=["GET"]),
+        _route("/v1/chat/completions", GET=stored.list, POST=api.chat),
+        _route(one, GET=stored.show, POST=stored.update, DELETE=stored.delete),
+        _route(f"{one}/messages", GET=stored.messages),
+        _route("/v1/models", GET=api.list_models),
+        _route("/v1/models/{name:path}", GET=api.show_model),
     ]
+
+
+def _route(path: str, **answers: Answer) -> Route:
+    """One route for all methods of a path, so that a wrong one is told of all of them."""
+
+    async def answer(request: Request) -> Response:
+        return await answers["GET" if request.method == "HEAD" else request.method](request)
+
+    return Route(path, guarded(answer), methods=[*answers])
 
 
 def guarded(answer: Answer) -> Answer:
