@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from runtime.chat.messages import OutputSchema
+from runtime.chat.messages import AUTO, OutputSchema
 from runtime.chat.support import ToolSupport
 from runtime.chat.wire_formats.format import (
     BoundFormat,
@@ -168,6 +168,16 @@ class Grammars:
             known = _Known((), self._compile(tools, shape))
             self._keep(content, known)
         return known
+
+    def plain(self, output: OutputSchema | GrammarSource, max_tokens: int) -> BudgetedConstraint:
+        """What a text may say that is no turn: all of it is the output, then the end.
+
+        Raises:
+            UnsupportedSchemaError: the output is no language, or costs too much.
+        """
+        source = self.output(output)[0] if isinstance(output, OutputSchema) else output
+        shape = TurnShape(AUTO, source)
+        return self._finish(source, (), shape, frozenset()).constraint(max_tokens)
 
     def output(self, output: OutputSchema) -> tuple[GrammarSource, SchemaSupport]:
         """The language of an answer; like a tool's arguments, its objects hold what they list.

@@ -225,9 +225,23 @@ class ChatModel:
         total = sum(weights.values())
         return {option: weight / total for option, weight in weights.items()}
 
-    def complete(self, request: GenerateRequest) -> AsyncGenerator[TokenChunk]:
-        """Go on from plain tokens, with no template; see `AsyncEngine.generate`."""
-        return self._engine.generate(request)
+    async def complete(
+        self, request: GenerateRequest, output: Output | None = None
+    ) -> AsyncGenerator[TokenChunk]:
+        """Go on from plain tokens, with no template; see `AsyncEngine.generate`.
+
+        Raises:
+            UnsupportedSchemaError: the output is no language, or costs too much.
+        """
+        constraint = None
+        if output is not None:
+            room = self.context_length - len(request.token_ids)
+            max_tokens = min(request.sampling.max_tokens, room)
+            plain = self._grammars.plain
+            constraint = await anyio.to_thread.run_sync(plain, output, max_tokens)
+        async with aclosing(self._engine.generate(request, constraint)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     def render(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> list[int]:
         """The prompt of a conversation, as the model would get it.

@@ -17,6 +17,7 @@ from runtime.http_api.chat_shapes import (
     ChatRequest,
     FunctionDefinition,
     FunctionMessage,
+    Guided,
     NamedFunction,
     NamedTool,
     RefusalPart,
@@ -75,7 +76,7 @@ def read_chat(request: ChatRequest, context_length: int) -> ChatTurn:
         tuple(read_messages(request.messages)),
         tuple(tools),
         _tool_choice(request, [tool.name for tool in tools]),
-        _output(request),
+        read_output(request),
         tuple(_sampling(request, context_length)),
         _thinks(request),
         is_legacy=bool(request.functions) and not request.tools,
@@ -194,7 +195,13 @@ def _tool_choice(request: ChatRequest, names: Sequence[str]) -> ToolChoice:
     return found if names else AUTO
 
 
-def _output(request: ChatRequest) -> Output | None:
+def read_output(request: Guided) -> Output | None:
+    """Read what an answer is constrained to.
+
+    Raises:
+        FaultError: two fields say it.
+        InvalidRequestError: a schema or grammar that is none.
+    """
     asked: dict[str, Output] = {}
     form = request.response_format
     if isinstance(form, SchemaFormat):

@@ -212,7 +212,20 @@ class UpdateRequest(Shape):
     metadata: Metadata | None
 
 
-class ChatRequest(Shape):
+class Guided(Shape):
+    """What an answer is constrained to; at most one of these."""
+
+    response_format: (
+        Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")] | None
+    ) = None
+    guided_json: Json | None = None
+    guided_regex: str | None = None
+    guided_choice: Annotated[list[str], Field(min_length=1)] | None = None
+    guided_grammar: str | None = None
+    grammar: str | None = None
+
+
+class ChatRequest(Guided):
     """The body of `POST /v1/chat/completions`."""
 
     model: str
@@ -223,15 +236,6 @@ class ChatRequest(Shape):
     parallel_tool_calls: bool | None = None
     functions: list[FunctionDefinition] | None = None
     function_call: Literal["none", "auto"] | NamedFunction | None = None
-
-    response_format: (
-        Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")] | None
-    ) = None
-    guided_json: Json | None = None
-    guided_regex: str | None = None
-    guided_choice: Annotated[list[str], Field(min_length=1)] | None = None
-    guided_grammar: str | None = None
-    grammar: str | None = None
 
     stream: bool | None = None
     stream_options: StreamOptions | None = None

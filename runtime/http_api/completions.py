@@ -16,10 +16,11 @@ from typing import cast
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from runtime.chat.model import Output
 from runtime.errors import GenerationError
 from runtime.http_api.at_once import all_at_once
 from runtime.http_api.body import read_body
-from runtime.http_api.chat_request import read_bias
+from runtime.http_api.chat_request import read_bias, read_output
 from runtime.http_api.completion_answer import CompletionHeader, write_choice, write_usage
 from runtime.http_api.event_stream import Emit, EventStream, unless_gone
 from runtime.http_api.faults import bad_request
@@ -61,6 +62,7 @@ class Plan:
     echoed: Sequence[Sequence[int]]
     scores_echo: bool
     sampling: SamplingParams
+    output: Output | None
     num_choices: int
     num_drawn: int
     num_top: int | None
@@ -179,7 +181,16 @@ def read_plan(asked: CompletionRequest, model: Model) -> Plan:
     if asked.echo:
         echoed = [tokenizer.encode(str(asked.prompt))] if asked.suffix else [*prompts]
     is_scored = asked.echo and not asked.suffix and asked.logprobs is not None
-    return Plan(prompts, echoed, bool(is_scored), sampling, num_choices, num_drawn, asked.logprobs)
+    return Plan(
+        prompts,
+        echoed,
+        bool(is_scored),
+        sampling,
+        read_output(asked),
+        num_choices,
+        num_drawn,
+        asked.logprobs,
+    )
 
 
 def read_texts(
@@ -232,7 +243,7 @@ async def _run(model: Model, plan: Plan) -> list[list[Written]]:
     written = [[Written() for _ in range(plan.num_drawn)] for _ in plan.prompts]
 
     async def write(prompt: int, draw: int) -> None:
-        async with aclosing(model.complete(plan.request(prompt, draw))) as chunks:
+        async with aclosing(model.complete(plan.request(prompt, draw), plan.output)) as chunks:
             async for chunk in chunks:
                 written[prompt][draw].push(chunk)
 
@@ -290,7 +301,7 @@ async def _stream(
         one = written[prompt][draw]
         writer = _PieceWriter(plan, model.tokenizer, plan.echoed[prompt])
         index = prompt * plan.num_choices + draw
-        async with aclosing(model.complete(plan.request(prompt, draw))) as chunks:
+        async with aclosing(model.complete(plan.request(prompt, draw), plan.output)) as chunks:
             async for chunk in chunks:
                 one.push(chunk)
                 text, logprobs = writer.push(chunk)

@@ -44,7 +44,9 @@ class Model(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
 
-    def complete(self, request: GenerateRequest) -> AsyncGenerator[TokenChunk]: ...
+    def complete(
+        self, request: GenerateRequest, output: Output | None = None
+    ) -> AsyncGenerator[TokenChunk]: ...
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()

@@ -10,7 +10,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from runtime.http_api.chat_shapes import AnyMessage, FunctionTool, Json, Shape, StreamOptions
+from runtime.http_api.chat_shapes import (
+    AnyMessage,
+    FunctionTool,
+    Guided,
+    Json,
+    Shape,
+    StreamOptions,
+)
 
 MAX_TEXTS = 2048
 
@@ -25,7 +32,7 @@ Prompt = (
 """A text, its tokens, or several of either."""
 
 
-class CompletionRequest(Shape):
+class CompletionRequest(Guided):
     """The body of `POST /v1/completions`."""
 
     model: str

@@ -415,3 +415,16 @@ async def test_count_tokens_is_the_length_of_the_prompt() -> None:
     count = await model.count_tokens([USER], [NOW])
     assert count == len(engine_of(model).requests[0].token_ids)
     assert count > await model.count_tokens([USER])
+
+
+async def test_a_plain_text_is_completed_with_no_template_and_to_its_form() -> None:
+    model = model_of("[1,2]")
+    request = GenerateRequest((5, 6), SamplingParams(max_tokens=20))
+    schema = OutputSchema({"type": "array", "items": {"type": "integer"}, "maxItems": 2})
+    for output in (None, schema):
+        chunks = [chunk async for chunk in model.complete(request, output)]
+        assert "".join(chunk.text for chunk in chunks) == "[1,2]"
+        assert chunks[-1].finish_reason == "stop"
+    assert [one.token_ids for one in engine_of(model).requests] == [(5, 6)] * 2
+    with pytest.raises(InvalidRequestError):
+        _ = [chunk async for chunk in model.complete(request, OutputSchema({"type": 3}))]

@@ -16,6 +16,7 @@ from mcp_servers.model_server.service import AgentSetup, open_service
 from mcp_servers.model_server.tools import Surface
 from runtime.agent.policy import Policy
 from runtime.chat.messages import Message
+from runtime.chat.model import Output
 from runtime.chat.support import TemplateFeatures
 from runtime.engine.embedding import Vectors
 from runtime.engine.status import EngineStatus
@@ -75,11 +76,13 @@ class ServedModel(ScriptedChatModel):
     Attributes:
         scores: what it answers when it chooses.
         writes: what it completes texts with.
+        outputs: what those texts were constrained to.
     """
 
     name: str = "scripted"
     tokenizer: Tokenizer = field(default_factory=tiny_tokenizer)
     writes: Writes = field(default_factory=lambda: say("and time"))
+    outputs: list[Output | None] = field(default_factory=list)
     scores: Mapping[str, float] = field(default_factory=dict)
     weighed: list[tuple[tuple[Message, ...], tuple[str, ...]]] = field(default_factory=list)
 
@@ -89,7 +92,10 @@ class ServedModel(ScriptedChatModel):
         self.weighed.append((tuple(messages), tuple(options)))
         return self.scores
 
-    def complete(self, request: GenerateRequest) -> AsyncGenerator[TokenChunk]:
+    def complete(
+        self, request: GenerateRequest, output: Output | None = None
+    ) -> AsyncGenerator[TokenChunk]:
+        self.outputs.append(output)
         engine = ScriptedEngine(self.tokenizer, self.writes, context_length=self.context_length)
         return engine.generate(request)
 

@@ -11,6 +11,8 @@ import httpx2
 import numpy as np
 import pytest
 
+from runtime.chat.messages import OutputSchema
+from runtime.grammar.compile import from_choices
 from runtime.request import GenerateRequest
 from tests.helpers.model_service import ScriptedModels, ServedModel, scripted_models
 from tests.helpers.scripted_chat_model import ScriptedTurn, play
@@ -100,13 +102,26 @@ async def test_a_stream_joins_to_the_whole(text: str) -> None:
     assert last["usage"]["completion_tokens"] > 0
 
 
+async def test_what_a_text_is_constrained_to_reaches_the_model() -> None:
+    models = models_of("x")
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
+    form = {"type": "json_schema", "json_schema": {"name": "number", "schema": schema}}
+    await post("/v1/completions", models, **PROMPT, response_format=form)
+    await post("/v1/completions", models, **PROMPT, guided_choice=["a", "b"])
+    assert models.model.outputs == [OutputSchema(schema), from_choices(["a", "b"])]
+    response = await post(
+        "/v1/completions", models, **PROMPT, guided_regex="a", grammar='start: "b"'
+    )
+    assert response.json()["error"]["param"] == "grammar"
+
+
 async def test_the_best_of_several_are_answered_and_all_are_paid_for() -> None:
     models = models_of("a", "b", "c")
     best = TOKENIZER.encode("b")[0]
     model = models.model
     plain = ServedModel.complete
 
-    def complete_scored(request: Any) -> Any:
+    def complete_scored(request: Any, output: Any = None) -> Any:
         assert request.sampling.top_logprobs == 0
         return _scored(plain(model, request), best)
 
