@@ -243,13 +243,19 @@ class ChatModel:
             async for chunk in chunks:
                 yield chunk
 
-    def render(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> list[int]:
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSpec] = (),
+        *,
+        thinks: bool | None = None,
+    ) -> list[int]:
         """The prompt of a conversation, as the model would get it.
 
         Raises:
             TemplateError: the template cannot render the messages.
         """
-        return self._build_tokens(messages, tools)
+        return list(self._prompts.build(messages, tools, thinks=thinks).token_ids)
 
     async def embed(self, texts: Sequence[str | Sequence[int]]) -> tuple[Vectors, int]:
         """Return the vectors of texts, or of their tokens, and how many tokens they have.

@@ -49,7 +49,11 @@ class Model(Protocol):
     ) -> AsyncGenerator[TokenChunk]: ...
 
     def render(
-        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSpec] = (),
+        *,
+        thinks: bool | None = None,
     ) -> Sequence[int]: ...
 
     async def embed(self, texts: Sequence[str | Sequence[int]]) -> tuple[Vectors, int]: ...

@@ -14,9 +14,9 @@ from runtime.http_api.chat_shapes import (
     AnyMessage,
     FunctionTool,
     Guided,
-    Json,
     Shape,
     StreamOptions,
+    TemplateOptions,
 )
 
 MAX_TEXTS = 2048
@@ -78,6 +78,7 @@ class TokenizeRequest(Shape):
     prompt: str | None = None
     messages: Annotated[list[AnyMessage], Field(min_length=1)] | None = None
     tools: list[FunctionTool] | None = None
+    chat_template_kwargs: TemplateOptions | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
 
@@ -100,4 +101,4 @@ class TemplateRequest(Shape):
     model: str | None = None
     messages: Annotated[list[AnyMessage], Field(min_length=1)]
     tools: list[FunctionTool] | None = None
-    chat_template_kwargs: Json | None = None
+    chat_template_kwargs: TemplateOptions | None = None

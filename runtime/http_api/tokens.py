@@ -12,14 +12,14 @@ from starlette.responses import JSONResponse, Response
 from runtime.errors import UnknownModelError
 from runtime.http_api.body import read_body
 from runtime.http_api.chat_request import read_messages, read_tool
-from runtime.http_api.chat_shapes import AnyMessage, FunctionTool
+from runtime.http_api.chat_shapes import AnyMessage
 from runtime.http_api.faults import bad_request
 from runtime.http_api.routes import Backend, Model
 from runtime.http_api.text_shapes import DetokenizeRequest, TemplateRequest, TokenizeRequest
 from runtime.tokenizer.tokenizer import Tokenizer
 from tools.spec import JsonObject
 
-_CONVERSATION = ("tools",)
+_CONVERSATION = ("tools", "chat_template_kwargs")
 _OF_VLLM = ("add_special_tokens", "return_token_strs")
 _OF_LLAMA_CPP = ("add_special", "parse_special", "with_pieces")
 
@@ -60,11 +60,8 @@ class Tokens:
 
     async def apply_template(self, request: Request) -> Response:
         asked = await read_body(request, TemplateRequest)
-        if asked.chat_template_kwargs:
-            raise bad_request("the template's switches are not offered", "chat_template_kwargs")
         async with self._hold(asked.model) as model:
-            render = lambda: _render(model, asked.messages, asked.tools)  # noqa: E731 - for a thread
-            token_ids = await anyio.to_thread.run_sync(render)
+            token_ids = await anyio.to_thread.run_sync(_render, model, asked, asked.messages)
         return JSONResponse({"prompt": _spell(model.tokenizer, token_ids)})
 
     @asynccontextmanager
@@ -95,7 +92,7 @@ def _check_form(asked: TokenizeRequest) -> None:
 
 def _token_ids(asked: TokenizeRequest, model: Model) -> Sequence[int]:
     if asked.messages is not None:
-        return _render(model, asked.messages, asked.tools)
+        return _render(model, asked, asked.messages)
     assert asked.prompt is not None
     is_whole = asked.add_special_tokens is not False
     tokenizer = model.tokenizer
@@ -122,10 +119,13 @@ def _piece(tokenizer: Tokenizer, token_id: int) -> str | list[int]:
 
 
 def _render(
-    model: Model, messages: Sequence[AnyMessage], tools: Sequence[FunctionTool] | None
+    model: Model, asked: TokenizeRequest | TemplateRequest, messages: Sequence[AnyMessage]
 ) -> Sequence[int]:
-    specs = [read_tool(one.function, f"tools[{at}].function") for at, one in enumerate(tools or ())]
-    return model.render(read_messages(messages), specs)
+    tools = enumerate(asked.tools or ())
+    specs = [read_tool(one.function, f"tools[{at}].function") for at, one in tools]
+    options = asked.chat_template_kwargs
+    thinks = None if options is None else options.enable_thinking
+    return model.render(read_messages(messages), specs, thinks=thinks)
 
 
 def _text_of(tokenizer: Tokenizer, token_id: int) -> str:

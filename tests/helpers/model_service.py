@@ -99,9 +99,17 @@ class ServedModel(ScriptedChatModel):
         engine = ScriptedEngine(self.tokenizer, self.writes, context_length=self.context_length)
         return engine.generate(request)
 
-    def render(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> Sequence[int]:
-        """A line for each message."""
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSpec] = (),
+        *,
+        thinks: bool | None = None,
+    ) -> Sequence[int]:
+        """A line for each message, and one that says what is wished of thoughts."""
         lines = [f"{message.role}: {message.content}\n" for message in messages]
+        if thinks is not None:
+            lines.append(f"thinks: {thinks}\n")
         return self.tokenizer.encode("".join(lines))
 
     async def embed(self, texts: Sequence[str | Sequence[int]]) -> tuple[Vectors, int]:

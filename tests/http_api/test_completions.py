@@ -242,6 +242,11 @@ async def test_texts_are_cut_into_tokens_and_back_in_both_shapes() -> None:
     messages = [{"role": "user", "content": "hi"}]
     rendered = (await post("/apply-template", messages=messages)).json()
     assert rendered == {"prompt": "user: hi\n"}
+    options = {"enable_thinking": False}
+    rendered = (
+        await post("/apply-template", messages=messages, chat_template_kwargs=options)
+    ).json()
+    assert rendered == {"prompt": "user: hi\nthinks: False\n"}
     body = (await post("/tokenize", messages=messages, model="scripted")).json()
     assert body["tokens"] == TOKENIZER.encode("user: hi\n")
 
@@ -253,6 +258,7 @@ async def test_texts_are_cut_into_tokens_and_back_in_both_shapes() -> None:
         ("/tokenize", {"prompt": "a", "content": "a"}, "content"),
         ("/tokenize", {"prompt": "a", "with_pieces": True}, "with_pieces"),
         ("/tokenize", {"prompt": "a", "model": "other"}, "model"),
+        ("/tokenize", {"prompt": "a", "tools": []}, "tools"),
         ("/detokenize", {"tokens": [10**6]}, "tokens"),
         ("/detokenize", {"tokens": [-1]}, "tokens[0]"),
         ("/apply-template", {"messages": []}, "messages"),
