@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,6 +19,7 @@ from runtime.engine.async_engine import ThreadedEngine
 from runtime.engine.engine import Engine, EngineLimits, Runner
 from runtime.engine.loading import load_runner
 from runtime.engine.saved_pages import SavedPages
+from runtime.engine.tally import EngineState
 from runtime.sources import pull_model, resolve_model
 from runtime.tokenizer import Tokenizer, load_folder_tokenizer, load_tokenizer
 from runtime.weights import Checkpoint, open_checkpoint
@@ -37,7 +38,7 @@ class Hub:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._models: dict[str, ChatModel] = {}
-        self._engines: list[ThreadedEngine] = []
+        self._engines: dict[str, ThreadedEngine] = {}
         self._watchers: defaultdict[str, list[Callable[[str], None]]] = defaultdict(list)
         self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._tasks = anyio.create_task_group()
@@ -53,7 +54,7 @@ class Hub:
         traceback: TracebackType | None,
     ) -> None:
         with anyio.CancelScope(shield=True):  # at most the step that runs
-            for engine in self._engines:
+            for engine in self._engines.values():
                 await engine.aclose()
         self._tasks.cancel_scope.cancel()
         # The body's own exception goes on as it is, not in a group.
@@ -63,6 +64,10 @@ class Hub:
     def default(self) -> str:
         """The model that is used where a request names none."""
         return self._config.model
+
+    def states(self) -> Mapping[str, EngineState]:
+        """What each loaded model's engine does and did, by the model's name."""
+        return {name: engine.state() for name, engine in self._engines.items()}
 
     async def get(
         self, name: str | None = None, report: Callable[[str], None] = lambda doing: None
@@ -97,7 +102,7 @@ class Hub:
         tokenizer, engine, saved = await anyio.to_thread.run_sync(self._open, path)
         threaded = ThreadedEngine(engine)
         await self._tasks.start(threaded.run)
-        self._engines.append(threaded)
+        self._engines[name] = threaded
         self._models[name] = ChatModel(name, tokenizer, threaded, engine.context_length, saved)
 
     def _fetch(self, name: str) -> Path:

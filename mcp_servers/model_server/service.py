@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
@@ -21,10 +21,12 @@ from mcp_servers.model_server.admission import Admission, AdmissionLimits, Ticke
 from mcp_servers.model_server.background import Background
 from mcp_servers.model_server.resources import describe_support
 from mcp_servers.model_server.tools import DEFAULT_WAIT_S, MAX_STEPS, list_specs
+from mcp_servers.service_state import ServiceState
 from runtime.agent.limits import Limits
 from runtime.agent.loop import Agent
 from runtime.agent.policy import Policy
 from runtime.agent.runs import Run, Runs
+from runtime.agent.tool_tally import TalliedToolset, ToolCallTally
 from runtime.chat.support import ToolSupport
 from runtime.errors import CapacityError
 from tools.errors import InvalidArgumentsError, ZondaError
@@ -37,6 +39,9 @@ from tools.toolset import (
     Toolset,
     find_tool,
 )
+
+if TYPE_CHECKING:
+    from runtime.engine.tally import EngineState
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +69,10 @@ class Models(Protocol):
         Raises:
             ZondaError: there is no such model, or it cannot be loaded.
         """
+        ...
+
+    def states(self) -> Mapping[str, EngineState]:
+        """What each loaded model's engine does and did, by the model's name."""
         ...
 
 
@@ -101,10 +110,22 @@ class ModelService:
         self._toolset = toolset
         self._tasks = tasks
         self._prepared: dict[str, list[ToolSpec]] = {}  # by model: what it is ready for
+        self._tool_calls = ToolCallTally()
         self._is_following = False
         self.listed = anyio.Event()
         self.readiness: Literal["loading", "ready", "failed"] = "loading"
         self._specs = list_specs(model_names, agent.servers if agent else ())
+
+    def state(self) -> ServiceState:
+        """Say what goes on and what was done."""
+        models = self._models.value
+        return ServiceState(
+            self._admission.num_running,
+            self._admission.num_waiting,
+            self._runs.num_ended,
+            self._tool_calls,
+            {} if models is None else models.states(),
+        )
 
     async def prepare(self) -> None:
         """Open tool servers and models and load the default model, before a call needs them.
@@ -265,6 +286,7 @@ class ModelService:
         if (servers := arguments.get("servers")) is not None:
             toolset = FilteredToolset(toolset, lambda tool: tool.server in servers)
         limits = Limits(max_steps=arguments.get("max_steps", MAX_STEPS))
+        toolset = TalliedToolset(toolset, self._tool_calls)
         return Agent(model, toolset, self._agent.policy, limits)
 
 

@@ -56,7 +56,7 @@ async def serve_http(
     ):
         stop = _Stop(service, config.drain_s)
         server = build_server(service, version=version)
-        async with open_web_app(server, access, stop.readiness) as app:
+        async with open_web_app(server, access, stop.readiness, service.state) as app:
             http = _HttpServer(_http_config(app.asgi))
             group.start_soon(service.prepare)
             async with anyio.create_task_group() as serving:

@@ -99,12 +99,14 @@ class Runs:
 
     Results stay in memory for `expiry_s` seconds after a run ended, never on disk. When
     `max_runs` are kept, the principal with most finished runs loses the one that started first.
+    `num_ended` counts the runs that ended, by what became of them.
     """
 
     def __init__(self, *, max_runs: int = 256, expiry_s: float = 3600.0) -> None:
         self._max_runs = max_runs
         self._expiry_s = expiry_s
         self._runs: dict[str, Run] = {}
+        self.num_ended = Counter[RunStatus]()
         self._group = anyio.create_task_group()
 
     async def __aenter__(self) -> Self:
@@ -169,6 +171,7 @@ class Runs:
         finally:
             if not run.is_finished:
                 run.finish("cancelled")
+            self.num_ended[run.status] += 1
         with anyio.move_on_after(self._expiry_s):
             await run.discarded.wait()
         self._runs.pop(run.id, None)

@@ -24,6 +24,7 @@ from anyio.abc import TaskStatus
 
 from runtime.engine.engine import Engine
 from runtime.engine.prefix_pages import PageBytes, Turns
+from runtime.engine.tally import EngineState
 from runtime.errors import CapacityError
 from runtime.grammar.constraint import Constraint
 from runtime.request import GenerateRequest, TokenChunk
@@ -219,6 +220,10 @@ class ThreadedEngine:
         finally:
             self._open.remove(mailbox)
         return result[0] if result else None
+
+    def state(self) -> EngineState:
+        """Say what goes on in the engine and what it did."""
+        return self._engine.state()
 
     async def aclose(self) -> None:
         """Stop after the step that runs; open requests end with an error."""

@@ -13,6 +13,7 @@ from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import AgentSetup, open_service
 from runtime.agent.policy import Policy
 from runtime.chat.messages import Message
+from runtime.engine.tally import EngineState
 from runtime.errors import UnknownModelError
 from tests.helpers.scripted_chat_model import Script, ScriptedChatModel
 from tools.toolset import Toolset
@@ -37,12 +38,16 @@ class ServedModel(ScriptedChatModel):
 
 @dataclass
 class ScriptedModels:
-    """One model by the name "scripted", loaded at once unless `loaded` is not set yet."""
+    """One model by the name "scripted", loaded at once unless `loaded` is not set yet.
+
+    `engines` is what it says of its engine.
+    """
 
     model: ServedModel
     loaded: anyio.Event | None = None
     broken: Exception | None = None
     num_opened: int = 0
+    engines: Mapping[str, EngineState] = field(default_factory=dict)
 
     async def get(self, name: str | None, report: Callable[[str], None]) -> ServedModel:
         report("loading scripted")
@@ -53,6 +58,9 @@ class ScriptedModels:
         if name not in {None, self.model.name}:
             raise UnknownModelError(f"no model is named {name!r}")
         return self.model
+
+    def states(self) -> Mapping[str, EngineState]:
+        return self.engines
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[ScriptedModels]:

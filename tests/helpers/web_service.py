@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from mcp_servers.guard import make_access
 from mcp_servers.model_server.admission import AdmissionLimits
 from mcp_servers.model_server.server import build_server
-from mcp_servers.model_server.service import ModelService, open_service
+from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
 from mcp_servers.web_app import WebApp, open_web_app
 from tests.helpers.model_service import ScriptedModels
 
@@ -62,16 +62,17 @@ async def open_app(
     models: ScriptedModels,
     keys: Sequence[str] = (),
     *,
+    agent: AgentSetup | None = None,
     readiness: Callable[[], str] | None = None,
     limits: AdmissionLimits | None = None,
 ) -> AsyncIterator[ServedApp]:
     """Open the application; every wait is bounded."""
     with anyio.fail_after(20):
-        async with open_service(["scripted"], models.opened, None, limits) as service:
+        async with open_service(["scripted"], models.opened, agent, limits) as service:
             server = build_server(service, version="1")
             access = make_access("127.0.0.1", keys)
             ready = readiness or (lambda: service.readiness)
-            async with open_web_app(server, access, ready) as web:
+            async with open_web_app(server, access, ready, service.state) as web:
                 yield ServedApp(web, service)
 
 
