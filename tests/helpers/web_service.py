@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from mcp_servers.guard import make_access
 from mcp_servers.model_server.admission import AdmissionLimits
 from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
+from mcp_servers.model_server.web import listen
 from mcp_servers.web_app import WebApp, open_web_app
 from tests.helpers.model_service import ScriptedModels
 
@@ -83,7 +83,7 @@ async def on_port(app: ServedApp) -> AsyncIterator[str]:
         app.web.asgi, lifespan="off", log_config=None, timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listen("127.0.0.1", 0) as listener:
         async with anyio.create_task_group() as group:
             group.start_soon(server.serve, [listener])
             yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
