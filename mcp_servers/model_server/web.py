@@ -62,7 +62,7 @@ async def serve_http(
         stop = _Stop(service, config.drain_s)
         server = build_server(service, version=version)
         async with open_web_app(server, access, stop.readiness, service.state) as app:
-            http = _HttpServer(_http_config(app.asgi))
+            http = HttpServer(http_config(app.asgi))
             group.start_soon(service.prepare)
             async with anyio.create_task_group() as serving:
                 serving.start_soon(http.serve, [listener])
@@ -110,7 +110,7 @@ class _Stop:
         scope.cancel()
 
 
-class _HttpServer(uvicorn.Server):
+class HttpServer(uvicorn.Server):
     """Leaves signals to us: the library's own handlers would close the socket at once."""
 
     @contextmanager
@@ -118,7 +118,8 @@ class _HttpServer(uvicorn.Server):
         yield
 
 
-def _http_config(app: object) -> uvicorn.Config:
+def http_config(app: object) -> uvicorn.Config:
+    """How our applications are served: nothing logged of requests, no client's word on itself."""
     return uvicorn.Config(
         app,  # type: ignore[arg-type]  # Starlette's and uvicorn's ASGI types differ in spelling
         http="h11",
