@@ -5,10 +5,14 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 QUIET := --quiet --constraint .ci/constraints.txt
 
-# Real MCP peers of the tests: a host, a tool server, and the node release they need.
+# Real MCP peers of the tests: a host, tool servers, the official tests, and node for them.
 MCP := @modelcontextprotocol
 PEERS := node@22 $(MCP)/inspector@2.12.0 $(MCP)/server-everything@2026.8.31 \
-	$(MCP)/server-filesystem@2026.8.31 $(MCP)/server-memory@2026.8.31
+	$(MCP)/server-filesystem@2026.8.31 $(MCP)/server-memory@2026.8.31 \
+	$(MCP)/server-sequential-thinking@2026.8.31 $(MCP)/conformance@0.2.0-alpha.12
+
+# A server that does not start with the SDK of today, for tests; apart, so that nothing finds it.
+CRASHING := .venv/sqlite
 
 # The official tests of JSON Schema come with the source of the validator that we use.
 SUITE := .venv/json-schema-test-suite
@@ -61,6 +65,7 @@ clean:
 	@$(PIP) install --quiet torch==2.13.0
 	@$(PIP) install $(QUIET) --group dev
 	@npm install --silent --no-audit --no-fund --no-save --prefix .venv/node $(PEERS)
+	@$(PIP) install --quiet --no-deps --upgrade --target $(CRASHING) mcp-server-sqlite==2025.4.25
 	@touch $@
 
 $(SUITE)/tests: .venv/installed-dev
