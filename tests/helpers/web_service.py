@@ -77,17 +77,16 @@ async def open_app(
 
 
 @asynccontextmanager
-async def on_port(app: ServedApp) -> AsyncIterator[str]:
+async def on_port(app: ServedApp | WebApp) -> AsyncIterator[str]:
     """Serve an application on a port of this machine; yield its MCP URL."""
-    config = uvicorn.Config(
-        app.web.asgi, lifespan="off", log_config=None, timeout_graceful_shutdown=1
-    )
+    web = app if isinstance(app, WebApp) else app.web
+    config = uvicorn.Config(web.asgi, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     with listen("127.0.0.1", 0) as listener:
         async with anyio.create_task_group() as group:
             group.start_soon(server.serve, [listener])
             yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
-            app.web.end_streams()
+            web.end_streams()
             server.should_exit = True
 
 
