@@ -10,6 +10,7 @@ angles rounded like its own the logits are equal bit for bit.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,13 @@ GOLDENS: list[dict[str, Any]] = json.loads(
 @pytest.fixture(scope="module")
 def model(gemma3: Path) -> RealModel:
     checkpoint = open_checkpoint(gemma3)
-    runner = TorchRunner(checkpoint, context_length=2048, kv_cache_bytes=256 << 20, device="cpu")
+    runner = TorchRunner(
+        checkpoint,
+        context_length=2048,
+        kv_cache_bytes=256 << 20,
+        device="cpu",
+        threads=os.cpu_count() or 1,
+    )
     return RealModel(runner, load_tokenizer(checkpoint.metadata))
 
 

@@ -8,6 +8,7 @@ Along them logits (up to 45) differ from transformers' by 1.2e-4 at most.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,13 @@ class RealModel:
 @pytest.fixture(scope="module")
 def model(smollm2: Path) -> RealModel:
     checkpoint = open_checkpoint(smollm2)
-    runner = TorchRunner(checkpoint, context_length=2048, kv_cache_bytes=256 << 20, device="cpu")
+    runner = TorchRunner(
+        checkpoint,
+        context_length=2048,
+        kv_cache_bytes=256 << 20,
+        device="cpu",
+        threads=os.cpu_count() or 1,
+    )
     return RealModel(runner, load_tokenizer(checkpoint.metadata))
 
 
@@ -87,7 +94,11 @@ def test_greedy_tokens_equal_transformers_when_preempted(smollm2: Path) -> None:
     checkpoint = open_checkpoint(smollm2)
     page_bytes = 2 * 16 * 3 * 64 * 4 * 30  # keys and values, slots, heads, dimension, float, layers
     runner = TorchRunner(
-        checkpoint, context_length=2048, kv_cache_bytes=30 * page_bytes, device="cpu"
+        checkpoint,
+        context_length=2048,
+        kv_cache_bytes=30 * page_bytes,
+        device="cpu",
+        threads=os.cpu_count() or 1,
     )
     engine = RealModel(runner, load_tokenizer(checkpoint.metadata)).engine()
     check(engine, GOLDENS)
