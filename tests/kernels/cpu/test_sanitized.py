@@ -79,28 +79,31 @@ def _find(library: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def check_in_two_processes(name: str, files: Sequence[str]) -> None:
-    """Run these files' tests, half of the files at a time; each takes one processor."""
+def check_in_parallel(name: str, *jobs: Sequence[str]) -> None:
+    """Run these arguments' tests, two processes at a time: each computes on one processor."""
     build(name)
     with ThreadPoolExecutor(2) as workers:
-        halves = [files[::2], files[1::2]]
-        for done in workers.map(lambda half: run_tests(name, *half), halves):
+        for done in workers.map(lambda job: run_tests(name, *job), jobs):
             assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
 
 
 def test_kernels_stay_within_their_memory() -> None:
-    own = Path(__file__).name
-    files = [f"{FOLDER}/{file.name}" for file in Path(FOLDER).glob("test_*.py") if file.name != own]
-    assert f"{FOLDER}/test_attention.py" in files
-    # What takes longest stands alone in its half, but for what is quick.
-    slow = [f"{FOLDER}/test_attention.py", f"{FOLDER}/test_matmul.py"]
-    rest = ["tests/engine/test_cpu_runner.py", *sorted(set(files) - set(slow))]
-    check_in_two_processes("memory", [*slow, *rest])
+    """Of attention, windows and soft caps are tested one by one: together they do nothing new."""
+    attention = f"{FOLDER}/test_attention.py"
+    others = (attention, f"{FOLDER}/{Path(__file__).name}")
+    check_in_parallel(
+        "memory",
+        [attention, "-k", "not caps"],
+        [FOLDER, "tests/engine/test_cpu_runner.py", *(f"--ignore={one}" for one in others)],
+        [attention, "-k", "caps and not windows"],
+    )
 
 
 def test_threads_never_race() -> None:
-    names = ("program", "recorded_model", "rows")
-    check_in_two_processes("threads", [f"{FOLDER}/test_{name}.py" for name in names])
+    program, model, rows = (
+        f"{FOLDER}/test_{name}.py" for name in ("program", "recorded_model", "rows")
+    )
+    check_in_parallel("threads", [program], [model, rows])
 
 
 @pytest.mark.parametrize(

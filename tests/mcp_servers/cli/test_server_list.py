@@ -122,6 +122,7 @@ def test_a_server_is_tried(capsys: pytest.CaptureFixture[str]) -> None:
     assert (status, out.split(":")[0]) == (1, "bad cannot be started")
 
 
+@pytest.mark.slow
 def test_a_changed_definition_is_disabled_told_and_approved(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
