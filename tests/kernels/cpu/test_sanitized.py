@@ -57,9 +57,9 @@ def build(name: str) -> Path:
     return library
 
 
-def run_tests(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_tests(name: str, library: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """pytest on a library that was compiled with this sanitizer."""
-    sanitizer, library = SANITIZERS[name], build(name)
+    sanitizer = SANITIZERS[name]
     preload = ":".join(_find(file) for file in sanitizer.libraries)
     command = [sys.executable, "-m", "tests.helpers.with_library", str(library), "--quiet"]
     # A report goes to stderr itself, and the process ends at once.
@@ -81,9 +81,9 @@ def _find(library: str) -> str:
 
 def check_in_parallel(name: str, *jobs: Sequence[str]) -> None:
     """Run these arguments' tests, two processes at a time: each computes on one processor."""
-    build(name)
+    library = build(name)
     with ThreadPoolExecutor(2) as workers:
-        for done in workers.map(lambda job: run_tests(name, *job), jobs):
+        for done in workers.map(lambda job: run_tests(name, library, *job), jobs):
             assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
 
 
@@ -114,6 +114,6 @@ def test_threads_never_race() -> None:
     ],
 )
 def test_misbehaviour_is_found(name: str, test: str, report: str) -> None:
-    done = run_tests(name, f"{MISBEHAVIOUR}::{test}")
+    done = run_tests(name, build(name), f"{MISBEHAVIOUR}::{test}")
     assert done.returncode != 0
     assert report in done.stderr
