@@ -54,6 +54,12 @@ class Config:
             of the list of servers.
         audit: whether each tool call leaves a line in `audit.jsonl` in the state folder.
         audit_contents: whether these lines hold arguments and results, too.
+        oauth_issuer: issuer of the authorization server whose tokens `zonda serve` takes, beside
+            keys; "" takes none.
+        oauth_resource: URL at which clients reach `zonda serve`, which tokens have to name as
+            their audience: https://…/mcp.
+        oauth_scopes: scopes that a token needs, separated by spaces.
+        oauth_keys: URL or file of the issuer's JWK Set; "" asks the issuer where it is.
     """
 
     model: str = "smollm2-135m"
@@ -78,6 +84,10 @@ class Config:
     policy_file: Path | None = None
     audit: bool = True
     audit_contents: bool = False
+    oauth_issuer: str = ""
+    oauth_resource: str = ""
+    oauth_scopes: str = ""
+    oauth_keys: str = ""
 
     @property
     def audit_file(self) -> Path:
@@ -242,6 +252,8 @@ def _check(config: Config, origins: Mapping[str, str]) -> None:
         raise refuse("kv_type", "int8 or bf16")
     if not 0 <= config.port <= 65535:
         raise refuse("port", "from 0 to 65535")
+    if config.oauth_issuer and not config.oauth_resource:
+        raise refuse("oauth_resource", "the URL of /mcp as clients know it, beside oauth_issuer")
     for name in ("threads", "context_length", "drain_s", "engine_idle_s"):
         if getattr(config, name) < 0:
             raise refuse(name, "at least 0")

@@ -39,6 +39,7 @@ from tests.helpers.http_tool_servers import serve_app
 from tools.toolset import Toolset
 
 USER = "ada"
+METADATA_PATH = "/.well-known/oauth-authorization-server"
 
 
 @dataclass
@@ -48,6 +49,7 @@ class AuthorizationServer:
     Attributes:
         lifetime_s: of access tokens; None leaves it unsaid.
         refusal: an OAuth error that every authorization request gets, or None.
+        keys_url: where its metadata say that its keys are; the SDK's say nothing.
         requests: what came, as "METHOD path".
         heads: the headers of what came.
     """
@@ -55,6 +57,7 @@ class AuthorizationServer:
     issuer: str
     lifetime_s: int | None = 3600
     refusal: str | None = None
+    keys_url: str | None = None
     requests: list[str] = field(default_factory=list)
     heads: list[httpx2.Headers] = field(default_factory=list)
     clients: dict[str, OAuthClientInformationFull] = field(default_factory=dict)
@@ -77,7 +80,7 @@ class AuthorizationServer:
     def sign(self, **claims: Any) -> str:
         """Make an access token of these claims, over what is usual; None leaves one out."""
         now = int(time.time())
-        usual = {"iss": self.issuer, "sub": USER, "iat": now, "exp": now + 3600, "jti": now}
+        usual = {"iss": self.issuer, "sub": USER, "iat": now, "exp": now + 3600, "jti": f"{now}"}
         given = {name: value for name, value in {**usual, **claims}.items() if value is not None}
         return jwt.encode(given, self._key, algorithm="ES256", headers={"kid": "k1"})
 
@@ -193,14 +196,20 @@ class AuthorizationServer:
         async def keys(request: Request) -> Response:
             return JSONResponse(self.key_set)
 
+        async def metadata(request: Request) -> Response:
+            names = {"authorization": "authorize", "token": "token", "registration": "register"}
+            places = {f"{name}_endpoint": self.issuer + path for name, path in names.items()}
+            return JSONResponse({"issuer": self.issuer, "jwks_uri": self.keys_url, **places})
+
         routes.append(Route("/keys", keys))
         inner = Starlette(routes=routes)
+        with_keys = Starlette(routes=[Route(METADATA_PATH, metadata), *routes])
 
         async def noting(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "http":
                 self.requests.append(f"{scope['method']} {scope['path']}")
                 self.heads.append(httpx2.Headers(scope["headers"]))
-            await inner(scope, receive, send)
+            await (with_keys if self.keys_url else inner)(scope, receive, send)
 
         return noting
 

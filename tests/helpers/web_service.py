@@ -22,6 +22,7 @@ from mcp_servers.model_server.completions import Completions, caller_of
 from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
 from mcp_servers.model_server.tools import Surface
+from mcp_servers.resource_server import ResourceServer
 from mcp_servers.web_app import WebApp, open_web_app
 from runtime.http_api.routes import openai_routes
 from tests.helpers.model_service import ScriptedModels
@@ -70,6 +71,7 @@ async def open_app(
     limits: AdmissionLimits | None = None,
     agent: AgentSetup | None = None,
     surface: Surface | None = None,
+    tokens: ResourceServer | None = None,
 ) -> AsyncIterator[ServedApp]:
     """Open the application; every wait is bounded."""
     with anyio.fail_after(20):
@@ -77,7 +79,7 @@ async def open_app(
             ["scripted"], models.opened, agent, limits, surface=surface
         ) as service:
             server = build_server(service, version="1")
-            access = make_access("127.0.0.1", keys)
+            access = make_access("127.0.0.1", keys, tokens=tokens)
             ready = readiness or (lambda: service.readiness)
             routes = openai_routes(Completions(service), caller_of)
             async with open_web_app(server, access, ready, routes) as web:
