@@ -73,9 +73,15 @@ async def _show(url: str, *, is_opened: bool) -> None:
     if scheme not in {"http", "https"} or not (url.isascii() and url.isprintable()):
         raise ToolServerError(f"the login is at {url!r}, which is no page that can be opened")
     typer.echo(f"Log in at: {url}")
-    if not is_opened:
-        return
+    if is_opened:
+        import anyio.to_thread
+
+        # A browser in the terminal stays until it is left, and has to be answered meanwhile.
+        await anyio.to_thread.run_sync(_open, url, abandon_on_cancel=True)
+
+
+def _open(url: str) -> None:
     if sys.platform == "darwin":  # the library would build a script of it
-        subprocess.run(["/usr/bin/open", url], check=False)  # noqa: S603, ASYNC221  ends at once
+        subprocess.run(["/usr/bin/open", url], check=False)  # noqa: S603  no shell
     else:
         webbrowser.open(url)
