@@ -80,7 +80,7 @@ class ServerAuth(httpx2.Auth):
         used = request.headers.get("authorization", "").removeprefix("Bearer ")
         is_scope = refused.status_code == FORBIDDEN
         async with self._lock:
-            if self._config.oauth.grant == "client_credentials":
+            if self._config.oauth.grant != "authorization_code":
                 await self._obtain(refused)
             elif self._store is not None:
                 if (found := usable_grant(self._config, self._store)) is not None:
@@ -129,8 +129,8 @@ class ServerAuth(httpx2.Auth):
     ) -> None:
         """Say what helps, to the log of states and, as JSON-RPC, to who waits for an answer."""
         self.challenge = challenge
-        if self._config.oauth.grant == "client_credentials":
-            self.problem = self.problem or "does not take the token of our client"
+        if self._config.oauth.grant != "authorization_code":
+            self.problem = self.problem or "does not take our token"
         elif self._store is None:
             return  # a login would come to nothing
         else:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Grant = Literal["authorization_code", "client_credentials"]
+Grant = Literal["authorization_code", "client_credentials", "id_token"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,8 @@ class OAuthConfig:
     """How tokens for one server are asked for.
 
     Attributes:
-        grant: "authorization_code" is a person's login; "client_credentials" needs nobody.
+        grant: "authorization_code" is a person's login; "client_credentials" needs nobody;
+            "id_token" exchanges what the company's identity provider says of a user.
         client_id: of a client that was registered by hand; else Zonda registers itself.
         client_secret: that client's, or "".
         private_key: PEM that signs that client's assertions, instead of a secret.
@@ -37,6 +38,9 @@ class OAuthConfig:
             the tool server names.
         scopes: asked for besides those that a refusal of the server's names.
         redirect_port: loopback port that a login comes back to; 0 takes a free one.
+        id_token: for the grant of that name, what the identity provider gave.
+        id_token_endpoint: the identity provider's token endpoint.
+        id_token_client_id: of the client at the identity provider that `id_token` is for.
     """
 
     grant: Grant = "authorization_code"
@@ -48,6 +52,9 @@ class OAuthConfig:
     issuer: str = ""
     scopes: tuple[str, ...] = ()
     redirect_port: int = 0
+    id_token: str = field(default="", repr=False)
+    id_token_endpoint: str = ""
+    id_token_client_id: str = ""
 
 
 _Port = Annotated[int, Field(ge=0, le=65535)]
@@ -68,6 +75,9 @@ class OAuthEntry(BaseModel):
     issuer: str = ""
     scopes: tuple[_Scope, ...] = ()
     redirect_port: _Port = 0
+    id_token: str = ""
+    id_token_endpoint: str = ""
+    id_token_client_id: str = ""
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
@@ -77,6 +87,13 @@ class OAuthEntry(BaseModel):
                 raise ValueError(f'grant "{self.grant}" needs `client_id` and `issuer`')
             if not (self.client_secret or self.private_key):
                 raise ValueError(f'grant "{self.grant}" needs `client_secret` or `private_key`')
+        if self.grant == "id_token":
+            named = (self.id_token, self.id_token_endpoint, self.id_token_client_id)
+            if not (all(named) and self.client_secret):
+                raise ValueError(
+                    'grant "id_token" needs `client_secret`, `id_token`, `id_token_endpoint` and '
+                    "`id_token_client_id`"
+                )
         if self.client_metadata_url:
             parts = urlsplit(self.client_metadata_url)
             if parts.scheme != "https" or parts.path in {"", "/"}:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from urllib.parse import urljoin
 
 import httpx2
-from mcp.client.auth import OAuthClientProvider, OAuthFlowError
+from mcp.client.auth import OAuthFlowError
 from mcp.client.auth.oauth2 import OAuthContext
 from mcp.client.auth.utils import (
     extract_field_from_www_auth,
@@ -101,7 +101,7 @@ def token_endpoint(config: ServerConfig, kept: Grant) -> str:
 
 async def drive(
     http: httpx2.AsyncClient,
-    provider: OAuthClientProvider,
+    provider: httpx2.Auth,
     config: ServerConfig,
     challenge: Challenge,
     *,
@@ -157,7 +157,9 @@ def auth_client(config: ServerConfig) -> AbstractAsyncContextManager[httpx2.Asyn
     """Open connections to authorization servers that `config`'s server may lead us to."""
     return httpx2.AsyncClient(
         timeout=config.timeouts.connect_s,
-        transport=_CheckedTransport(config.url),
+        transport=_CheckedTransport(
+            [config.url, config.oauth.issuer, config.oauth.id_token_endpoint]
+        ),
         headers={"accept-encoding": "identity"},
         trust_env=False,
     )
@@ -183,16 +185,16 @@ class FlowStorage:
         self._client = client_info
 
 
-def target_problem(server: httpx2.URL, url: httpx2.URL) -> str | None:
+def target_problem(chosen: Sequence[httpx2.URL], url: httpx2.URL) -> str | None:
     """Say why a tool server must not send us to a URL: it is not https, or inside our network.
 
-    The server's own origin is the operator's choice, and one inside may lead elsewhere inside.
-    Names are not looked up, so one that stands for an inner address passes.
+    The operator chose the origins of `chosen`; where the first, the server, is inside, it may
+    lead elsewhere inside. Names are not looked up, so one that stands for an inner address passes.
     """
-    if (url.scheme, url.host, url.port) == (server.scheme, server.host, server.port):
+    if any((url.scheme, url.host, url.port) == (one.scheme, one.host, one.port) for one in chosen):
         return None
     if _is_inner(url.host):
-        is_fine = _is_inner(server.host) and url.scheme in {"http", "https"}
+        is_fine = _is_inner(chosen[0].host) and url.scheme in {"http", "https"}
         return None if is_fine else f"the server leads to {url.host}, inside this network"
     return None if url.scheme == "https" else f"the server leads to {url}, which is not https"
 
@@ -200,13 +202,13 @@ def target_problem(server: httpx2.URL, url: httpx2.URL) -> str | None:
 class _CheckedTransport(httpx2.AsyncBaseTransport):
     """Refuses URLs that a tool server on the internet must not send us to."""
 
-    def __init__(self, server_url: str) -> None:
-        self._server = httpx2.URL(server_url)
+    def __init__(self, chosen: Sequence[str]) -> None:
+        self._chosen = [httpx2.URL(url) for url in chosen if url]
         self._inner = BoundedTransport()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         url = request.url
-        if (problem := target_problem(self._server, url)) is not None:
+        if (problem := target_problem(self._chosen, url)) is not None:
             raise OAuthFlowError(problem)
         return await self._inner.handle_async_request(request)
 

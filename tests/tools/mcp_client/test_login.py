@@ -307,6 +307,7 @@ async def test_the_older_transport_is_logged_in_to_as_well(world: World, tmp_pat
         ("http://a.example/mcp", "http://a.example/token", None),
         ("http://127.0.0.1:1/mcp", "http://localhost:2/token", None),
         ("http://10.0.0.1/mcp", "http://192.168.0.1/token", None),
+        ("https://a.example/mcp", "https://10.9.9.9/token", None),
         ("https://a.example/mcp", "http://login.example/token", "not https"),
         ("http://127.0.0.1:1/mcp", "http://login.example/token", "not https"),
         ("http://127.0.0.1:1/mcp", "ftp://127.0.0.1/token", "inside"),
@@ -322,5 +323,5 @@ async def test_the_older_transport_is_logged_in_to_as_well(world: World, tmp_pat
 def test_a_server_cannot_send_us_where_it_cannot_go(
     server: str, target: str, problem: str | None
 ) -> None:
-    told = target_problem(httpx2.URL(server), httpx2.URL(target))
+    told = target_problem([httpx2.URL(server), httpx2.URL("https://10.9.9.9/")], httpx2.URL(target))
     assert told is None if problem is None else told is not None and problem in told
