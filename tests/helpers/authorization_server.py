@@ -5,6 +5,7 @@ The SDK's routes over grants in memory; tokens are JWTs, whose keys it publishes
 
 from __future__ import annotations
 
+import base64
 import secrets
 import socket
 import time
@@ -12,7 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx2
 import jwt
@@ -29,11 +30,13 @@ from mcp.server.auth.settings import ClientRegistrationOptions, RevocationOption
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from pydantic import AnyHttpUrl
 from starlette.applications import Starlette
+from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mcp_servers.request_limits import replay_body
 from mcp_servers.toolset_server import build_server
 from tests.helpers.http_tool_servers import serve_app
 from tools.toolset import Toolset
@@ -123,6 +126,18 @@ class AuthorizationServer:
             refresh_token=refresh,
         )
 
+    def _give_to_client(self, request: Request, form: FormData) -> Response:
+        """Give a token to a client for itself, which the SDK's routes do not."""
+        given = base64.b64decode(request.headers["authorization"].removeprefix("Basic "))
+        client_id, _, secret = given.decode().partition(":")
+        client = self.clients.get(client_id)
+        if client is None or client.client_secret != secret:
+            return JSONResponse({"error": "invalid_client"}, 401)
+        scopes = str(form.get("scope", "")).split()
+        self.asked_scopes.append(scopes)
+        token = self._issue(client, scopes, str(form["resource"]))
+        return JSONResponse(token.model_dump(exclude={"refresh_token"}))
+
     async def get_client(self, client_id: str) -> OAuthClientInformationFull | None:
         return self.clients.get(client_id)
 
@@ -209,6 +224,13 @@ class AuthorizationServer:
             if scope["type"] == "http":
                 self.requests.append(f"{scope['method']} {scope['path']}")
                 self.heads.append(httpx2.Headers(scope["headers"]))
+            if scope["type"] == "http" and scope["path"] == "/token":
+                form = await (request := Request(scope, receive)).form()
+                if form.get("grant_type") == "client_credentials":
+                    response = self._give_to_client(request, form)
+                    await response(scope, receive, send)
+                    return
+                receive = replay_body(urlencode(list(form.items())).encode(), receive)
             await (with_keys if self.keys_url else inner)(scope, receive, send)
 
         return noting

@@ -6,7 +6,7 @@ Apart from the rest because signing costs an import that most never need.
 from __future__ import annotations
 
 import httpx2
-from jwt import PyJWTError
+import jwt
 from mcp.client.auth import OAuthClientProvider, OAuthFlowError
 from mcp.client.auth.extensions.client_credentials import (
     ClientCredentialsOAuthProvider,
@@ -39,11 +39,7 @@ async def obtain(config: ServerConfig, challenge: Challenge, *, is_step_up: bool
         if config.oauth.grant == "id_token":
             return await _obtain_by_id_token(http, config, challenge, is_step_up=is_step_up)
         provider = _provider(config)
-        try:
-            await drive(http, provider, config, challenge, is_step_up=is_step_up)
-        except PyJWTError as exc:
-            how = config.oauth.key_algorithm
-            raise OAuthFlowError(f"`private_key` cannot sign by {how}") from exc
+        await drive(http, provider, config, challenge, is_step_up=is_step_up)
         return grant_of(provider.context)
 
 
@@ -108,6 +104,10 @@ def _provider(config: ServerConfig) -> OAuthClientProvider:
             scope=scope,
             issuer=oauth.issuer,
         )
+    try:
+        jwt.get_algorithm_by_name(oauth.key_algorithm).prepare_key(oauth.private_key)
+    except (jwt.PyJWTError, ValueError, TypeError) as exc:
+        raise OAuthFlowError(f"`private_key` cannot sign by {oauth.key_algorithm}") from exc
     key = SignedJWTParameters(
         issuer=oauth.client_id,
         subject=oauth.client_id,

@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
+from mcp.shared.auth import OAuthClientInformationFull
 
 from tests.helpers.authorization_server import (
     AuthorizationServer,
@@ -283,6 +284,58 @@ async def test_a_key_in_the_entry_is_used_alone(world: World) -> None:
 async def test_a_server_without_a_login_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="only a URL has a login"):
         await log_in(scripted_server("local"), TokenStore(tmp_path), Browser())
+
+
+def own_client(world: World, **changes: Any) -> ServerConfig:
+    """An entry whose client needs nobody, and is known to the authorization server."""
+    world.authority.clients["robot"] = OAuthClientInformationFull(
+        client_id="robot", client_secret="s3cret"
+    )
+    oauth = OAuthConfig(
+        grant="client_credentials",
+        client_id="robot",
+        client_secret="s3cret",
+        issuer=world.authority.issuer,
+        scopes=("more",),
+    )
+    return replace(world.config, oauth=replace(oauth, **changes))
+
+
+async def test_a_client_of_the_entry_needs_no_person(world: World) -> None:
+    world.config = own_client(world)
+    async with world.opened() as toolset:
+        assert not (await act(toolset)).is_error
+        world.authority.revoke_all()
+        assert not (await act(toolset)).is_error
+    assert world.authority.asked_scopes == [["read", "more"]] * 2
+    assert "GET /authorize" not in world.authority.requests
+
+
+async def test_a_client_of_the_entry_gets_more_rights_within_the_call(world: World) -> None:
+    world.config = own_client(world)
+    async with world.opened() as toolset:
+        assert not (await act(toolset)).is_error
+        world.server.scopes = ["write"]
+        assert not (await act(toolset)).is_error
+    assert world.authority.asked_scopes[-1] == ["more", "write"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"client_secret": "wrong"}, "was refused a token: Token exchange failed (401)"),
+        ({"issuer": "https://other.example"}, "issuer mismatch"),
+        ({"private_key": "no key"}, "`private_key` cannot sign by ES256"),
+    ],
+)
+async def test_a_client_that_gets_no_token_says_why(
+    world: World, changes: dict[str, str], reason: str
+) -> None:
+    world.config = own_client(world, **changes)
+    async with world.opened() as toolset:
+        state = await toolset.wait_for("web", "failed", "ready")
+    assert state.reason is not None
+    assert reason in state.reason
 
 
 async def test_the_older_transport_is_logged_in_to_as_well(world: World, tmp_path: Path) -> None:
