@@ -237,7 +237,9 @@ def _server(name: str, config: ServerConfig, state: ServerState) -> Iterator[Che
     if state.status == "disabled":
         yield Check(f"server {name}", "ok", reason)
         return
-    if config.problem is not None or reason.startswith("cannot be started"):
+    if reason.startswith("needs "):
+        advice = f"zonda mcp login {name}"
+    elif config.problem is not None or reason.startswith("cannot be started"):
         advice = "mend its entry"
     elif config.url:
         advice = "check that the server runs there and what it logs"

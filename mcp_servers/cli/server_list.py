@@ -117,8 +117,9 @@ def try_server(name: Name, *, mcp_config: McpConfig = None, config_file: ConfigF
 
 
 def remove_server(name: Name, *, config_file: ConfigFile = None) -> None:
-    """Take an MCP server out of the list, and forget the definitions of its tools."""
-    from mcp_servers.cli.tool_servers import open_pins, open_store
+    """Take an MCP server out of the list; forget the definitions of its tools and its login."""
+    from mcp_servers.cli.tool_servers import find_servers, open_pins, open_store, open_tokens
+    from tools.mcp_client.config import parse_servers
     from tools.mcp_client.jsonc import remove_member
 
     path = _path()
@@ -130,6 +131,9 @@ def remove_server(name: Name, *, config_file: ConfigFile = None) -> None:
     config = load_config(config_file=config_file)
     open_pins(config).forget(name)
     open_store(config).forget(name)
+    url = parse_servers(before, path, process_environment())[name].url
+    if url and url not in {server.url for server in find_servers(None).values()}:
+        open_tokens(config).forget(url)
     typer.echo(f"{name} was taken out of {path}.")
 
 

@@ -52,6 +52,7 @@ class AuthorizationServer:
     Attributes:
         lifetime_s: of access tokens; None leaves it unsaid.
         refusal: an OAuth error that every authorization request gets, or None.
+        is_away: whether it fails whatever it is asked.
         keys_url: where its metadata say that its keys are; the SDK's say nothing.
         requests: what came, as "METHOD path".
         heads: the headers of what came.
@@ -61,6 +62,7 @@ class AuthorizationServer:
     lifetime_s: int | None = 3600
     refusal: str | None = None
     keys_url: str | None = None
+    is_away: bool = False
     requests: list[str] = field(default_factory=list)
     heads: list[httpx2.Headers] = field(default_factory=list)
     clients: dict[str, OAuthClientInformationFull] = field(default_factory=dict)
@@ -221,6 +223,9 @@ class AuthorizationServer:
         with_keys = Starlette(routes=[Route(METADATA_PATH, metadata), *routes])
 
         async def noting(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http" and self.is_away:
+                await Response("away", 503)(scope, receive, send)
+                return
             if scope["type"] == "http":
                 self.requests.append(f"{scope['method']} {scope['path']}")
                 self.heads.append(httpx2.Headers(scope["headers"]))

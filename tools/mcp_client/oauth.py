@@ -42,6 +42,7 @@ class ServerAuth(httpx2.Auth):
     def __init__(self, config: ServerConfig, store: TokenStore | None) -> None:
         self.problem: str | None = None
         self.challenge: Challenge | None = None
+        self._outage: str | None = None
         self._config = config
         self._store = store
         self._lock = anyio.Lock()
@@ -81,7 +82,8 @@ class ServerAuth(httpx2.Auth):
         is_scope = refused.status_code == FORBIDDEN
         async with self._lock:
             if self._config.oauth.grant != "authorization_code":
-                await self._obtain(refused)
+                if (_token_of(self._kept) or "") == used:  # else another call was faster
+                    await self._obtain(refused)
             elif self._store is not None:
                 if (found := usable_grant(self._config, self._store)) is not None:
                     self._kept = found  # another process may have been faster
@@ -92,12 +94,16 @@ class ServerAuth(httpx2.Auth):
 
     async def _refresh(self, kept: Grant) -> None:
         """Take a new token for the refresh token; without one, or refused, keep none."""
-        self._kept = None
+        self._kept, self._outage = None, None
         if kept.tokens is None or kept.tokens.refresh_token is None:
             return
         try:
             async with auth_client(self._config) as http:
                 self._keep(await refresh(http, self._config, kept))
+        except httpx2.HTTPError as exc:  # it may be there again: the login still counts
+            self._kept = kept
+            self._outage = f"wants a new token, and {kept.issuer} cannot be used: {exc}"
+            logger.warning("server=%s %s", self._config.name, self._outage)
         except FLOW_ERRORS as exc:
             logger.warning("server=%s: its token was not renewed: %s", self._config.name, exc)
             found = None if self._store is None else usable_grant(self._config, self._store)
@@ -133,6 +139,8 @@ class ServerAuth(httpx2.Auth):
             self.problem = self.problem or "does not take our token"
         elif self._store is None:
             return  # a login would come to nothing
+        elif self._outage is not None:
+            self.problem = self._outage
         else:
             what = "a login with more rights" if response.status_code == FORBIDDEN else "login"
             self.problem = f"needs {what}: run `zonda mcp login {self._config.name}`"

@@ -27,7 +27,7 @@ from tools.mcp_client.bounded_http import BoundedTransport
 from tools.mcp_client.config import ServerConfig
 from tools.mcp_client.token_store import Challenge, Grant
 
-UNAUTHORIZED, FORBIDDEN, _OK = 401, 403, 200
+UNAUTHORIZED, FORBIDDEN, _OK, _TOO_MANY = 401, 403, 200, 429
 FLOW_ERRORS = (OAuthFlowError, httpx2.HTTPError, ValueError)
 """What a flow raises when an authorization server cannot be used."""
 
@@ -51,7 +51,7 @@ async def refresh(http: httpx2.AsyncClient, config: ServerConfig, kept: Grant) -
 
     Raises:
         OAuthFlowError: the issuer has no token endpoint, or refuses.
-        httpx2.HTTPError: it cannot be reached.
+        httpx2.HTTPError: it cannot be reached, or not now.
         ValidationError: it answers with what is no token.
     """
     assert kept.tokens is not None
@@ -66,6 +66,9 @@ async def refresh(http: httpx2.AsyncClient, config: ServerConfig, kept: Grant) -
         data["resource"] = context.get_resource_url()
     data, headers = context.prepare_token_auth(data, {})
     response = await http.post(token_endpoint(config, kept), data=data, headers=headers)
+    if response.is_server_error or response.status_code == _TOO_MANY:
+        told = f"it answered with HTTP status {response.status_code}"
+        raise httpx2.HTTPStatusError(told, request=response.request, response=response)
     if response.status_code != _OK:
         raise OAuthFlowError(f"HTTP status {response.status_code}: {response.text[:200]}")
     tokens = OAuthToken.model_validate_json(response.content)

@@ -211,7 +211,7 @@ class ServerConnection:
             self._set(replace(state, last_error=state.reason))
             if state.status == "restarting" and anyio.current_time() - began > _STABLE_AFTER_S:
                 delay_s = _FIRST_DELAY_S
-            await anyio.sleep(delay_s * random.uniform(0.8, 1.2))  # noqa: S311  spreads retries
+            await self._pause(delay_s * random.uniform(0.8, 1.2))  # noqa: S311  spreads retries
             delay_s = min(2 * delay_s, _MOST_DELAY_S)
 
     async def _wait_for_use(self) -> None:
@@ -232,6 +232,18 @@ class ServerConnection:
                 await self._wanted.wait()
             if self._approval_stamp() != self._stamp:
                 self._take(self._listed)
+
+    async def _pause(self, delay_s: float) -> None:
+        """Wait before another attempt; a login of the operator's ends the wait."""
+        last = anyio.current_time() + delay_s
+        before = self._login_stamp()
+        while anyio.current_time() < last and self._login_stamp() == before:  # noqa: ASYNC110  a file
+            await anyio.sleep(min(delay_s, _LOOK_FOR_APPROVAL_S))
+
+    def _login_stamp(self) -> int:
+        if self._tokens is None or not self._config.url:
+            return 0
+        return self._tokens.stamp(self._config.url)
 
     async def call(self, name: str, arguments: JsonObject, context: CallContext) -> ToolResult:
         """Call the tool offered as `name`; progress keeps a slow call alive.

@@ -121,6 +121,13 @@ class TokenStore:
         if kept.challenge != challenge:
             self._write(url, replace(kept, challenge=challenge))
 
+    def stamp(self, url: str) -> int:
+        """Return a number that is another one once something was kept about a server."""
+        try:
+            return self._path(url).stat().st_mtime_ns
+        except OSError:
+            return 0
+
     def forget(self, url: str) -> bool:
         """Forget a server; return whether there was something to forget."""
         path = self._path(url)

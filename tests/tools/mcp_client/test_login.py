@@ -129,6 +129,23 @@ async def test_what_a_login_gives_is_kept_by_resource_and_issuer_for_the_owner_a
     assert kept["challenge"] is None
 
 
+async def test_an_authorization_server_that_is_away_is_not_a_lost_login(world: World) -> None:
+    world.authority.lifetime_s = 5
+    await world.log_in()
+    world.authority.revoke_all()
+    world.authority.is_away = True
+    async with world.opened() as toolset:
+        state = await toolset.wait_for("web", "failed")
+        assert state.reason == (
+            f"wants a new token, and {world.authority.issuer} cannot be used: it answered with "
+            "HTTP status 503"
+        )
+        world.authority.is_away = False
+        await toolset.wait_for("web", "ready")
+        assert not (await act(toolset)).is_error
+    assert len(world.browser.visited) == 1
+
+
 async def test_a_second_login_is_of_the_client_that_was_registered(world: World) -> None:
     await world.log_in()
     await world.log_in()
@@ -309,6 +326,17 @@ async def test_a_client_of_the_entry_needs_no_person(world: World) -> None:
         assert not (await act(toolset)).is_error
     assert world.authority.asked_scopes == [["read", "more"]] * 2
     assert "GET /authorize" not in world.authority.requests
+
+
+async def test_a_client_of_the_entry_is_given_one_token_for_many_calls(world: World) -> None:
+    world.config = own_client(world)
+    async with world.opened() as toolset:
+        await toolset.wait_for("web", "ready")
+        world.authority.revoke_all()
+        async with anyio.create_task_group() as group:
+            for _ in range(8):
+                group.start_soon(act, toolset)
+    assert world.authority.requests.count("POST /token") == 2
 
 
 async def test_a_client_of_the_entry_gets_more_rights_within_the_call(world: World) -> None:
