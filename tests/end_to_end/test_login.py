@@ -1,15 +1,22 @@
-"""`zonda mcp login` as a process: a browser of the person's, kept tokens, a call, a logout."""
+"""Logins of whole processes: `zonda mcp login` and its browser, `zonda serve` and its tokens."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import anyio
 import pytest
 
-from tests.helpers.authorization_server import serve_authority, serve_protected
+from tests.helpers.authorization_server import (
+    AuthorizationServer,
+    serve_authority,
+    serve_protected,
+)
+from tests.helpers.http_process import HttpServerProcess
 from tests.helpers.tool_servers import RecordingToolset
+from tests.helpers.web_service import connect
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -66,3 +73,35 @@ async def test_a_login_that_is_refused_is_one_line(environ: dict[str, str], tmp_
         "zonda: server 'local' cannot be logged in to: it is a command that Zonda runs; only a "
         "URL has a login\n"
     )
+
+
+async def test_zonda_serve_takes_the_tokens_that_its_settings_name(
+    environ: dict[str, str], tiny_model: Path, tmp_path: Path
+) -> None:
+    authority, resource = AuthorizationServer("https://login.example/"), "https://zonda.example/mcp"
+    keys = tmp_path / "keys.json"
+    keys.write_text(json.dumps(authority.key_set), encoding="utf-8")
+    environ |= {
+        "ZONDA_OAUTH_ISSUER": authority.issuer,
+        "ZONDA_OAUTH_RESOURCE": resource,
+        "ZONDA_OAUTH_SCOPES": "use",
+        "ZONDA_OAUTH_KEYS": str(keys),
+    }
+    with HttpServerProcess("--model", str(tiny_model), environ=environ) as server:
+        metadata = server.get("/.well-known/oauth-protected-resource/mcp")
+        assert metadata.json()["authorization_servers"] == [authority.issuer]
+        refused = server.get("/health")
+        told = refused.headers["www-authenticate"]
+        assert (refused.status_code, "oauth-protected-resource/mcp" in told) == (401, True)
+        tokens = {scope: authority.sign(aud=resource, scope=scope) for scope in ("use", "other")}
+        found = {
+            scope: server.get("/health", {"authorization": f"Bearer {token}"}).status_code
+            for scope, token in tokens.items()
+        }
+        assert found == {"use": 200, "other": 403}
+        async with connect(server.url, "2026-07-28", tokens["use"]) as client:
+            said = await client.call_tool("generate", {"prompt": "Hello", "max_tokens": 4})
+        server.stop()
+        assert server.wait() == 0
+    assert not said.is_error
+    assert not any(token in "".join(server.log) for token in tokens.values())
