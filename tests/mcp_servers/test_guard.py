@@ -329,6 +329,20 @@ def test_server_that_others_reach_does_not_start_without_a_key(host: str) -> Non
         make_access(host, [])
 
 
+def test_server_that_others_reach_starts_with_tokens_alone(tokens: ResourceServer) -> None:
+    access = make_access("0.0.0.0", [], tokens=tokens)
+    assert (access.keys, access.tokens, access.is_open) == ((), tokens, True)
+    assert "zonda.example" in access.hosts
+
+
+async def test_without_keys_a_token_is_needed(tokens: ResourceServer) -> None:
+    models = scripted_models(play(ScriptedTurn("secret")))
+    async with open_app(models, readiness=lambda: "ready", tokens=tokens) as app:
+        for changes, status in ((ALLOWED, 401), ({}, 401), (bearing(), 200)):
+            response = await app.request("GET", "/health", with_headers({**changes}))
+            assert response.status_code == status
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_loopback_needs_no_key(host: str) -> None:
     assert make_access(host, []).keys == ()

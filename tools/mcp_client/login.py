@@ -55,16 +55,7 @@ async def log_in(
         ConfigurationError: the entry is none that a login is for.
         ToolServerError: the server wants no login, or it failed; the message says why.
     """
-    if not config.url or config.problem is not None:
-        reason = config.problem or "it is a command that Zonda runs; only a URL has a login"
-        raise ConfigurationError(f"server {config.name!r} cannot be logged in to: {reason}")
-    if config.oauth.grant != "authorization_code" or "authorization" in map(
-        str.lower, config.headers
-    ):
-        raise ConfigurationError(
-            f"server {config.name!r} has a key or a client of its own in its entry, so nobody "
-            "logs in to it"
-        )
+    _check(config)
     kept = store.load(config.url)
     challenge = await _challenge(config) or kept.challenge
     if challenge is None:
@@ -95,17 +86,34 @@ async def log_out(config: ServerConfig, store: TokenStore) -> bool:
     return store.forget(config.url)
 
 
-async def _challenge(config: ServerConfig) -> Challenge | None:
+def _check(config: ServerConfig) -> None:
+    """Refuse an entry that nobody logs in to."""
+    if not config.url or config.problem is not None:
+        reason = config.problem or "it is a command that Zonda runs; only a URL has a login"
+        raise ConfigurationError(f"server {config.name!r} cannot be logged in to: {reason}")
+    has_key = any(name.lower() == "authorization" for name in config.headers)
+    if has_key or config.oauth.grant != "authorization_code":
+        raise ConfigurationError(
+            f"server {config.name!r} has a key or a client of its own in its entry, so nobody "
+            "logs in to it"
+        )
+
+
+async def _challenge(config: ServerConfig, *, is_sse: bool = False) -> Challenge | None:
     """Connect without a token, as any client does; return what the server then wants."""
-    server = RemoteServer(config, is_sse=config.is_sse)
+    is_sse = is_sse or config.is_sse
+    server = RemoteServer(config, is_sse=is_sse)
     try:
         with anyio.fail_after(config.timeouts.connect_s):
-            async with Client(server.run(), mode="legacy" if config.is_sse else "auto"):
+            async with Client(server.run(), mode="legacy" if is_sse else "auto"):
                 return None
     except* (ToolServerError, MCPError, TimeoutError, httpx2.HTTPError) as group:
-        if server.auth is None or server.auth.challenge is None:
+        is_told = server.auth is not None and server.auth.challenge is not None
+        if not is_told and (is_sse or not server.is_older):
             raise ToolServerError(f"server {config.name!r} {server.describe_end()}") from group
-    return server.auth.challenge
+    if server.auth is not None and server.auth.challenge is not None:
+        return server.auth.challenge
+    return await _challenge(config, is_sse=True)
 
 
 async def _flow(
@@ -113,7 +121,8 @@ async def _flow(
 ) -> Grant:
     """Go through the SDK's flow, with the client that we are known as, if we are."""
     known = _known_client(config, before)
-    async with open_callback(_port(config, known)) as callback:
+    is_fixed = bool(config.oauth.redirect_port)
+    async with open_callback(_port(config, known), is_fixed=is_fixed) as callback:
         if known is not None and not _still_fits(
             known, callback.url, {*challenge.scope.split(), *config.oauth.scopes}
         ):

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import anyio
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
+from anyio.streams.stapled import MultiListener
 from mcp.client.auth import OAuthFlowError
 from mcp.shared.auth import AuthorizationCodeResult
 
@@ -88,14 +89,16 @@ class Callback:
 
 
 @asynccontextmanager
-async def open_callback(port: int) -> AsyncIterator[Callback]:
+async def open_callback(port: int, *, is_fixed: bool = True) -> AsyncIterator[Callback]:
     """Listen on a loopback port (0 takes a free one) until left.
+
+    Where it is not `is_fixed`, another is as good if it is taken.
 
     Raises:
         ConfigurationError: the port is taken.
     """
     try:
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port)
+        listener = await _listen(port, is_fixed=is_fixed)
     except OSError as exc:
         raise ConfigurationError(
             f"a login has to come back to port {port} of this machine, which is taken; end what "
@@ -114,6 +117,15 @@ async def open_callback(port: int) -> AsyncIterator[Callback]:
             group.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+async def _listen(port: int, *, is_fixed: bool) -> MultiListener[SocketStream]:
+    try:
+        return await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port)
+    except OSError:
+        if is_fixed:
+            raise
+        return await anyio.create_tcp_listener(local_host="127.0.0.1")
 
 
 def _response(status: str, text: str) -> bytes:

@@ -146,6 +146,14 @@ async def test_an_authorization_server_that_is_away_is_not_a_lost_login(world: W
     assert len(world.browser.visited) == 1
 
 
+async def test_a_login_whose_port_is_taken_registers_another(world: World) -> None:
+    await world.log_in()
+    port = int(world.browser.asked["redirect_uri"].rsplit(":", 1)[1].partition("/")[0])
+    with socket.create_server(("127.0.0.1", port)):
+        await world.log_in()
+    assert world.authority.requests.count("POST /register") == 2
+
+
 async def test_a_second_login_is_of_the_client_that_was_registered(world: World) -> None:
     await world.log_in()
     await world.log_in()
@@ -366,11 +374,12 @@ async def test_a_client_that_gets_no_token_says_why(
     assert reason in state.reason
 
 
-async def test_the_older_transport_is_logged_in_to_as_well(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_sse", [True, False])
+async def test_the_older_transport_is_logged_in_to_as_well(world: World, is_sse: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/sse"
         app = Protected(older_app(RecordingToolset(["act"])), url, world.authority, ["read"])
-        world.config = ServerConfig("web", url=url, is_sse=True, timeouts=QUICK)
+        world.config = ServerConfig("web", url=url, is_sse=is_sse, timeouts=QUICK)
         async with serve_app(app, listener), world.opened() as toolset:
             assert (await toolset.wait_for("web", "failed")).reason == NEEDS_LOGIN
             await world.log_in()

@@ -76,3 +76,5 @@ async def test_a_port_that_is_taken_is_told() -> None:
         with pytest.raises(ConfigurationError, match=f"port {port} of this machine"):
             async with open_callback(port):
                 pass
+        async with open_callback(port, is_fixed=False) as callback:
+            assert f":{port}/" not in callback.url
