@@ -28,6 +28,7 @@ HOSTS_OWN = frozenset(
     {
         *("share", "engine_idle_s", "host", "port", "drain_s", "any_model_name"),
         *("policy_file", "audit", "audit_contents"),
+        *("oauth_issuer", "oauth_resource", "oauth_scopes", "oauth_keys"),
     }
 )
 """Settings that two hosts of one engine process may have different."""
