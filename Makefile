@@ -19,7 +19,7 @@ SUITE := .venv/json-schema-test-suite
 
 KERNELS := $(wildcard runtime/kernels/cpu/*.cpp runtime/kernels/cpu/*.h runtime/kernels/cpu/build*.py)
 
-.PHONY: demo test check fuzz test-arm test-gpu clean
+.PHONY: demo test check clients conformance fuzz test-arm test-gpu clean
 
 ## Show the default model calling tools of a real MCP server.
 demo: .venv/installed
@@ -32,6 +32,14 @@ test: .venv/installed-dev $(SUITE)/tests
 ## What should pass before each commit: about a minute.
 check: .venv/installed-dev $(SUITE)/tests
 	$(BIN)/python -m tests.check
+
+## The official conformance suite of MCP against our servers and client: about three minutes.
+conformance: .venv/installed-dev
+	$(BIN)/python -m tests.conformance --client "python -m tests.conformance.client"
+
+## The README's programs for OpenAI's clients, each against `zonda serve`: a minute.
+clients: .venv/installed-dev .venv/clients/bin/python
+	$(BIN)/python -m tests.clients .venv/clients/bin/python
 
 ## Random turns in every wire format, and a million damaged model files: about fifteen minutes.
 fuzz: .venv/installed-dev
@@ -67,6 +75,10 @@ clean:
 	@npm install --silent --no-audit --no-fund --no-save --prefix .venv/node $(PEERS)
 	@$(PIP) install --quiet --no-deps --upgrade --target $(CRASHING) mcp-server-sqlite==2025.4.25
 	@touch $@
+
+.venv/clients/bin/python: .venv/installed-dev
+	@$(PYTHON) -m venv .venv/clients
+	@.venv/clients/bin/python -m pip --disable-pip-version-check install --quiet openai==3.54.0
 
 $(SUITE)/tests: .venv/installed-dev
 	@$(PIP) download --quiet --no-deps --no-binary jsonschema --dest $(SUITE) jsonschema==4.26.0

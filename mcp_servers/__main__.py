@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from mcp_servers.cli import run_command_line
+import sys
+
+from mcp_servers.quick_start import start_relay
 
 
 def main() -> None:
     """Run the command line; never returns."""
+    start_relay(sys.argv[1:])
+    from mcp_servers.cli import run_command_line  # noqa: PLC0415 - a relay does without it
+
     run_command_line()
 
 

@@ -6,14 +6,13 @@ first of two requests of a session that go on under one id.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcp_servers.request_limits import INVALID_REQUEST, PARSE_ERROR, replay_body, rpc_error
+from mcp_servers.message_rules import INVALID_REQUEST, Refusal, read_message
+from mcp_servers.request_limits import refuse, replay_body
 
 
 class MessageCheck:
@@ -34,13 +33,13 @@ class MessageCheck:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != (
             "application/json"
         ):
-            refusal = rpc_error(415, INVALID_REQUEST, "the Content-Type must be application/json")
-            await refusal(scope, receive, send)
+            refusal = Refusal(INVALID_REQUEST, "the Content-Type must be application/json")
+            await refuse(refusal, 415)(scope, receive, send)
             return
         body = await request.body()
-        message = _read_message(body)
-        if isinstance(message, Response):
-            await message(scope, receive, send)
+        message = read_message(body)
+        if isinstance(message, Refusal):
+            await refuse(message, 400)(scope, receive, send)
             return
         await self._answer(message, request, scope, replay_body(body, receive), send)
 
@@ -54,32 +53,11 @@ class MessageCheck:
         key = (session, str(message["id"]))
         if key in self._open:
             text = f"a request with the id {message['id']!r} is still being answered"
-            refusal = rpc_error(400, INVALID_REQUEST, text, request_id=message["id"])
-            await refusal(scope, receive, send)
+            refusal = Refusal(INVALID_REQUEST, text, message["id"])
+            await refuse(refusal, 400)(scope, receive, send)
             return
         self._open.add(key)
         try:
             await self._app(scope, receive, send)
         finally:
             self._open.remove(key)
-
-
-def _read_message(body: bytes) -> dict[str, Any] | Response:
-    """Return the message, or the error that JSON-RPC asks for."""
-    try:
-        message = json.loads(body)
-    except (ValueError, RecursionError):  # a number of 5,000 digits is a plain ValueError
-        return rpc_error(400, PARSE_ERROR, "the body is not JSON")
-    if isinstance(message, list):
-        text = "batches are not part of MCP; send one message a request"
-        return rpc_error(400, INVALID_REQUEST, text)
-    if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
-        return rpc_error(400, INVALID_REQUEST, "the body is not a JSON-RPC 2.0 message")
-    request_id = message.get("id", "")
-    if not isinstance(request_id, str | int) or isinstance(request_id, bool):
-        text = f"an id is a string or a whole number, not {json.dumps(request_id)[:100]}"
-        return rpc_error(400, INVALID_REQUEST, text)
-    if message.keys().isdisjoint({"method", "result", "error"}):
-        text = "the message has no method"
-        return rpc_error(400, INVALID_REQUEST, text, request_id=message.get("id"))
-    return message

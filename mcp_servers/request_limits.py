@@ -5,22 +5,21 @@ A refusal is a JSON-RPC error with the HTTP status that fits.
 
 from __future__ import annotations
 
-import re
-
 import anyio
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_BODY_BYTES = 4 * 1024 * 1024
-MAX_DEPTH = 96
+from mcp_servers.message_rules import (
+    INVALID_REQUEST,
+    MAX_MESSAGE_BYTES,
+    OVERLOADED,
+    Refusal,
+    find_problem,
+)
+
+MAX_BODY_BYTES = MAX_MESSAGE_BYTES
 BODY_WITHIN_S = 30.0
 MAX_REQUESTS = 1024
-
-PARSE_ERROR, INVALID_REQUEST, OVERLOADED = -32700, -32600, -32000
-
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_ALIKE = bytes.maketrans(b"{}", b"[]")
 
 
 class RequestLimits:
@@ -41,7 +40,7 @@ class RequestLimits:
             return
         if self._num_open >= self._max_requests:
             text = f"{self._num_open} requests are being answered, as many as may; try again in 1 s"
-            response = rpc_error(503, OVERLOADED, text, {"retry-after": "1"})
+            response = refuse(Refusal(OVERLOADED, text), 503, {"retry-after": "1"})
             await response(scope, receive, send)
             return
         self._num_open += 1
@@ -83,45 +82,15 @@ class RequestLimits:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def rpc_error(
-    status: int,
-    code: int,
-    message: str,
-    headers: dict[str, str] | None = None,
-    *,
-    request_id: str | int | None = None,
-) -> Response:
-    """Make the response for a request; without an id where it is not known."""
-    error = {"code": code, "message": message}
-    return JSONResponse({"jsonrpc": "2.0", "id": request_id, "error": error}, status, headers)
-
-
-def find_problem(body: bytes) -> Response | None:
-    """Return the refusal of a body that no parser should see."""
-    try:
-        body.decode()
-    except UnicodeDecodeError:
-        return rpc_error(400, PARSE_ERROR, "the body is not UTF-8")
-    if b"\0" in body:  # other Unicode encodings of JSON, whose brackets would not be counted
-        return rpc_error(400, PARSE_ERROR, "the body is not JSON in UTF-8")
-    if _is_too_deep(body):
-        return rpc_error(400, INVALID_REQUEST, f"the body nests deeper than {MAX_DEPTH} levels")
-    return None
-
-
-def _is_too_deep(body: bytes) -> bool:
-    """Whether JSON nests deeper than `MAX_DEPTH`; what is no JSON may be called either."""
-    brackets = _STRING.sub(b"", body).translate(_ALIKE, _NO_BRACKETS)
-    for _ in range(MAX_DEPTH):
-        if not brackets:
-            return False
-        brackets = brackets.replace(b"[]", b"")  # the innermost level
-    return brackets.count(b"[") == brackets.count(b"]") > 0
+def refuse(refusal: Refusal, status: int, headers: dict[str, str] | None = None) -> Response:
+    """Make the response that refuses a request."""
+    return JSONResponse(refusal.to_message(), status, headers)
 
 
 async def _read_body(scope: Scope, receive: Receive) -> bytes | Response | None:
     """Return the body, why it is refused, or None when the client has left."""
-    too_large = rpc_error(413, INVALID_REQUEST, f"the body is over {MAX_BODY_BYTES} bytes")
+    text = f"the body is over {MAX_BODY_BYTES} bytes"
+    too_large = refuse(Refusal(INVALID_REQUEST, text), 413)
     declared = [value for name, value in scope["headers"] if name == b"content-length"]
     if any(not value.isdigit() or int(value) > MAX_BODY_BYTES for value in declared):
         return too_large
@@ -135,8 +104,10 @@ async def _read_body(scope: Scope, receive: Receive) -> bytes | Response | None:
             if len(body) > MAX_BODY_BYTES:
                 return too_large
             if not message.get("more_body", False):
-                return find_problem(bytes(body)) or bytes(body)
-    return rpc_error(408, INVALID_REQUEST, f"the body did not come within {BODY_WITHIN_S:g} s")
+                problem = find_problem(bytes(body))
+                return bytes(body) if problem is None else refuse(problem, 400)
+    text = f"the body did not come within {BODY_WITHIN_S:g} s"
+    return refuse(Refusal(INVALID_REQUEST, text), 408)
 
 
 def replay_body(body: bytes, receive: Receive) -> Receive:

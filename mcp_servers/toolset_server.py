@@ -1,4 +1,4 @@
-"""Serves any `Toolset`, and resources, as an MCP server, both protocol eras.
+"""Serves any `Toolset`, resources and prompts as an MCP server, both protocol eras.
 
 Knows of transports only who asks.
 """
@@ -7,35 +7,85 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import anyio
 import mcp_types as types
 from mcp import MCPError
-from mcp.server import Server, ServerRequestContext
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from mcp.server import InitializationOptions, NotificationOptions, Server, ServerRequestContext
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
-from tools.errors import UnknownToolError, ZondaError, suggest
+from mcp_servers.announcements import Announcements
+from mcp_servers.prompt_handlers import ListPrompts, Prompt, PromptHandlers
+from mcp_servers.resource_handlers import Resource, ResourceHandlers, page_of
+from tools.errors import UnknownToolError, ZondaError
 from tools.mcp_client.wire import to_mcp_result, to_mcp_tool
 from tools.spec import ToolResult
-from tools.toolset import CallContext, ProgressCallback, Toolset
+from tools.toolset import CallContext, ChangingToolset, ProgressCallback, Toolset
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 PROGRESS_INTERVAL_S = 0.2
 """At most five progress notifications a second for each call."""
 
 
 @dataclass(frozen=True, slots=True)
-class TextResource:
-    """A text that a host can read; `read` makes it anew each time."""
+class Icons:
+    """Pictures as `data:` URIs of SVG: the server's own, and those of tools by their names."""
 
-    uri: str
-    name: str
-    description: str
-    mime_type: str
-    read: Callable[[], Awaitable[str]]
+    server: str
+    tools: Mapping[str, str]
+
+
+class OfferingServer(Server[Any]):
+    """A server that says when it is met which of its lists may change, and shows its icon.
+
+    Later results of the modern era bear its name without the icon, which would be in each.
+    """
+
+    def __init__(
+        self, changing: NotificationOptions, resources: Sequence[Resource], **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.add_request_handler("server/discover", types.RequestParams, self._discover)
+        self._changing = changing
+        self._resources = ResourceHandlers(resources, principal_of)
+        self.announcements = Announcements(self._resources.version, principal_of)
+
+    @property
+    def server_info(self) -> types.Implementation:
+        return super().server_info.model_copy(update={"icons": None})
+
+    async def _discover(
+        self, context: ServerRequestContext, params: types.RequestParams
+    ) -> types.DiscoverResult:
+        info = super().server_info.model_dump(by_alias=True, mode="json", exclude_none=True)
+        return types.DiscoverResult(
+            supported_versions=list(MODERN_PROTOCOL_VERSIONS),
+            capabilities=self.get_capabilities(protocol_version=context.protocol_version),
+            instructions=self.instructions,
+            _meta={types.SERVER_INFO_META_KEY: info},
+        )
+
+    def offer(self, prompts: ListPrompts) -> None:
+        """Serve resources, prompts, completion and subscriptions."""
+        self._resources.attach(self)
+        PromptHandlers(prompts, self._resources, principal_of).attach(self)
+        self.announcements.attach(self)
+        self.add_request_handler("logging/setLevel", types.SetLevelRequestParams, _ignore_level)
+
+    def create_initialization_options(
+        self,
+        notification_options: NotificationOptions | None = None,
+        experimental_capabilities: dict[str, dict[str, Any]] | None = None,
+        extensions: dict[str, dict[str, Any]] | None = None,
+    ) -> InitializationOptions:
+        return super().create_initialization_options(
+            notification_options or self._changing, experimental_capabilities, extensions
+        )
 
 
 def build_server(
@@ -43,36 +93,52 @@ def build_server(
     toolset: Toolset,
     *,
     version: str = "",
+    title: str | None = None,
     instructions: str | None = None,
-    resources: Sequence[TextResource] = (),
-) -> Server:
-    """Build a server that offers the tools of `toolset`, and `resources` where there are any.
+    icons: Icons | None = None,
+    resources: Sequence[Resource] = (),
+    prompts: Sequence[Prompt] | ListPrompts = (),
+) -> OfferingServer:
+    """Build a server that offers the tools of `toolset`, and what else there is.
 
     The toolset checks the arguments. A cancelled request is cancelled where the tool awaits;
     an unknown tool is a protocol error, every other failure a result with `isError`.
+
+    The owner of a server whose lists change tells its `announcements` so, and runs their
+    `watch` where resources have versions.
     """
+    pictures = {} if icons is None else {tool: [_icon(of)] for tool, of in icons.tools.items()}
 
     async def list_tools(
         context: ServerRequestContext, params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
-        return types.ListToolsResult(tools=[to_mcp_tool(x) for x in await toolset.list_tools()])
+        tools = [to_mcp_tool(spec) for spec in await toolset.list_tools()]
+        shown, cursor = page_of(tools, params.cursor if params else None)
+        drawn = [tool.model_copy(update={"icons": pictures.get(tool.name)}) for tool in shown]
+        return types.ListToolsResult(tools=drawn, next_cursor=cursor)
 
     async def call_tool(
         context: ServerRequestContext, params: types.CallToolRequestParams
     ) -> types.CallToolResult:
         progress = throttle_progress(context.session.report_progress)
         caller = CallContext(progress, principal_of(context))
-        return to_mcp_result(await _call(toolset, params.name, params.arguments or {}, caller))
+        called = toolset.call_tool(params.name, params.arguments or {}, caller)
+        return to_mcp_result(await result_of(params.name, called))
 
-    server = Server(
-        name,
+    is_changing = isinstance(toolset, ChangingToolset)
+    server = OfferingServer(
+        NotificationOptions(callable(prompts), is_changing, is_changing),
+        resources,
+        name=name,
         version=version,
+        title=title,
         instructions=instructions,
+        icons=None if icons is None else [_icon(icons.server)],
         on_list_tools=list_tools,
         on_call_tool=call_tool,
     )
-    if resources:
-        _add_resources(server, resources)
+    if resources or prompts or is_changing:
+        server.offer(prompts if callable(prompts) else _always(prompts))
     return server
 
 
@@ -111,68 +177,36 @@ def throttle_progress(
     return report_progress
 
 
-def _add_resources(server: Server, resources: Sequence[TextResource]) -> None:
-    async def list_resources(
-        context: ServerRequestContext, params: types.PaginatedRequestParams
-    ) -> types.ListResourcesResult:
-        return types.ListResourcesResult(
-            resources=[
-                types.Resource(
-                    uri=resource.uri,
-                    name=resource.name,
-                    description=resource.description,
-                    mime_type=resource.mime_type,
-                )
-                for resource in resources
-            ]
-        )
-
-    async def list_templates(
-        context: ServerRequestContext, params: types.PaginatedRequestParams
-    ) -> types.ListResourceTemplatesResult:
-        return types.ListResourceTemplatesResult(resource_templates=[])
-
-    async def read_resource(
-        context: ServerRequestContext, params: types.ReadResourceRequestParams
-    ) -> types.ReadResourceResult:
-        for resource in resources:
-            if resource.uri == params.uri:
-                text = await _read(resource)
-                content = types.TextResourceContents(
-                    uri=resource.uri, mime_type=resource.mime_type, text=text
-                )
-                return types.ReadResourceResult(contents=[content])
-        known = [resource.uri for resource in resources]
-        message = f"no resource is at {params.uri!r}{suggest(params.uri, known)}"
-        raise MCPError(types.INVALID_PARAMS, message)
-
-    server.add_request_handler("resources/list", types.PaginatedRequestParams, list_resources)
-    server.add_request_handler(
-        "resources/templates/list", types.PaginatedRequestParams, list_templates
-    )
-    server.add_request_handler("resources/read", types.ReadResourceRequestParams, read_resource)
+async def _ignore_level(
+    context: ServerRequestContext, params: types.SetLevelRequestParams
+) -> types.EmptyResult:
+    """Accept any level: nothing is logged over the protocol."""
+    return types.EmptyResult()
 
 
-async def _read(resource: TextResource) -> str:
-    """Read a resource; the one place where its failures become what a client sees."""
+def _always(prompts: Sequence[Prompt]) -> ListPrompts:
+    async def list_prompts() -> Sequence[Prompt]:
+        return prompts
+
+    return list_prompts
+
+
+def _icon(source: str) -> types.Icon:
+    return types.Icon(src=source, mime_type="image/svg+xml", sizes=["any"])
+
+
+async def result_of(name: str, called: Awaitable[T]) -> T | ToolResult:
+    """Wait for a call of the tool `name`; here exceptions become what an MCP client sees.
+
+    Raises:
+        MCPError: there is no such tool.
+    """
     try:
-        return await resource.read()
-    except ZondaError as exc:
-        raise MCPError(types.INTERNAL_ERROR, str(exc)) from exc
-    except Exception as exc:
-        logger.exception("resource=%s failed", resource.uri)
-        message = f"{resource.uri} failed inside the server; see its log"
-        raise MCPError(types.INTERNAL_ERROR, message) from exc
-
-
-async def _call(
-    toolset: Toolset, name: str, arguments: dict[str, object], context: CallContext
-) -> ToolResult:
-    """Call a tool; the one place where exceptions become what an MCP client sees."""
-    try:
-        return await toolset.call_tool(name, arguments, context)
+        return await called
     except UnknownToolError as exc:
         raise MCPError(types.INVALID_PARAMS, str(exc)) from exc
+    except MCPError:
+        raise
     except ZondaError as exc:
         return ToolResult.from_text(str(exc), is_error=True)
     except Exception:

@@ -5,7 +5,7 @@ Knows no process: signals, sockets and the model belong to who opens it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -44,8 +44,9 @@ async def open_web_app(
     access: Access,
     readiness: Callable[[], str],
     state: Callable[[], ServiceState],
+    routes: Sequence[Route] = (),
 ) -> AsyncIterator[WebApp]:
-    """Offer an MCP server over streamable HTTP, both eras; leaving ends its sessions.
+    """Offer an MCP server over streamable HTTP, both eras, and `routes`; leaving ends its sessions.
 
     `readiness` says "ready", or why not; `/ready` answers 503 until then. `state` is what
     `/metrics` shows beside what is asked here.
@@ -70,10 +71,10 @@ async def open_web_app(
 
     checked = [Route("/mcp", MessageCheck(StreamableHTTPASGIApp(server.session_manager)))]
     metrics = Route("/metrics", metrics_route(tally, state))
-    routes = [*checked, Route("/health", health), Route("/ready", ready), metrics]
-    app = Starlette(routes=routes)
+    all_routes = [*checked, *routes, Route("/health", health), Route("/ready", ready), metrics]
+    app = Starlette(routes=all_routes)
     app.router.redirect_slashes = False  # a mistyped path is no page, and leads nowhere
     limits = RequestLimits(app)
     async with server.session_manager.run():
-        counted = CountResponses(Guard(limits, access), [one.path for one in routes], tally)
+        counted = CountResponses(Guard(limits, access), [one.path for one in all_routes], tally)
         yield WebApp(counted, limits.end_streams)

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runtime.agent.audit import AuditLog
     from runtime.agent.events import (
         AgentEnd,
         AgentEvent,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from runtime.agent.limits import Limits
     from runtime.agent.loop import Agent
     from runtime.agent.policy import Policy
+    from runtime.agent.rules import load_policy
     from runtime.chat.messages import (
         Message,
         OutputSchema,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from tools.function import FunctionToolset, function_tool
 
 _MODULES = {
+    "runtime.agent.audit": ("AuditLog",),
     "runtime.agent.events": (
         *("AgentEnd", "AgentEvent", "StepFinished", "StepStarted"),
         *("ToolCallFinished", "ToolCallStarted"),
@@ -53,6 +56,7 @@ _MODULES = {
     "runtime.agent.limits": ("Limits",),
     "runtime.agent.loop": ("Agent",),
     "runtime.agent.policy": ("Policy",),
+    "runtime.agent.rules": ("load_policy",),
     "runtime.chat.messages": (
         *("Message", "OutputSchema", "TextDelta", "ToolCall", "ToolCallDelta", "ToolChoice"),
         "TurnEnd",
@@ -76,6 +80,7 @@ __all__ = [
     "AgentEnd",
     "AgentEvent",
     "AsyncOutlinesModel",
+    "AuditLog",
     "ChatModel",
     "Config",
     "FunctionToolset",
@@ -107,6 +112,7 @@ __all__ = [
     "from_regex",
     "function_tool",
     "load_config",
+    "load_policy",
     "open_outlines_model",
 ]
 

@@ -45,6 +45,21 @@ class Config:
         host: address that `zonda serve` binds; other than loopback needs a key.
         port: TCP port that `zonda serve` binds; 0 takes a free one.
         drain_s: seconds that runs get to end when `zonda serve` is stopped.
+        any_model_name: whether the default model answers OpenAI's clients that name one which
+            is not here.
+        share: whether every `zonda mcp` of a user with the same settings uses one engine
+            process, so that a model is in memory once; off keeps all in the host's own.
+        engine_idle_s: seconds that the shared engine process stays after its last host left.
+        policy_file: rules of which tools may be called, and with what; None has none but those
+            of the list of servers.
+        audit: whether each tool call leaves a line in `audit.jsonl` in the state folder.
+        audit_contents: whether these lines hold arguments and results, too.
+        oauth_issuer: issuer of the authorization server whose tokens `zonda serve` takes, beside
+            keys; "" takes none.
+        oauth_resource: URL at which clients reach `zonda serve`, which tokens have to name as
+            their audience: https://…/mcp.
+        oauth_scopes: scopes that a token needs, separated by spaces.
+        oauth_keys: URL or file of the issuer's JWK Set; "" asks the issuer where it is.
     """
 
     model: str = "smollm2-135m"
@@ -63,6 +78,21 @@ class Config:
     host: str = "127.0.0.1"
     port: int = 8377
     drain_s: int = 30
+    any_model_name: bool = False
+    share: bool = True
+    engine_idle_s: int = 300
+    policy_file: Path | None = None
+    audit: bool = True
+    audit_contents: bool = False
+    oauth_issuer: str = ""
+    oauth_resource: str = ""
+    oauth_scopes: str = ""
+    oauth_keys: str = ""
+
+    @property
+    def audit_file(self) -> Path:
+        """Where tool calls are written down."""
+        return self.state_dir / "audit.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +168,11 @@ def servers_file() -> Path:
     return platformdirs.user_config_path("zonda") / "mcp.json"
 
 
+def prompts_folder() -> Path:
+    """Where a user's prompt files are, beside zonda.toml; it need not be there."""
+    return platformdirs.user_config_path("zonda") / "prompts"
+
+
 def _find(
     name: str, flags: Mapping[str, Any], environ: Mapping[str, str], in_file: Mapping[str, _Given]
 ) -> _Given | None:
@@ -188,8 +223,10 @@ def _convert(name: str, type_name: str, given: _Given) -> object:
         return value
     if type_name == "int" and isinstance(value, int) and not isinstance(value, bool):
         return value
-    if type_name in {"str", "Path"} and isinstance(value, str | Path):
-        return Path(value).expanduser() if type_name == "Path" else value
+    if type_name == "str" and isinstance(value, str | Path):
+        return value
+    if type_name in {"Path", "Path | None"} and isinstance(value, str | Path):
+        return Path(value).expanduser()
     wanted = {"bool": "true or false", "int": "a whole number"}.get(type_name, "a text")
     raise ConfigurationError(f"{given.origin}: {name} must be {wanted}, not {given.value!r}")
 
@@ -215,7 +252,9 @@ def _check(config: Config, origins: Mapping[str, str]) -> None:
         raise refuse("kv_type", "int8 or bf16")
     if not 0 <= config.port <= 65535:
         raise refuse("port", "from 0 to 65535")
-    for name in ("threads", "context_length", "drain_s"):
+    if config.oauth_issuer and not config.oauth_resource:
+        raise refuse("oauth_resource", "the URL of /mcp as clients know it, beside oauth_issuer")
+    for name in ("threads", "context_length", "drain_s", "engine_idle_s"):
         if getattr(config, name) < 0:
             raise refuse(name, "at least 0")
     limits = ("kv_cache_mib", "max_sequences", "max_queue", "max_step_tokens", "max_step_ms")

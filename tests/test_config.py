@@ -40,6 +40,16 @@ def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:
         "host": "default",
         "port": "default",
         "drain_s": "default",
+        "any_model_name": "default",
+        "share": "default",
+        "engine_idle_s": "default",
+        "policy_file": "default",
+        "audit": "default",
+        "audit_contents": "default",
+        "oauth_issuer": "default",
+        "oauth_resource": "default",
+        "oauth_scopes": "default",
+        "oauth_keys": "default",
     }
     assert (settings.path, settings.is_read) == (file, True)
 
@@ -67,6 +77,7 @@ WRONG = [
     ("keep_catalogues = 'on'\n", r", line 1: keep_catalogues must be true or false, not 'on'"),
     ("threads = 1\nmodel = 5\n", r", line 2: model must be a text, not 5"),
     ("\n\nmax_queue = 0\n", r", line 3: max_queue must be at least 1, not 0"),
+    ("engine_idle_s = -1\n", r", line 1: engine_idle_s must be at least 0, not -1"),
     ('device = "gpu"\n', r", line 1: device must be auto, cpu or cuda, not 'gpu'"),
 ]
 
@@ -108,3 +119,16 @@ def test_file_that_is_no_text_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "zonda.toml").write_bytes(b"\xff")
     with pytest.raises(ConfigurationError, match=r"zonda\.toml cannot be read"):
         load_config({}, config_file=tmp_path / "zonda.toml")
+
+
+def test_policy_file_may_be_set_anywhere_and_its_home_is_found(tmp_path: Path) -> None:
+    assert load_config({}, config_file=_write(tmp_path / "zonda.toml", "")).policy_file is None
+    file = _write(tmp_path / "zonda.toml", 'policy_file = "~/policy.toml"\naudit = false\n')
+    config = load_config({"ZONDA_AUDIT_CONTENTS": "1", "ZONDA_STATE_DIR": "/s"}, config_file=file)
+    assert config.policy_file == Path.home() / "policy.toml"
+    assert (config.audit, config.audit_contents) == (False, True)
+    assert config.audit_file == Path("/s/audit.jsonl")
+    assert load_config({}, config_file=file, policy_file=Path("p")).policy_file == Path("p")
+    wrong = _write(tmp_path / "zonda.toml", "policy_file = 3\n")
+    with pytest.raises(ConfigurationError, match="line 1: policy_file must be a text, not 3"):
+        load_config({}, config_file=wrong)

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import anyio
 
 from tools.errors import UnknownToolError
+from tools.questions import Ask, decline
 from tools.spec import JsonObject, ToolResult, ToolSpec
 
 ProgressCallback = Callable[[float, float | None, str | None], Awaitable[None]]
@@ -25,10 +26,12 @@ class CallContext:
 
     Attributes:
         principal: who calls; "" where there is only one caller, as on stdio.
+        ask: asks the person behind the caller; declines where there is none.
     """
 
     report_progress: ProgressCallback = ignore_progress
     principal: str = ""
+    ask: Ask = decline
 
 
 class Toolset(Protocol):

@@ -62,7 +62,7 @@ def zonda(
 ) -> None:
     """Handle what stands before a command."""
     if version:
-        from mcp_servers.cli.version import installed_version
+        from mcp_servers.version import installed_version
 
         typer.echo(installed_version())
         raise typer.Exit

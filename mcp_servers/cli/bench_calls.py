@@ -15,6 +15,7 @@ from mcp_servers.cli.bench_machine import MachineProbe
 from mcp_servers.cli.bench_setup import BenchOptions, LoadedModel
 from mcp_servers.cli.records import Measurement, percentile
 from runtime.chat.messages import AUTO, Message, ToolChoice, TurnEnd
+from runtime.engine.embedding import Vectors
 from runtime.engine.engine import Engine
 from runtime.errors import GenerationError
 from runtime.grammar.constraint import Constraint, ConstraintState
@@ -269,6 +270,15 @@ class _SteppedEngine:
 
     async def read_prefix(self, token_ids: Sequence[int]) -> PageBytes | None:
         return None
+
+    async def embed(self, texts: Sequence[Sequence[int]]) -> Vectors:
+        turns = self._engine.embed(texts)
+        while True:
+            try:
+                next(turns)
+            except StopIteration as stop:
+                vectors: Vectors = stop.value
+                return vectors
 
     async def aclose(self) -> None:
         """Nothing runs."""

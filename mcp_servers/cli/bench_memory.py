@@ -34,7 +34,7 @@ def measure_memory(config: Config) -> Measurement:
     num_tokens = min(SEQUENCE_TOKENS, config.context_length or cost.context_length)
     token_ids = tokenizer.encode(" and so on" * num_tokens)[: num_tokens - ROOM_TOKENS]
     text = tokenizer.decode(token_ids)
-    with ServerProcess(["--model", config.model], process_environment()) as server:
+    with ServerProcess(["--no-share", "--model", config.model], process_environment()) as server:
         server.initialize()
         server.generate([f"{number} {text}" for number in range(NUM_SEQUENCES)])
         resident_mib = server.resident_mib()

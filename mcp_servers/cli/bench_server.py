@@ -86,13 +86,7 @@ class ServerProcess:
 
     def resident_mib(self) -> float:
         """Memory that the process holds now."""
-        command = ["ps", "-o", "rss=", "-p", str(self.pid)]
-        status = Path(f"/proc/{self.pid}/status")
-        if status.exists():
-            fields = dict(line.split(":", 1) for line in status.read_text("utf-8").splitlines())
-            return int(fields["VmRSS"].split()[0]) / 1024
-        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-        return int(done.stdout) / 1024
+        return resident_mib(self.pid)
 
     def _ask_all(
         self, method: str, all_params: Sequence[Mapping[str, Any]]
@@ -134,3 +128,14 @@ class ServerProcess:
     def _send(self, message: Mapping[str, Any]) -> None:
         self._stdin.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
         self._stdin.flush()
+
+
+def resident_mib(pid: int) -> float:
+    """Memory that a process holds now."""
+    status = Path(f"/proc/{pid}/status")
+    if status.exists():
+        fields = dict(line.split(":", 1) for line in status.read_text("utf-8").splitlines())
+        return int(fields["VmRSS"].split()[0]) / 1024
+    command = ["ps", "-o", "rss=", "-p", str(pid)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    return int(done.stdout) / 1024

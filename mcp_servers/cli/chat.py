@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mcp_servers.cli.options import ConfigFile
+from mcp_servers.cli.options import ConfigFile, PolicyFile
 from runtime.config import load_config
 from runtime.telemetry import configure_logging
 
@@ -31,6 +31,7 @@ def chat(
     mcp_config: Annotated[
         Path | None, typer.Option(help="File of MCP servers (`mcpServers`) to use tools of.")
     ] = None,
+    policy: PolicyFile = None,
     config_file: ConfigFile = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens per turn.")] = 512,
@@ -38,20 +39,24 @@ def chat(
         float, typer.Option(min=0, max=2, help="0 takes the likeliest token.")
     ] = 0.0,
 ) -> None:
-    """Talk with a model; Ctrl-C stops an answer, /new starts over, /exit leaves."""
-    config = load_config(config_file=config_file, model=model)
+    """Talk with a model; Ctrl-C stops an answer, /new starts over, /exit leaves.
+
+    @server:uri adds what a tool server has there, /server:prompt name=value begins with its prompt.
+    """
+    config = load_config(config_file=config_file, model=model, policy_file=policy)
     configure_logging()
     from anyio.from_thread import start_blocking_portal
 
     from mcp_servers.cli.console import ensure_model, open_console
     from mcp_servers.cli.session import open_session
-    from mcp_servers.cli.tool_servers import find_servers, open_pins
+    from mcp_servers.cli.tool_servers import find_servers, open_pins, open_store, open_tokens
     from runtime.request import SamplingParams
 
     console = open_console()
     ensure_model(config.model, config.cache_dir, console)
     sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature)
-    opened = open_session(config, find_servers(mcp_config), open_pins(config))
+    servers, pins, store = find_servers(mcp_config), open_pins(config), open_store(config)
+    opened = open_session(config, servers, pins, store=store, tokens=open_tokens(config))
     # The loop runs in a thread of its own: the main thread reads lines, and Ctrl-C reaches
     # whichever of the two it belongs to.
     with (
@@ -77,7 +82,10 @@ class Conversation:
 
     def talk(self, portal: BlockingPortal, read: Callable[[], str | None]) -> None:
         """Let the model answer each line until `read` returns None."""
-        self._console.print(f"{self._session.model_name}: /tools, /new, /exit; Ctrl-C stops.")
+        commands = "/tools, /new, /exit"
+        if self._session.states():
+            commands += ", /server:prompt, @server:uri"
+        self._console.print(f"{self._session.model_name}: {commands}; Ctrl-C stops.")
         while (line := read()) not in {None, "/exit", "/quit"}:
             if line == "/new":
                 self._messages = self._first
@@ -101,18 +109,29 @@ class Conversation:
         self._console.print(tools_table(specs) if specs else "no tools; see `zonda mcp add`")
 
     async def _turn(self, line: str) -> None:
+        from mcp_servers.cli.asking import terminal_asker
         from mcp_servers.cli.console import AgentPrinter, conclude, terminal_approver
-        from mcp_servers.cli.session import watch
+        from mcp_servers.cli.session import watch, with_mentions
         from runtime.agent.loop import Agent
         from runtime.chat.messages import Message
         from tools.errors import ZondaError
 
         session, console = self._session, self._console
         printer = AgentPrinter(console, await session.toolset.list_tools())
-        approver = terminal_approver(console)
-        agent = Agent(session.model, session.toolset, session.policy, approver=approver)
-        messages = (*self._messages, Message("user", line))
+        approver, ask = terminal_approver(console), terminal_asker(console)
+        agent = Agent(
+            session.model,
+            session.toolset,
+            session.policy,
+            approver=approver,
+            ask=ask,
+            audit=session.audit,
+        )
         try:
+            messages = (
+                *self._messages,
+                *await with_mentions(session, [Message("user", line)], ask),
+            )
             end = await watch(
                 agent.run(messages, sampling=self._sampling, conversation="chat"), printer.show
             )

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 from rich.text import Text
 
+from runtime.agent.approval import PendingCall
 from runtime.agent.events import (
     AgentEnd,
     AgentEvent,
@@ -189,18 +190,22 @@ def ensure_model(name: str, cache_dir: Path, console: Console) -> Path:
 
 
 class TerminalApprover:
-    """Asks the person at the terminal whether a tool may be called."""
+    """Asks the person at the terminal which tools may be called, one after the other."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    async def __call__(self, tool: ToolSpec, arguments: JsonObject, reason: str) -> bool:
+    async def __call__(self, calls: Sequence[PendingCall]) -> list[bool]:
+        return [await self._ask(call) for call in calls]
+
+    async def _ask(self, call: PendingCall) -> bool:
         line = Text.assemble(
-            ("  ? ", "bold yellow"), (plain(tool.name), "bold"), f" {reason}. Call it with "
+            ("  ? ", "bold yellow"), (plain(call.tool.name), "bold"), f" {call.reason}. "
         )
-        line.append(plain(_compact(arguments))).append(" [y/N] ", "bold")
+        line.append("Call it with ").append(plain(_compact(call.arguments)))
+        line.append(" [y/N] ", "bold")
         self._console.print(line, end="")
-        return (await _read_line()).strip().lower() in {"y", "yes"}
+        return (await read_line()).strip().lower() in {"y", "yes"}
 
 
 def terminal_approver(console: Console) -> TerminalApprover | None:
@@ -208,7 +213,7 @@ def terminal_approver(console: Console) -> TerminalApprover | None:
     return TerminalApprover(console) if sys.stdin.isatty() else None
 
 
-async def _read_line() -> str:
+async def read_line() -> str:
     """Read a line of standard input; an interrupt leaves the reading thread behind.
 
     Worker threads would make the process wait for it at exit; this one is a daemon.

@@ -16,18 +16,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mcp_servers.cli.hosts import ENTRY, HOSTS, Host, host_file
-from mcp_servers.cli.options import ConfigFile
+from mcp_servers.cli.options import ConfigFile, PolicyFile
 from runtime.config import Config, load_settings, process_environment
 from runtime.errors import BackendError
 from runtime.telemetry import configure_logging
 from tools.errors import ConfigurationError, ZondaError
 
 if TYPE_CHECKING:
+    from runtime.agent.budget import ToolReport
+    from runtime.chat.messages import Message
     from runtime.chat.support import ToolSupport
     from runtime.weights import Checkpoint
     from tools.mcp_client.config import ServerConfig
     from tools.mcp_client.pins import Pins
     from tools.mcp_client.server import ServerState
+    from tools.mcp_client.token_store import TokenStore
     from tools.spec import ToolSpec
 
 _GIB = 1 << 30
@@ -49,13 +52,14 @@ def doctor(
         Path | None, typer.Option(help="File of more MCP servers; each is started once.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Name or path of the model to look at.")] = None,
+    policy: PolicyFile = None,
     config_file: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check configuration, machine, model, hosts and tool servers; status 1 if one failed."""
     configure_logging(level=logging.CRITICAL, stderr_level=logging.CRITICAL)
     checks: list[Check] = []
-    for check in _checks(model, mcp_config, config_file):
+    for check in _checks(mcp_config, config_file, {"model": model, "policy_file": policy}):
         checks.append(check)
         if not as_json:
             typer.echo(_line(check))
@@ -72,12 +76,12 @@ def _line(check: Check) -> str:
 
 
 def _checks(
-    model: str | None, mcp_config: Path | None, config_file: Path | None
+    mcp_config: Path | None, config_file: Path | None, flags: Mapping[str, Any]
 ) -> Iterator[Check]:
     yield _machine()
     config: Config | None = None
     try:
-        settings = load_settings(config_file=config_file, model=model)
+        settings = load_settings(config_file=config_file, **flags)
     except ConfigurationError as exc:
         yield Check("configuration", "failed", str(exc), "mend the value that the message names")
     else:
@@ -184,20 +188,41 @@ def _command(document: Any, host: Host) -> str | None:
 def _servers(mcp_config: Path | None, config: Config | None) -> Iterator[Check]:
     import anyio
 
-    from mcp_servers.cli.tool_servers import find_servers, open_pins
+    from mcp_servers.cli.tool_servers import find_servers, open_pins, open_tokens
 
     try:
         servers = find_servers(mcp_config)
     except ConfigurationError as exc:
         yield Check("tool servers", "failed", str(exc), "mend the file or name another")
         return
+    if config is not None and config.policy_file is not None:
+        yield _policy(config.policy_file, servers)
     pins = None if config is None else open_pins(config)
-    states, tools = anyio.run(_try_servers, servers, pins)
-    support = {} if config is None else _grade(config, tools)
+    tokens = None if config is None else open_tokens(config)
+    states, tools = anyio.run(_try_servers, servers, pins, tokens)
+    measured = None if config is None else _measure(config, tools)
+    support = {} if measured is None else measured.support
     for name, state in states.items():
         yield from _server(name, servers[name], state)
         of_server = [tool.name for tool in tools if tool.server == name]
         yield from _tools(name, {tool: support[tool] for tool in of_server if tool in support})
+    if measured is not None:
+        yield from _tokens(measured.report, measured.context_length)
+
+
+def _policy(path: Path, servers: Mapping[str, ServerConfig]) -> Check:
+    from runtime.agent.rules import load_policy
+
+    try:
+        policy = load_policy(path)
+    except ConfigurationError as exc:
+        return Check("policy", "failed", str(exc), "mend the line that the message names")
+    unknown = policy.unknown_servers(servers)
+    found = f"{path}: rules of {', '.join(policy.servers) or 'nothing'}"
+    if unknown:
+        advice = f"no configured server is named {' or '.join(unknown)}; its rules do nothing"
+        return Check("policy", "warning", found, advice)
+    return Check("policy", "ok", found)
 
 
 def _server(name: str, config: ServerConfig, state: ServerState) -> Iterator[Check]:
@@ -212,7 +237,9 @@ def _server(name: str, config: ServerConfig, state: ServerState) -> Iterator[Che
     if state.status == "disabled":
         yield Check(f"server {name}", "ok", reason)
         return
-    if config.problem is not None or reason.startswith("cannot be started"):
+    if reason.startswith("needs "):
+        advice = f"zonda mcp login {name}"
+    elif config.problem is not None or reason.startswith("cannot be started"):
         advice = "mend its entry"
     elif config.url:
         advice = "check that the server runs there and what it logs"
@@ -237,27 +264,59 @@ def _tools(server: str, support: Mapping[str, ToolSupport]) -> Iterator[Check]:
             yield Check(f"tool {name}", "ok", f"{tool.level}: {dropped}")
 
 
-def _grade(config: Config, tools: Sequence[ToolSpec]) -> Mapping[str, ToolSupport]:
-    """Grade with the model's tokens and none of its weights; empty when it is not here."""
+def _tokens(report: ToolReport, context_length: int) -> Iterator[Check]:
+    """Tell what the definitions of tools take of the context."""
+    context = f"of a context of {context_length}"
+    for server in report.servers:
+        found = f"{server.num_tokens} tokens, {server.share:.1%} {context}"
+        yield Check(f"definitions' size of {server.server}", "ok", found)
+    found = f"{report.num_tokens} tokens, {report.share:.1%} {context}"
+    how = "the model searches them" if report.is_searched else "all are listed"
+    yield Check("definitions' size", "ok", f"{found}: {how}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What a model makes of the tools."""
+
+    support: Mapping[str, ToolSupport]
+    report: ToolReport
+    context_length: int
+
+
+def _measure(config: Config, tools: Sequence[ToolSpec]) -> _Measured | None:
+    """Measure with the model's tokens and none of its weights; None when it is not here."""
+    import anyio
+
+    from runtime.agent.budget import report_tools
     from runtime.chat.grammars import Grammars
     from runtime.chat.prompt import PromptBuilder
+    from runtime.engine.loading import fit_model
     from runtime.hub import open_files
+    from runtime.memory import free_memory
     from runtime.sources import resolve_model
 
     try:
         path = resolve_model(config.model, config.cache_dir)
         if path is None or not tools:
-            return {}
-        _, tokenizer = open_files(path, config.cache_dir)
+            return None
+        checkpoint, tokenizer = open_files(path, config.cache_dir)
+        plan = fit_model(checkpoint, config, on_gpu=False, free_bytes=free_memory())
         prompts = PromptBuilder(tokenizer)
-        grammars = Grammars(prompts.bound, tokenizer, prompts.end_of_turn_id)
-        return grammars.support_of(tools)
+        support = Grammars(prompts.bound, tokenizer, prompts.end_of_turn_id).support_of(tools)
+
+        async def count(messages: Sequence[Message], tools: Sequence[ToolSpec]) -> int:
+            return len(prompts.build(messages, tools).token_ids)
+
+        usable = [tool for tool in tools if support[tool.name].level != "refused"]
+        report = anyio.run(report_tools, usable, count, plan.context_length)
+        return _Measured(support, report, plan.context_length)
     except ZondaError:  # the check of the model says what is wrong with it
-        return {}
+        return None
 
 
 async def _try_servers(
-    servers: Mapping[str, ServerConfig], pins: Pins | None
+    servers: Mapping[str, ServerConfig], pins: Pins | None, tokens: TokenStore | None
 ) -> tuple[Mapping[str, ServerState], Sequence[ToolSpec]]:
     """Start every server at once; return where each stands, and the tools of all.
 
@@ -265,7 +324,7 @@ async def _try_servers(
     """
     from tools.mcp_client.toolset import open_toolset
 
-    async with open_toolset(servers, pins=pins) as toolset:
+    async with open_toolset(servers, pins=pins, tokens=tokens) as toolset:
         states = {
             name: await toolset.wait_for(name, "ready", "failed", "disabled") for name in servers
         }

@@ -9,19 +9,35 @@ import gc
 import logging
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from mcp_servers.cli import server_list
+from mcp_servers.cli import server_content, server_list, server_login
 from mcp_servers.cli.errors import exit_status
-from mcp_servers.cli.options import ConfigFile
+from mcp_servers.cli.options import (
+    Admin,
+    ConfigFile,
+    Device,
+    Expose,
+    McpConfig,
+    Model,
+    PolicyFile,
+    Prompts,
+    Verbose,
+    make_surface,
+)
+from mcp_servers.sharing.host import configure_host_logging, relay
+from mcp_servers.sharing.wire import Offers
 from runtime.config import Config, load_config, servers_file
-from runtime.telemetry import configure_logging
-from tools.errors import ConfigurationError
+from tools.errors import UnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mcp_servers.cli.tool_servers import Caller
     from mcp_servers.model_server.service import AgentSetup
+    from mcp_servers.model_server.tools import Surface
 
 logger = logging.getLogger(__name__)
 
@@ -32,26 +48,36 @@ SUBCOMMANDS = {
     "test": server_list.try_server,
     "remove": server_list.remove_server,
     "approve": server_list.approve_server,
+    "login": server_login.log_in_to_server,
+    "logout": server_login.log_out_of_server,
+    "resources": server_content.resources,
+    "prompts": server_content.prompts,
 }
 
 
-def mcp(
+def mcp(  # noqa: PLR0913 - one argument for each option
     ctx: typer.Context,
     *,
-    model: Annotated[
-        str | None, typer.Option(help="Name or path of the model; see `zonda models`.")
-    ] = None,
-    mcp_config: Annotated[
-        Path | None,
-        typer.Option(help="File of MCP servers (`mcpServers`) whose tools agent_run may use."),
-    ] = None,
+    model: Model = None,
+    mcp_config: McpConfig = None,
+    policy: PolicyFile = None,
     config_file: ConfigFile = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    device: Device = None,
+    admin: Admin = False,
+    expose: Expose = None,
+    prompts: Prompts = None,
+    share: Annotated[
+        bool | None,
+        typer.Option(
+            "--share/--no-share",
+            help="Use the one engine process of all hosts, or keep everything in this process.",
+        ),
+    ] = None,
     log_file: Annotated[
         Path | None,
         typer.Option(help="Where to log, besides stderr; in the state folder if absent."),
     ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Log every request.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Serve local models to an MCP host over stdin and stdout.
 
@@ -59,50 +85,77 @@ def mcp(
     """
     if ctx.invoked_subcommand is not None:
         return
-    config = load_config(config_file=config_file, model=model, device=device)
-    _configure_logging(config.state_dir / "logs" / "mcp.log", log_file, verbose=verbose)
+    config = load_config(
+        config_file=config_file, model=model, device=device, policy_file=policy, share=share
+    )
+    configure_host_logging(config, log_file, verbose=verbose)
+    surface = partial(make_surface, config, admin=admin, expose=expose, prompts=prompts)
+    if config.share and not admin:
+        offers = Offers(tuple(expose or ()), prompts)
+        if offers != Offers():
+            surface()  # what is wrong with it is said here
+        try:
+            relay(mcp_config, config, exit_status, offers, verbose=verbose)
+        except UnavailableError as exc:
+            logger.warning("the engine is not shared: %s", exc)
+    _serve(mcp_config, config, surface)
+
+
+def _serve(
+    mcp_config: Path | None, config: Config, make_surface: Callable[[], Surface]
+) -> NoReturn:
+    """Keep everything in this process."""
     # The imports make 200,000 objects that live as long as the process: collecting garbage
     # between them costs a host 0.1 s of its wait for the first answer.
     gc.disable()
     import anyio
 
-    from mcp_servers.cli.version import installed_version
     from mcp_servers.model_server.stdio import end_process, serve_stdio
+    from mcp_servers.version import installed_version
 
     agent = agent_setup(mcp_config, config)
+    surface = make_surface()
     gc.freeze()
     gc.enable()
     try:
-        anyio.run(partial(serve_stdio, config, agent, version=installed_version()))
+        anyio.run(partial(serve_stdio, config, agent, surface, version=installed_version()))
     except BaseException as exc:  # noqa: BLE001 - the top of the program: it becomes one line
         end_process(exit_status(exc))
     end_process(0)
 
 
-def agent_setup(mcp_config: Path | None, config: Config) -> AgentSetup | None:
-    """What `agent_run` needs for the servers of a file, and our own; None when there are none."""
-    if mcp_config is None and not servers_file().exists():
+def agent_setup(
+    mcp_config: Path | None, config: Config, caller: Caller | None = None
+) -> AgentSetup | None:
+    """What `agent_run` needs for the servers of a file, and our own; None when there are none.
+
+    They are this process's, unless there is a `caller`.
+    """
+    own_servers = servers_file() if caller is None else caller.own_servers
+    if mcp_config is None and not own_servers.exists():
         return None
-    from mcp_servers.cli.tool_servers import find_servers, open_pins
+    from mcp_servers.cli.tool_servers import (
+        find_servers,
+        load_rules,
+        open_audit,
+        open_pins,
+        open_store,
+        open_tokens,
+    )
     from mcp_servers.model_server.service import AgentSetup
-    from runtime.agent.policy import Policy
     from tools.mcp_client.toolset import open_toolset
 
-    servers = find_servers(mcp_config)
+    servers = find_servers(mcp_config, caller)
     if not servers:
-        named = mcp_config or servers_file()
+        named = mcp_config or own_servers
         logger.warning("%s names no server, so agent_run is not offered", named)
         return None
-    toolset = partial(open_toolset, servers, pins=open_pins(config))
-    return AgentSetup(tuple(servers), toolset, Policy.of_servers(servers))
-
-
-def _configure_logging(default: Path, chosen: Path | None, *, verbose: bool) -> None:
-    level = logging.DEBUG if verbose else logging.INFO
-    try:
-        configure_logging(level=level, stderr_level=level, log_file=chosen or default)
-    except ConfigurationError as exc:
-        if chosen is not None:
-            raise
-        configure_logging(level=level, stderr_level=level)
-        logger.warning("no log file is kept: %s", exc)
+    toolset = partial(
+        open_toolset,
+        servers,
+        pins=open_pins(config),
+        store=open_store(config),
+        tokens=open_tokens(config),
+    )
+    policy = load_rules(config, servers)
+    return AgentSetup(tuple(servers), toolset, policy, open_audit(config))

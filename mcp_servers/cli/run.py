@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mcp_servers.cli.options import ConfigFile
+from mcp_servers.cli.options import ConfigFile, PolicyFile
 from mcp_servers.cli.output import Choose, Grammar, Regex, Schema
 from runtime.config import Config, load_config
 from runtime.telemetry import configure_logging
@@ -28,6 +28,7 @@ def run(  # noqa: PLR0913  one parameter an option
     mcp_config: Annotated[
         Path | None, typer.Option(help="File of MCP servers (`mcpServers`) to use tools of.")
     ] = None,
+    policy: PolicyFile = None,
     config_file: ConfigFile = None,
     schema: Schema = None,
     regex: Regex = None,
@@ -41,7 +42,7 @@ def run(  # noqa: PLR0913  one parameter an option
     seed: Annotated[int | None, typer.Option(help="Makes drawn answers repeatable.")] = None,
 ) -> None:
     """Answer one prompt: the answer goes to standard output, all else to standard error."""
-    config = load_config(config_file=config_file, model=model)
+    config = load_config(config_file=config_file, model=model, policy_file=policy)
     configure_logging()
     import anyio
 
@@ -70,8 +71,10 @@ async def _run(
 ) -> None:
     """Without tools the answer is printed as it comes, with tools at the end.
 
-    An answer without the form that was asked for is a failure.
+    What the prompt mentions of tool servers is read first. An answer without the form that was
+    asked for is a failure.
     """
+    from mcp_servers.cli.asking import terminal_asker
     from mcp_servers.cli.console import (
         AgentPrinter,
         conclude,
@@ -79,16 +82,26 @@ async def _run(
         plain,
         terminal_approver,
     )
-    from mcp_servers.cli.session import open_session, watch
-    from mcp_servers.cli.tool_servers import find_servers, open_pins
+    from mcp_servers.cli.session import open_session, watch, with_mentions
+    from mcp_servers.cli.tool_servers import find_servers, open_pins, open_store, open_tokens
     from runtime.agent.loop import Agent
 
     out, err = open_console(), open_console(stderr=True)
-    async with open_session(config, find_servers(mcp_config), open_pins(config)) as session:
+    servers, pins, store = find_servers(mcp_config), open_pins(config), open_store(config)
+    opened = open_session(config, servers, pins, store=store, tokens=open_tokens(config))
+    async with opened as session:
         specs = await session.toolset.list_tools()
         printer = AgentPrinter(err if specs else out, specs, stream_text=not specs)
-        approver = terminal_approver(err)
-        agent = Agent(session.model, session.toolset, session.policy, approver=approver)
+        approver, ask = terminal_approver(err), terminal_asker(err)
+        messages = await with_mentions(session, messages, ask)
+        agent = Agent(
+            session.model,
+            session.toolset,
+            session.policy,
+            approver=approver,
+            ask=ask,
+            audit=session.audit,
+        )
         output = None if form is None else form.output
         end = await watch(agent.run(messages, output=output, sampling=sampling), printer.show)
         if specs and end.error is None:

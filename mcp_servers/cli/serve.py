@@ -11,7 +11,18 @@ import typer
 
 from mcp_servers.cli.errors import exit_status
 from mcp_servers.cli.mcp import agent_setup
-from mcp_servers.cli.options import ConfigFile
+from mcp_servers.cli.options import (
+    Admin,
+    ConfigFile,
+    Device,
+    Expose,
+    McpConfig,
+    Model,
+    PolicyFile,
+    Prompts,
+    Verbose,
+    make_surface,
+)
 from runtime.config import load_config, process_environment
 from runtime.telemetry import configure_logging
 
@@ -30,39 +41,48 @@ def serve(  # noqa: PLR0913 - one argument for each option
         list[str] | None,
         typer.Option(help="A name under which clients reach this server; may be repeated."),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Name or path of the model; see `zonda models`.")
-    ] = None,
-    mcp_config: Annotated[
-        Path | None,
-        typer.Option(help="File of MCP servers (`mcpServers`) whose tools agent_run may use."),
-    ] = None,
+    model: Model = None,
+    mcp_config: McpConfig = None,
+    policy: PolicyFile = None,
     config_file: ConfigFile = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    device: Device = None,
+    admin: Admin = False,
+    expose: Expose = None,
+    prompts: Prompts = None,
     log_file: Annotated[
         Path | None, typer.Option(help="Where to log, besides standard error.")
     ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Log every request.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Serve local models to many MCP hosts over HTTP."""
-    config = load_config(config_file=config_file, model=model, device=device, host=host, port=port)
+    config = load_config(
+        config_file=config_file,
+        model=model,
+        device=device,
+        host=host,
+        port=port,
+        policy_file=policy,
+    )
     level = logging.DEBUG if verbose else logging.INFO
     configure_logging(level=level, stderr_level=level, log_file=log_file)
     import anyio
 
-    from mcp_servers.cli.version import installed_version
     from mcp_servers.guard import make_access, read_keys
     from mcp_servers.model_server.stdio import end_process
     from mcp_servers.model_server.web import listen, serve_http
+    from mcp_servers.resource_server import make_resource_server
+    from mcp_servers.version import installed_version
 
     keys = [] if api_key_file is None else read_keys(api_key_file)
     if not keys and (key := process_environment().get("ZONDA_API_KEY")):
         keys = [key]
-    access = make_access(config.host, keys, allow_host or ())
+    access = make_access(config.host, keys, allow_host or (), make_resource_server(config))
     agent = agent_setup(mcp_config, config)
+    surface = make_surface(config, admin=admin, expose=expose, prompts=prompts)
     listener = listen(config.host, config.port)
     try:
-        anyio.run(partial(serve_http, config, agent, listener, access, installed_version()))
+        serving = partial(serve_http, config, agent, surface, listener, access)
+        anyio.run(partial(serving, version=installed_version()))
     except BaseException as exc:  # noqa: BLE001 - the top of the program: it becomes one line
         end_process(exit_status(exc))
     end_process(0)

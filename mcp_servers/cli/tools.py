@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mcp_servers.cli.options import ConfigFile
+from mcp_servers.cli.options import ConfigFile, PolicyFile
 from runtime.config import load_config
 from runtime.telemetry import configure_logging
 from tools.errors import ConfigurationError, InvalidArgumentsError, InvalidRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
+    from runtime.agent.policy import Verdict
+    from runtime.config import Config
     from tools.mcp_client.config import ServerConfig
     from tools.mcp_client.pins import Pins
     from tools.mcp_client.server import ServerState
+    from tools.mcp_client.token_store import TokenStore
     from tools.spec import JsonObject, ToolResult, ToolSpec
 
 McpConfig = Annotated[Path | None, typer.Option(help="A file of more MCP servers.")]
@@ -43,14 +49,14 @@ def list_tools(
     configure_logging()
     import anyio
 
-    from mcp_servers.cli.tool_servers import find_server, find_servers, open_pins
+    from mcp_servers.cli.tool_servers import find_server, find_servers, open_pins, open_tokens
     from tools.mcp_client.pins import why_held
 
-    pins = open_pins(load_config(config_file=config_file))
+    settings = load_config(config_file=config_file)
     chosen = find_servers(mcp_config)
     if server is not None:
         chosen = {server: find_server(server, mcp_config)}
-    states, specs = anyio.run(_list, chosen, pins)
+    states, specs = anyio.run(_list, chosen, open_pins(settings), open_tokens(settings))
     if as_json:
         typer.echo(json.dumps({"tools": [_definition(spec) for spec in specs]}))
     else:
@@ -73,6 +79,7 @@ def call_tool(
     ] = "{}",
     *,
     mcp_config: McpConfig = None,
+    policy: PolicyFile = None,
     config_file: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -81,13 +88,13 @@ def call_tool(
     import anyio
 
     from mcp_servers.cli.console import open_console, plain
-    from mcp_servers.cli.tool_servers import find_server, open_pins
+    from mcp_servers.cli.tool_servers import find_server, find_servers
     from tools.mcp_client.wire import to_mcp_result
 
-    config = find_server(server, mcp_config)
+    find_server(server, mcp_config)  # says which are known
     value = _parse(sys.stdin.read() if arguments == "-" else arguments)
-    pins = open_pins(load_config(config_file=config_file))
-    result = anyio.run(_call, config, tool, value, pins)
+    config = load_config(config_file=config_file, policy_file=policy)
+    result = anyio.run(_call, server, find_servers(mcp_config), tool, value, config)
     if as_json:
         typer.echo(to_mcp_result(result).model_dump_json(by_alias=True, exclude_none=True))
     elif result.text:
@@ -120,41 +127,81 @@ def _definition(spec: ToolSpec) -> JsonObject:
 
 
 async def _list(
-    servers: Mapping[str, ServerConfig], pins: Pins
+    servers: Mapping[str, ServerConfig], pins: Pins, tokens: TokenStore
 ) -> tuple[Mapping[str, ServerState], list[ToolSpec]]:
     from tools.mcp_client.toolset import open_toolset
 
-    async with open_toolset(servers, pins=pins) as toolset:
+    async with open_toolset(servers, pins=pins, tokens=tokens) as toolset:
         for name in servers:  # each has its own time to start
             await toolset.wait_for(name, "ready", "failed", "disabled")
         return toolset.states(), list(await toolset.list_tools())
 
 
-async def _call(config: ServerConfig, tool: str, arguments: JsonObject, pins: Pins) -> ToolResult:
-    """Call a tool by its own name or the one under which it is offered.
+async def _call(
+    server: str,
+    servers: Mapping[str, ServerConfig],
+    tool: str,
+    arguments: JsonObject,
+    config: Config,
+) -> ToolResult:
+    """Call a server's tool by its own name or the one under which it is offered.
 
     Raises:
         UnknownToolError: the server has no such tool.
         InvalidArgumentsError: the arguments do not match its schema; nothing was called.
-        ConfigurationError: the operator's file denies the tool.
+        ConfigurationError: the operator's rules deny the call.
     """
-    from runtime.agent.policy import Policy, denial
+    from mcp_servers.cli.asking import terminal_asker
+    from mcp_servers.cli.console import open_console
+    from mcp_servers.cli.tool_servers import load_rules, open_pins, open_tokens
     from tools.mcp_client.names import exposed_name
     from tools.mcp_client.toolset import open_toolset
     from tools.toolset import CallContext
+
+    policy = load_rules(config, servers)
+    chosen, pins, tokens = {server: servers[server]}, open_pins(config), open_tokens(config)
+    async with open_toolset(chosen, pins=pins, tokens=tokens) as toolset:
+        await toolset.wait_for(server, "ready", "failed", "disabled")
+        known = {spec.name: spec for spec in await toolset.list_tools()}
+        name = tool if tool in known else exposed_name(server, tool)
+        context = CallContext(_tell_progress, ask=terminal_asker(open_console(stderr=True)))
+        call = partial(toolset.call_tool, name, arguments, context)
+        if (spec := known.get(name)) is None:
+            return await call()
+        return await _call_checked(spec, arguments, policy.decide(spec, arguments), config, call)
+
+
+async def _call_checked(
+    spec: ToolSpec,
+    arguments: JsonObject,
+    verdict: Verdict,
+    config: Config,
+    call: Callable[[], Awaitable[ToolResult]],
+) -> ToolResult:
+    """Call a tool that policy allows, or asks about: whoever types the call has decided."""
+    from mcp_servers.cli.tool_servers import open_audit
+    from runtime.agent.audit import CallRecord
+    from runtime.agent.policy import denial
     from tools.validation import first_problem
 
-    async with open_toolset({config.name: config}, pins=pins) as toolset:
-        await toolset.wait_for(config.name, "ready", "failed", "disabled")
-        known = {spec.name: spec for spec in await toolset.list_tools()}
-        name = tool if tool in known else exposed_name(config.name, tool)
-        if (spec := known.get(name)) is not None:
-            verdict = Policy.of_servers({config.name: config}).decide(spec)
-            if verdict.decision == "deny":
-                raise ConfigurationError(denial(spec, verdict))
-            if (problem := first_problem(spec.input_schema, arguments)) is not None:
-                raise InvalidArgumentsError(f"wrong arguments for {name}: {problem}")
-        return await toolset.call_tool(name, arguments, CallContext(_tell_progress))
+    decision, reason = verdict.decision, verdict.reason
+    record = CallRecord(
+        *(spec.name, spec.server, arguments, decision, reason, None, 0.0, "denied", None)
+    )
+    began = time.monotonic()
+    try:
+        if decision == "deny":
+            raise ConfigurationError(denial(spec, verdict))
+        if (problem := first_problem(spec.input_schema, arguments)) is not None:
+            record = replace(record, outcome="refused", reason="wrong arguments")
+            raise InvalidArgumentsError(f"wrong arguments for {spec.name}: {problem}")
+        record = replace(record, approved_by="user", outcome="unknown")
+        result = await call()
+        record = replace(record, result=result, outcome="error" if result.is_error else "ok")
+        return result
+    finally:
+        if (audit := open_audit(config)) is not None:
+            audit.write("zonda tools call", "", replace(record, seconds=time.monotonic() - began))
 
 
 async def _tell_progress(done: float, total: float | None, message: str | None) -> None:

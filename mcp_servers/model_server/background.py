@@ -40,6 +40,11 @@ class Background(Generic[T]):
         """Let the opening begin; does not wait."""
         self._wanted.set()
 
+    @property
+    def opened(self) -> T | None:
+        """What was opened; None where nothing is open, now or yet."""
+        return self._value
+
     async def get(self) -> T:
         """Return what was opened, waiting for it.
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio.to_thread
 
-from mcp_servers.model_server.tools import DEFAULT_MAX_TOKENS
+from mcp_servers.model_server.schemas import DEFAULT_MAX_TOKENS
 from runtime.agent.events import (
     AgentEnd,
     AgentEvent,
@@ -24,7 +24,7 @@ from runtime.agent.events import (
 )
 from runtime.agent.loop import Agent, AgentModel
 from runtime.agent.runs import Run
-from runtime.chat.messages import Message, OutputSchema, ToolChoice, TurnEnd
+from runtime.chat.messages import ChatEvent, Message, OutputSchema, TextDelta, ToolChoice, TurnEnd
 from runtime.errors import GenerationError
 from runtime.request import SamplingParams, Usage
 from tools.errors import InvalidArgumentsError
@@ -32,6 +32,7 @@ from tools.spec import JsonObject, TextContent, ToolResult
 
 if TYPE_CHECKING:
     from runtime.chat.model import Output
+    from runtime.engine.embedding import Vectors
     from runtime.grammar.compile import GrammarSource
 
 
@@ -45,6 +46,8 @@ class Model(AgentModel, Protocol):
         self, messages: Sequence[Message], options: Sequence[str]
     ) -> Mapping[str, float]: ...
 
+    async def embed(self, texts: Sequence[str]) -> tuple[Vectors, int]: ...
+
 
 async def generate(run: Run, model: Model, arguments: JsonObject) -> ToolResult:
     """Write text for a prompt.
@@ -54,12 +57,12 @@ async def generate(run: Run, model: Model, arguments: JsonObject) -> ToolResult:
         GenerationError: the text was cut off by `max_tokens` before it had its form.
     """
     output = await anyio.to_thread.run_sync(_form, arguments)
-    messages = _messages(arguments.get("system"), arguments["prompt"])
-    end, seconds = await _complete(run, model, messages, _sampling(arguments), output)
+    messages = messages_of(arguments.get("system"), arguments["prompt"])
+    end, seconds = await complete(run, model, messages, sampling_of(arguments), output)
     if output is not None:
-        _check_whole(end, "text", "a smaller regex or grammar")
+        check_whole(end, "text", "a smaller regex or grammar")
     text = end.message.content
-    return _done(text, text=text, finish_reason=end.finish_reason, **_ending(model, end, seconds))
+    return done(text, text=text, finish_reason=end.finish_reason, **_ending(model, end, seconds))
 
 
 async def extract(run: Run, model: Model, arguments: JsonObject) -> ToolResult:
@@ -72,13 +75,13 @@ async def extract(run: Run, model: Model, arguments: JsonObject) -> ToolResult:
     from mcp_servers.answers import read_value, schema_rule
 
     schema = arguments["schema"]
-    request = _with_input(arguments["instructions"], arguments)
-    messages = _messages(schema_rule(schema), request)
-    sampling = _sampling(arguments)
-    end, seconds = await _complete(run, model, messages, sampling, OutputSchema(schema))
-    _check_whole(end, "value", "a smaller schema")
+    request = with_input(arguments["instructions"], arguments)
+    messages = messages_of(schema_rule(schema), request)
+    sampling = sampling_of(arguments)
+    end, seconds = await complete(run, model, messages, sampling, OutputSchema(schema))
+    check_whole(end, "value", "a smaller schema")
     value = read_value(schema, end.message.content)
-    return _done(_compact(value), value=value, **_ending(model, end, seconds))
+    return done(compact(value), value=value, **_ending(model, end, seconds))
 
 
 async def choose(run: Run, model: Model, arguments: JsonObject) -> ToolResult:
@@ -87,8 +90,8 @@ async def choose(run: Run, model: Model, arguments: JsonObject) -> ToolResult:
 
     run.report(1, None, f"weighing {len(arguments['options'])} options")
     options = arguments["options"]
-    prompt = with_options(_with_input(arguments["question"], arguments), options)
-    scores = dict(await model.choose(_messages(None, prompt), options))
+    prompt = with_options(with_input(arguments["question"], arguments), options)
+    scores = dict(await model.choose(messages_of(None, prompt), options))
     choice = max(options, key=lambda option: scores[option])
     structured = {"choice": choice, "scores": scores, "model": model.name}
     return ToolResult(content=(TextContent(choice),), structured=structured)
@@ -106,53 +109,104 @@ async def agent_run(run: Run, agent: Agent, model_name: str, arguments: JsonObje
     started = time.monotonic()
     schema = arguments.get("schema")
     rule, output = (None, None) if schema is None else (schema_rule(schema), OutputSchema(schema))
-    messages = _messages(rule, arguments["task"])
+    messages = messages_of(rule, arguments["task"])
     choice = ToolChoice(arguments.get("tool_choice", "auto"))
-    async with aclosing(agent.run(messages, tool_choice=choice, output=output)) as events:
+    note_messages(run, messages)
+    running = agent.run(
+        messages, tool_choice=choice, output=output, run_id=run.id, principal=run.principal
+    )
+    async with aclosing(running) as events:
         async for event in events:
             if isinstance(event, AgentEnd):
                 return _agent_result(model_name, event, time.monotonic() - started, schema)
+            _note_event(run, event)
             if (message := _describe(event)) is not None:
                 run.report(run.progress.done + 1, None, message)
     raise GenerationError("the agent ended without a result; try again")
 
 
-async def _complete(
+async def complete(
     run: Run,
     model: Model,
     messages: Sequence[Message],
     sampling: SamplingParams,
     output: Output | None = None,
 ) -> tuple[TurnEnd, float]:
-    """Let the model take one turn; return its end and how many seconds it took.
+    """Let the model take one turn; return its end and how many seconds it took."""
+    note_messages(run, messages)
+    turn = model.stream(messages, output=output, sampling=sampling)
+    return await follow_turn(run, turn, sampling.max_tokens)
+
+
+async def follow_turn(
+    run: Run, turn: AsyncIterator[ChatEvent], max_tokens: int
+) -> tuple[TurnEnd, float]:
+    """Report a turn's progress to its run; return its end and how many seconds it took.
 
     Progress counts the pieces of text as they come: one is a token, rarely a few.
     """
     started = time.monotonic()
     num_pieces = 0
-    async for event in model.stream(messages, output=output, sampling=sampling):
-        seconds = time.monotonic() - started
-        if isinstance(event, TurnEnd):
-            if event.finish_reason not in {"stop", "length"}:
-                raise GenerationError(event.error or "the generation was ended; try again")
-            return event, seconds
+
+    def note(event: ChatEvent) -> None:
+        nonlocal num_pieces
         num_pieces += 1
-        rate = num_pieces / max(seconds, 1e-3)
-        run.report(num_pieces, sampling.max_tokens, f"{num_pieces} tokens, {rate:.3g} tok/s")
+        if isinstance(event, TextDelta):
+            run.transcript.extend(event.text)
+        rate = num_pieces / max(time.monotonic() - started, 1e-3)
+        run.report(num_pieces, max_tokens, f"{num_pieces} tokens, {rate:.3g} tok/s")
+
+    end = await end_of(turn, note)
+    return end, time.monotonic() - started
+
+
+async def end_of(
+    turn: AsyncIterator[ChatEvent], note: Callable[[ChatEvent], None] = lambda event: None
+) -> TurnEnd:
+    """Return a turn's end, telling of every event before it.
+
+    Raises:
+        GenerationError: the turn failed.
+    """
+    async for event in turn:
+        if isinstance(event, TurnEnd):
+            if event.finish_reason in {"error", "cancelled"}:
+                raise GenerationError(event.error or "the generation was ended; try again")
+            return event
+        note(event)
     raise GenerationError("the model's turn broke off; try again")
 
 
-def _messages(system: str | None, user: str) -> list[Message]:
+def note_messages(run: Run, messages: Sequence[Message]) -> None:
+    """Begin a run's transcript with what the model is told."""
+    for message in messages:
+        run.transcript.add(message.role, message.content)
+
+
+def _note_event(run: Run, event: AgentEvent) -> None:
+    if isinstance(event, TextDelta):
+        run.transcript.extend(event.text)
+    elif isinstance(event, ToolCallStarted):
+        call = {"name": event.call.name, "arguments": event.call.arguments}
+        run.transcript.add("assistant", call=call)
+    elif isinstance(event, ToolCallFinished):
+        run.transcript.add("tool", event.result.text)
+
+
+def messages_of(system: str | None, user: str) -> list[Message]:
+    """A conversation of a request, below its standing instructions."""
     first = [Message("system", system)] if system else []
     return [*first, Message("user", user)]
 
 
-def _with_input(request: str, arguments: JsonObject) -> str:
+def with_input(request: str, arguments: JsonObject) -> str:
+    """A request with the text to work on, if there is any."""
     text = arguments.get("input")
     return f"{request}\n\nText:\n{text}" if text else request
 
 
-def _sampling(arguments: JsonObject) -> SamplingParams:
+def sampling_of(arguments: JsonObject) -> SamplingParams:
+    """How the arguments want tokens drawn."""
     return SamplingParams(
         max_tokens=int(arguments.get("max_tokens", DEFAULT_MAX_TOKENS)),
         temperature=float(arguments.get("temperature", 0)),
@@ -174,7 +228,12 @@ def _form(arguments: JsonObject) -> GrammarSource | None:
     return from_grammar(arguments["grammar"])
 
 
-def _check_whole(end: TurnEnd, what: str, smaller: str) -> None:
+def check_whole(end: TurnEnd, what: str, smaller: str) -> None:
+    """Refuse an answer that was cut off.
+
+    Raises:
+        GenerationError: `max_tokens` was too few; `smaller` is what else would help.
+    """
     if end.finish_reason == "length":
         raise GenerationError(
             f"the {what} was not complete after {end.usage.completion_tokens} tokens; "
@@ -182,15 +241,17 @@ def _check_whole(end: TurnEnd, what: str, smaller: str) -> None:
         )
 
 
-def _done(text: str, /, **structured: Any) -> ToolResult:
+def done(text: str, /, **structured: Any) -> ToolResult:
+    """A finished run's result: what a host shows first, and all of it."""
     return ToolResult(content=(TextContent(text),), structured={"status": "done", **structured})
 
 
 def _ending(model: Model, end: TurnEnd, seconds: float) -> JsonObject:
-    return {"model": model.name, "usage": _usage(end.usage, seconds)}
+    return {"model": model.name, "usage": usage_of(end.usage, seconds)}
 
 
-def _usage(usage: Usage, seconds: float) -> JsonObject:
+def usage_of(usage: Usage, seconds: float) -> JsonObject:
+    """The usage block of a result."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -218,16 +279,16 @@ def _agent_result(
     text = end.answer
     if schema is not None:
         value = _read_answer(schema, end)
-        text = "" if value is None else _compact(value[0])
+        text = "" if value is None else compact(value[0])
         if value is not None:
             result["value"] = value[0]
-    return _done(
+    return done(
         text or f"(no answer; the run ended by: {end.stopped_by})",
         **result,
         steps=[_step(call) for call in end.calls],
         stopped_by=end.stopped_by,
         model=model_name,
-        usage=_usage(end.usage, seconds),
+        usage=usage_of(end.usage, seconds),
     )
 
 
@@ -263,5 +324,6 @@ def _step(finished: ToolCallFinished) -> JsonObject:
     return step
 
 
-def _compact(value: Any) -> str:
+def compact(value: Any) -> str:
+    """A value as JSON on one line."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -6,42 +6,51 @@ cancels the run. Once a run was handed out by its id, it no longer depends on a 
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
 
 from mcp_servers.model_server import calls
+from mcp_servers.model_server.admin import ModelList, Models
 from mcp_servers.model_server.admission import Admission, AdmissionLimits, Ticket
 from mcp_servers.model_server.background import Background
+from mcp_servers.model_server.batch import generate_batch
+from mcp_servers.model_server.chat import chat
+from mcp_servers.model_server.embed import VectorStore, embed
+from mcp_servers.model_server.report import Report
 from mcp_servers.model_server.resources import describe_support
-from mcp_servers.model_server.tools import DEFAULT_WAIT_S, MAX_STEPS, list_specs
+from mcp_servers.model_server.schemas import DEFAULT_WAIT_S, MAX_STEPS
+from mcp_servers.model_server.tools import Surface, list_specs
+from mcp_servers.model_server.waiting import answers_by, follow, settle, tied_to
 from mcp_servers.service_state import ServiceState
+from runtime.agent.approval import approve_by_form
+from runtime.agent.audit import AuditLog
 from runtime.agent.limits import Limits
 from runtime.agent.loop import Agent
 from runtime.agent.policy import Policy
 from runtime.agent.runs import Run, Runs
+from runtime.agent.sampling import model_sampler
 from runtime.agent.tool_tally import TalliedToolset, ToolCallTally
 from runtime.chat.support import ToolSupport
 from runtime.errors import CapacityError
 from tools.errors import InvalidArgumentsError, ZondaError
-from tools.spec import JsonObject, TextContent, ToolResult, ToolSpec
+from tools.questions import decline
+from tools.sampling import Sampler
+from tools.spec import JsonObject, ToolResult, ToolSpec
 from tools.toolset import (
     CallContext,
+    Changes,
     ChangingToolset,
     FilteredToolset,
-    ProgressCallback,
     Toolset,
     find_tool,
 )
-
-if TYPE_CHECKING:
-    from runtime.engine.tally import EngineState
 
 logger = logging.getLogger(__name__)
 
@@ -51,38 +60,33 @@ _WORK: Mapping[str, Work] = {
     "generate": calls.generate,
     "extract": calls.extract,
     "choose": calls.choose,
+    "generate_batch": generate_batch,
+    "chat": chat,
 }
 
-PROGRESS_INTERVAL_S = 0.2
+WHOLE = frozenset({"choose", "embed", "model_unload"})
+"""Tools that answer only when they are done, however long that takes."""
+
 CANCEL_WAIT_S = 5.0
 
 PREPARE_INTERVAL_S = 1.0
 """Tools that change again and again are prepared for this often at most."""
 
 
-class Models(Protocol):
-    """Gives loaded models by name; None is the default. `runtime.hub.Hub` is one."""
+class OpenToolset(Protocol):
+    """Opens the tool servers; `sampler` answers those that may ask our model."""
 
-    async def get(self, name: str | None, report: Callable[[str], None]) -> calls.Model:
-        """Return a model, loading it when it is not; `report` is told what is being done.
-
-        Raises:
-            ZondaError: there is no such model, or it cannot be loaded.
-        """
-        ...
-
-    def states(self) -> Mapping[str, EngineState]:
-        """What each loaded model's engine does and did, by the model's name."""
-        ...
+    def __call__(self, *, sampler: Sampler) -> AbstractAsyncContextManager[Toolset]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class AgentSetup:
-    """What `agent_run` needs: the tool servers' names, how to open them, and the policy."""
+    """What `agent_run` needs: the tool servers' names, how to open them, policy and audit log."""
 
     servers: Sequence[str]
-    open_toolset: Callable[[], AbstractAsyncContextManager[Toolset]]
+    open_toolset: OpenToolset
     policy: Policy
+    audit: AuditLog | None = None
 
 
 class ModelService:
@@ -94,16 +98,16 @@ class ModelService:
 
     def __init__(
         self,
-        model_names: Sequence[str],
-        models: Background[Models],
+        models: ModelList,
         runs: Runs,
         admission: Admission,
         agent: AgentSetup | None,
         toolset: Background[Toolset] | None,
         tasks: TaskGroup,
+        surface: Surface,
     ) -> None:
-        self._model_names = model_names
-        self._models = models
+        self.models = models
+        self.surface = surface
         self._runs = runs
         self._admission = admission
         self._agent = agent
@@ -112,13 +116,33 @@ class ModelService:
         self._prepared: dict[str, list[ToolSpec]] = {}  # by model: what it is ready for
         self._tool_calls = ToolCallTally()
         self._is_following = False
+        self.vectors = VectorStore()
+        self.report = Report(models, runs, admission, toolset)
+        self._listed: tuple[object, Sequence[ToolSpec]] | None = None
         self.listed = anyio.Event()
         self.readiness: Literal["loading", "ready", "failed"] = "loading"
-        self._specs = list_specs(model_names, agent.servers if agent else ())
+
+    @property
+    def changes(self) -> Changes:
+        """Counts how often a model was loaded or unloaded: there may be other tools then."""
+        return self.models.changes
+
+    @property
+    def specs(self) -> Sequence[ToolSpec]:
+        """The tools as they are now."""
+        names = self.models.names, self.models.embedding
+        if self._listed is None or self._listed[0] != names:
+            servers = self._agent.servers if self._agent else ()
+            self._listed = names, list_specs(names[0], servers, self.surface, names[1])
+        return self._listed[1]
+
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run something for as long as the service does."""
+        self._tasks.start_soon(work)
 
     def state(self) -> ServiceState:
         """Say what goes on and what was done."""
-        models = self._models.value
+        models = self.models.opened
         return ServiceState(
             self._admission.num_running,
             self._admission.num_waiting,
@@ -135,21 +159,21 @@ class ModelService:
         if self._toolset is not None:
             self._toolset.want()
         try:
-            model = await (await self._models.get()).get(None, logger.info)
+            model = await self.models.get_default(logger.info)
         except ZondaError as exc:
             self.readiness = "failed"
-            logger.warning("model %s is not available: %s", self._model_names[0], exc)
+            logger.warning("model %s is not available: %s", self.models.default, exc)
         except Exception:
             self.readiness = "failed"
-            logger.exception("model %s could not be loaded", self._model_names[0])
+            logger.exception("model %s could not be loaded", self.models.default)
         else:
             self.readiness = "ready"
             await self._prepare_tools(model)
             if self._toolset is not None and not self._is_following:
                 self._is_following = True
-                self._tasks.start_soon(self._follow_tools, model, self._toolset)
+                self._tasks.start_soon(self._follow_tools, self._toolset)
 
-    async def _follow_tools(self, model: calls.Model, opened: Background[Toolset]) -> None:
+    async def _follow_tools(self, opened: Background[Toolset]) -> None:
         """Prepare anew whenever the tool servers offer other tools; the task ends with us."""
         try:
             toolset = await opened.get()
@@ -160,7 +184,9 @@ class ModelService:
         seen = -1  # what changed while we were not looking counts
         while True:
             seen = await toolset.changes.wait(seen)
-            await self._prepare_tools(model)
+            if (model := self.models.find(self.models.default)) is not None:
+                await self._prepare_tools(model)
+            del model  # an unloaded model's memory is not kept from here
             await anyio.sleep(PREPARE_INTERVAL_S)
 
     async def drain(self) -> None:
@@ -199,16 +225,37 @@ class ModelService:
             with anyio.move_on_after(DEFAULT_WAIT_S):
                 try:
                     tools = await (await self._toolset.get()).list_tools()
-                    model = await (await self._models.get()).get(None, logger.info)
+                    model = await self.models.get_default(logger.info)
                     support = await model.support_of(tools)
                     problem = None
                 except ZondaError as exc:
                     problem = str(exc)
         return describe_support(tools, support, problem)
 
+    @asynccontextmanager
+    async def turn(self, caller: str) -> AsyncIterator[None]:
+        """Wait for a place among those who run, and keep it.
+
+        Raises:
+            CapacityError: the queue is full; the message says when to try again.
+            UnavailableError: the server is shutting down.
+        """
+        with self._admission.enter(caller) as ticket:
+            await ticket.turn()
+            yield
+
     async def list_tools(self) -> Sequence[ToolSpec]:
         self.listed.set()
-        return self._specs
+        return self.specs
+
+    @property
+    def runs(self) -> Runs:
+        return self._runs
+
+    @property
+    def num_waiting(self) -> int:
+        """How many calls wait for their turn."""
+        return self._admission.num_waiting
 
     async def call_tool(self, name: str, arguments: JsonObject, context: CallContext) -> ToolResult:
         """Call one tool.
@@ -217,40 +264,42 @@ class ModelService:
             UnknownToolError: no tool has that name.
             ZondaError: wrong arguments, or the call failed; the caller makes it a result.
         """
-        spec = find_tool(self._specs, name)
-        _check_arguments(spec, arguments)
-        wait_s = float(arguments.get("wait_seconds", DEFAULT_WAIT_S))
+        can_ask = context.ask is not decline
+        run = self.begin(name, arguments, context.principal, can_ask=can_ask)
+        with tied_to(run):
+            wait_s = self.wait_s(name, arguments)
+            await follow(run, wait_s, context.report_progress, answers_by(context.ask))
+        return settle(self._runs, run)
+
+    def begin(
+        self, name: str, arguments: JsonObject, principal: str, *, can_ask: bool = False
+    ) -> Run:
+        """See `RunToolset.begin`."""
+        _check_arguments(find_tool(self.specs, name), arguments)
         if name == "run_result":
-            return await self._run_result(arguments, wait_s, context)
-        ticket = self._admission.enter(context.principal)
+            run = self._runs.get(arguments["run_id"], principal)
+            if arguments.get("cancel", False):
+                run.cancel()
+            return run
+        ticket = self._admission.enter(principal)
         try:
-            run = self._runs.start(
-                lambda run: self._work(run, ticket, name, arguments), context.principal
+            return self._runs.start(
+                lambda run: self._work(run, ticket, name, arguments), principal, can_ask=can_ask
             )
         except CapacityError:
             self._admission.leave(ticket)
             raise
-        try:
-            await _follow(run, None if name == "choose" else wait_s, context.report_progress)
-        except anyio.get_cancelled_exc_class():
-            run.cancel()
-            raise
-        if run.is_finished:
-            self._runs.discard(run)
-        return outcome(run)
 
-    async def _run_result(
-        self, arguments: JsonObject, wait_s: float, context: CallContext
-    ) -> ToolResult:
-        run = self._runs.get(arguments["run_id"], context.principal)
+    def wait_s(self, name: str, arguments: JsonObject) -> float | None:
+        """See `RunToolset.wait_s`."""
+        if name in WHOLE:
+            return None
         if arguments.get("cancel", False):
-            run.cancel()
-            await run.wait(CANCEL_WAIT_S)
-        else:
-            await _follow(run, wait_s, context.report_progress)
-        return outcome(run)
+            return CANCEL_WAIT_S
+        return float(arguments.get("wait_seconds", DEFAULT_WAIT_S))
 
     async def _work(self, run: Run, ticket: Ticket, name: str, arguments: JsonObject) -> ToolResult:
+        run.title = name
         with ticket:
             if ticket.started_at is None:
                 run.report(0, None, "waiting for other calls to end")
@@ -258,25 +307,20 @@ class ModelService:
             return await self._do(run, name, arguments)
 
     async def _do(self, run: Run, name: str, arguments: JsonObject) -> ToolResult:
-        model_name = arguments.get("model")
-        model = await self._get_model(run, model_name)
-        if name == "agent_run":
-            agent = await self._make_agent(run, model, arguments)
-            result = await calls.agent_run(run, agent, model.name, arguments)
-            self._tasks.start_soon(self._prepare_tools, model)
-            return result
-        return await _WORK[name](run, model, arguments)
-
-    async def _get_model(self, run: Run, name: str | None) -> calls.Model:
-        """Wait for a model, telling the run what it waits for."""
-        waits = itertools.count()
-
-        def report(doing: str) -> None:
-            # Progress has to grow, and the first token or step will count as 1.
-            run.report(1 - 1 / (1 + next(waits)), None, doing)
-
-        report(f"waiting for {name or self._model_names[0]}")
-        return await (await self._models.get()).get(name, report)
+        if name == "model_load":
+            return await self.models.load(run, arguments)
+        if name == "model_unload":
+            self._prepared.pop(arguments["model"], None)
+            return await self.models.unload(run, arguments)
+        async with self.models.use(run, arguments.get("model")) as model:
+            if name == "agent_run":
+                agent = await self._make_agent(run, model, arguments)
+                result = await calls.agent_run(run, agent, model.name, arguments)
+                self._tasks.start_soon(self._prepare_tools, model)
+                return result
+            if name == "embed":
+                return await embed(run, model, self.vectors, arguments)
+            return await _WORK[name](run, model, arguments)
 
     async def _make_agent(self, run: Run, model: calls.Model, arguments: JsonObject) -> Agent:
         assert self._agent is not None
@@ -287,7 +331,10 @@ class ModelService:
             toolset = FilteredToolset(toolset, lambda tool: tool.server in servers)
         limits = Limits(max_steps=arguments.get("max_steps", MAX_STEPS))
         toolset = TalliedToolset(toolset, self._tool_calls)
-        return Agent(model, toolset, self._agent.policy, limits)
+        agent = Agent(model, toolset, self._agent.policy, limits, audit=self._agent.audit)
+        if not run.can_ask:
+            return agent
+        return replace(agent, approver=approve_by_form(run.ask), ask=run.ask)
 
 
 @asynccontextmanager
@@ -296,58 +343,30 @@ async def open_service(
     open_models: Callable[[], AbstractAsyncContextManager[Models]],
     agent: AgentSetup | None = None,
     limits: AdmissionLimits | None = None,
+    *,
+    surface: Surface | None = None,
+    admission: Admission | None = None,
 ) -> AsyncIterator[ModelService]:
     """Serve these model names, the default first; leaving ends all runs and tool servers.
 
-    Nothing is opened before `prepare` or the first call.
+    Nothing is opened before `prepare` or the first call. Services that share their models share
+    an `admission`; one of its own has `limits`.
     """
     models = Background("the models", open_models)
+    offered = ModelList(model_names, models)
     toolset = None
     if agent is not None:
-        toolset = Background("the tool servers", agent.open_toolset)
+        hold = partial(offered.hold, offered.default, logger.info)
+        opened = partial(agent.open_toolset, sampler=model_sampler(hold))
+        toolset = Background("the tool servers", opened)
     async with anyio.create_task_group() as group:
         group.start_soon(models.run)
         if toolset is not None:
             group.start_soon(toolset.run)
         async with Runs() as runs:
-            admission = Admission(limits)
-            yield ModelService(model_names, models, runs, admission, agent, toolset, group)
+            places = admission or Admission(limits)
+            yield ModelService(offered, runs, places, agent, toolset, group, surface or Surface())
         group.cancel_scope.cancel()
-
-
-def outcome(run: Run) -> ToolResult:
-    """Return what a host gets for a run as it stands.
-
-    Raises:
-        Exception: the run failed; this is why.
-    """
-    if run.status == "done":
-        assert isinstance(run.result, ToolResult)
-        return run.result
-    if run.error is not None:
-        raise run.error
-    if run.status == "cancelled":
-        text = "The run was cancelled."
-    else:
-        so_far = f" ({run.progress.message})" if run.progress.message else ""
-        text = f'Still running{so_far}. Call run_result with run_id "{run.id}" for the result.'
-    return ToolResult(
-        content=(TextContent(text),), structured={"status": run.status, "run_id": run.id}
-    )
-
-
-async def _follow(run: Run, wait_s: float | None, report: ProgressCallback) -> None:
-    """Wait for the run's end, at most `wait_s`, reporting new progress 5 times a second."""
-    sent = -1.0
-    with anyio.move_on_after(wait_s):
-        while not run.is_finished:
-            progress = run.progress
-            if progress.message is not None and progress.done > sent:
-                sent = progress.done
-                await report(progress.done, progress.total, progress.message)
-                await run.wait(PROGRESS_INTERVAL_S)
-            else:
-                await run.changed()
 
 
 def _check_arguments(spec: ToolSpec, arguments: JsonObject) -> None:

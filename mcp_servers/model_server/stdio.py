@@ -18,8 +18,10 @@ import anyio
 import anyio.to_thread
 from mcp.server.stdio import stdio_server
 
+from mcp_servers.model_server.admin import Models
 from mcp_servers.model_server.server import build_server
-from mcp_servers.model_server.service import AgentSetup, Models, ModelService, open_service
+from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
+from mcp_servers.model_server.tools import Surface
 from runtime.config import Config
 
 if TYPE_CHECKING:
@@ -37,20 +39,24 @@ ANSWERS_FIRST_S = 0.1
 """Loading begins so long after the tools were asked for, so that the answer is out first."""
 
 
-async def serve_stdio(config: Config, agent: AgentSetup | None, *, version: str) -> None:
+async def serve_stdio(
+    config: Config, agent: AgentSetup | None, surface: Surface, *, version: str
+) -> None:
     """Serve until the input ends or a signal comes.
 
     A signal ends the process here: the thread that reads stdin cannot be cancelled.
     """
     async with stdio_server() as (read, write):
         async with (
-            open_service([config.model], lambda: open_hub(config), agent) as service,
+            open_service(
+                [config.model], lambda: open_hub(config), agent, surface=surface
+            ) as service,
             anyio.create_task_group() as group,
         ):
             server = build_server(service, version=version)
             stopped = anyio.Event()
             group.start_soon(_stop_on_signal, group.cancel_scope, stopped)
-            group.start_soon(_prepare, service)
+            group.start_soon(prepare_later, service)
             logger.info("serving MCP over stdio, version %s, model %s", version, config.model)
             await server.run(read, write, server.create_initialization_options())
             logger.info("the input ended")
@@ -81,18 +87,18 @@ def end_process(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _import_hub() -> type[Hub]:
-    from runtime.hub import Hub
-
-    return Hub
-
-
-async def _prepare(service: ModelService) -> None:
+async def prepare_later(service: ModelService) -> None:
     """Load behind the host's first questions: imports would hold up their answers."""
     with anyio.move_on_after(LISTED_WITHIN_S):
         await service.listed.wait()
         await anyio.sleep(ANSWERS_FIRST_S)
     await service.prepare()
+
+
+def _import_hub() -> type[Hub]:
+    from runtime.hub import Hub
+
+    return Hub
 
 
 async def _stop_on_signal(scope: anyio.CancelScope, stopped: anyio.Event) -> None:

@@ -3,115 +3,89 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from tools.spec import JsonObject, ToolAnnotations, ToolSpec
+from mcp_servers.model_server.admin import load_spec, unload_spec
+from mcp_servers.model_server.batch import BATCH_RESULTS, batch_spec
+from mcp_servers.model_server.chat import CHATTED, chat_spec
+from mcp_servers.model_server.embed import embed_spec
+from mcp_servers.model_server.schemas import (
+    ACTING,
+    ANSWERED,
+    CLOSED,
+    EXTRACTED,
+    GENERATED,
+    INPUT_TEXT,
+    MAX_GRAMMAR_CHARS,
+    MAX_OPTIONS,
+    MAX_PATTERN_CHARS,
+    MAX_STEPS,
+    MAX_TOKENS,
+    REPEATABLE,
+    SEED,
+    STOP,
+    SYSTEM,
+    TEMPERATURE,
+    WAIT,
+    object_schema,
+    outcome_schema,
+)
+from tools.spec import JsonObject, ToolSpec
 
-DEFAULT_WAIT_S = 45
-MAX_WAIT_S = 600
-DEFAULT_MAX_TOKENS = 256
-MAX_MAX_TOKENS = 8192
-MAX_STEPS = 16
-MAX_OPTIONS = 64
-MAX_PATTERN_CHARS = 16 * 1024
-MAX_GRAMMAR_CHARS = 64 * 1024
-
-_CLOSED = ToolAnnotations(read_only=True, destructive=False, open_world=False)
-_REPEATABLE = ToolAnnotations(read_only=True, destructive=False, idempotent=True, open_world=False)
-_ACTING = ToolAnnotations(read_only=False, destructive=True, open_world=True)
-
-_WAIT: JsonObject = {
-    "type": "number",
-    "minimum": 0,
-    "maximum": MAX_WAIT_S,
-    "default": DEFAULT_WAIT_S,
-    "description": "Seconds to wait for the result. When they are over, the answer has status "
-    "'running' and a run_id for run_result.",
-}
-_MAX_TOKENS: JsonObject = {
-    "type": "integer",
-    "minimum": 1,
-    "maximum": MAX_MAX_TOKENS,
-    "default": DEFAULT_MAX_TOKENS,
-    "description": "Most tokens to generate.",
-}
-_INPUT_TEXT: JsonObject = {"type": "string", "description": "Text to work on, kept apart."}
-
-_STATUS: JsonObject = {
-    "type": "string",
-    "enum": ["done", "running", "cancelled"],
-    "description": "'running' is no error: call run_result with the run_id.",
-}
-_RUN_ID: JsonObject = {"type": "string", "description": "Handle for run_result."}
-_USAGE: JsonObject = {
-    "type": "object",
-    "properties": {
-        "prompt_tokens": {"type": "integer"},
-        "completion_tokens": {"type": "integer"},
-        "cached_tokens": {"type": "integer"},
-        "forced_tokens": {"type": "integer"},
-        "seconds": {"type": "number"},
-    },
-    "required": ["prompt_tokens", "completion_tokens", "cached_tokens", "seconds"],
-}
-_GENERATED: JsonObject = {
-    "text": {"type": "string"},
-    "finish_reason": {"type": "string", "enum": ["stop", "length"]},
-    "model": {"type": "string"},
-    "usage": _USAGE,
-}
-_EXTRACTED: JsonObject = {
-    "value": {
-        "anyOf": [
-            {"type": kind} for kind in ("object", "array", "string", "number", "boolean", "null")
-        ],
-        "description": "Valid against the schema that was given.",
-    },
-    "model": {"type": "string"},
-    "usage": _USAGE,
-}
-_STEP: JsonObject = {
-    "type": "object",
-    "properties": {
-        "tool": {"type": "string"},
-        "arguments": {"type": "object"},
-        "ok": {"type": "boolean"},
-        "seconds": {"type": "number"},
-        "approved_by": {"type": "string", "description": "Absent when the call was refused."},
-    },
-    "required": ["tool", "arguments", "ok", "seconds"],
-}
-_ANSWERED: JsonObject = {
-    "answer": {"type": "string"},
-    "value": {
-        **_EXTRACTED["value"],
-        "description": "The answer as a value of the schema that was given; absent when there "
-        "was none, or the run was stopped before its answer was whole.",
-    },
-    "steps": {"type": "array", "items": _STEP},
-    "stopped_by": {
-        "type": "string",
-        "enum": ["done", "steps", "calls", "time", "tokens", "denied", "error", "cancelled"],
-    },
-    "model": {"type": "string"},
-    "usage": _USAGE,
-}
+EXPOSABLE = ("chat",)
+"""Tools that are offered only when the operator asks for them."""
 
 
-def list_specs(models: Sequence[str], servers: Sequence[str]) -> tuple[ToolSpec, ...]:
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """What a server offers beyond the usual.
+
+    Attributes:
+        loadable: models that may be loaded and unloaded by tools; None offers no such tools.
+        exposed: names of `EXPOSABLE`.
+        prompts_folder: where a user's prompt files are; it need not be there.
+    """
+
+    loadable: tuple[str, ...] | None = None
+    exposed: frozenset[str] = frozenset()
+    prompts_folder: Path | None = None
+
+
+def list_specs(
+    models: Sequence[str],
+    servers: Sequence[str],
+    surface: Surface | None = None,
+    embedding: Sequence[str] | None = None,
+) -> tuple[ToolSpec, ...]:
     """Build the tools for these model names (the default first) and tool servers.
 
-    `agent_run` is there only when there are tool servers.
+    `agent_run` is there only when there are tool servers, `embed` only when one of `embedding`,
+    all models where absent, gives vectors.
     """
-    model = {
-        "type": "string",
-        "enum": list(models),
-        "default": models[0],
-        "description": "Which model.",
-    }
-    specs = [_generate(model), _extract(model), _choose(model), _run_result(servers)]
+    surface = surface or Surface()
+    model = _model_of(models)
+    specs = [_generate(model), _extract(model), _choose(model), batch_spec(model)]
+    if embedding is None or embedding:
+        specs.append(embed_spec(_model_of(embedding or models)))
+    has_chat = "chat" in surface.exposed
+    if has_chat:
+        specs.append(chat_spec(model))
+    specs.append(_run_result(servers, has_chat=has_chat))
     if servers:
         specs.append(_agent_run(model, servers))
+    if surface.loadable is not None:
+        specs += [load_spec(surface.loadable), unload_spec(models)]
     return tuple(specs)
+
+
+def _model_of(names: Sequence[str]) -> JsonObject:
+    return {
+        "type": "string",
+        "enum": list(names),
+        "default": names[0],
+        "description": "Which model.",
+    }
 
 
 def _generate(model: JsonObject) -> ToolSpec:
@@ -121,30 +95,15 @@ def _generate(model: JsonObject) -> ToolSpec:
         description="Let a local model write text for a prompt. Private and free: nothing leaves "
         "this machine. Use extract instead when you need JSON, choose to pick from options; with "
         "regex or grammar the text has that form by construction.",
-        input_schema=_object(
+        input_schema=object_schema(
             {
                 "prompt": {"type": "string", "minLength": 1, "description": "What to do."},
-                "system": {"type": "string", "description": "Standing instructions."},
+                "system": SYSTEM,
                 "model": model,
-                "max_tokens": _MAX_TOKENS,
-                "temperature": {
-                    "type": "number",
-                    "minimum": 0,
-                    "maximum": 2,
-                    "default": 0,
-                    "description": "0 always takes the likeliest token.",
-                },
-                "seed": {
-                    "type": "integer",
-                    "minimum": 0,
-                    "description": "Makes a draw with a temperature repeatable.",
-                },
-                "stop": {
-                    "type": "array",
-                    "items": {"type": "string", "minLength": 1},
-                    "maxItems": 8,
-                    "description": "Strings that end the text; they are not part of it.",
-                },
+                "max_tokens": MAX_TOKENS,
+                "temperature": TEMPERATURE,
+                "seed": SEED,
+                "stop": STOP,
                 "regex": {
                     "type": "string",
                     "minLength": 1,
@@ -159,12 +118,12 @@ def _generate(model: JsonObject) -> ToolSpec:
                     "description": "Grammar of the text, in Lark (rule start) or GBNF (rule "
                     "root); not together with regex.",
                 },
-                "wait_seconds": _WAIT,
+                "wait_seconds": WAIT,
             },
             required=["prompt"],
         ),
-        output_schema=_outcome(_GENERATED),
-        annotations=_CLOSED,
+        output_schema=outcome_schema(GENERATED),
+        annotations=CLOSED,
     )
 
 
@@ -174,7 +133,7 @@ def _extract(model: JsonObject) -> ToolSpec:
         title="Extract JSON",
         description="Let a local model produce a JSON value that is valid against your JSON "
         "Schema by construction: it is decoded under a grammar.",
-        input_schema=_object(
+        input_schema=object_schema(
             {
                 "instructions": {
                     "type": "string",
@@ -185,15 +144,15 @@ def _extract(model: JsonObject) -> ToolSpec:
                     "type": "object",
                     "description": "JSON Schema of the value; what comes back satisfies it.",
                 },
-                "input": _INPUT_TEXT,
+                "input": INPUT_TEXT,
                 "model": model,
-                "max_tokens": _MAX_TOKENS,
-                "wait_seconds": _WAIT,
+                "max_tokens": MAX_TOKENS,
+                "wait_seconds": WAIT,
             },
             required=["instructions", "schema"],
         ),
-        output_schema=_outcome(_EXTRACTED),
-        annotations=_CLOSED,
+        output_schema=outcome_schema(EXTRACTED),
+        annotations=CLOSED,
     )
 
 
@@ -203,7 +162,7 @@ def _choose(model: JsonObject) -> ToolSpec:
         title="Choose an option",
         description="Let a local model choose one of several options and say how probable it "
         "finds each. Much quicker than generate; good for classification.",
-        input_schema=_object(
+        input_schema=object_schema(
             {
                 "question": {"type": "string", "minLength": 1, "description": "What to decide."},
                 "options": {
@@ -214,7 +173,7 @@ def _choose(model: JsonObject) -> ToolSpec:
                     "uniqueItems": True,
                     "description": "The answers to choose from.",
                 },
-                "input": _INPUT_TEXT,
+                "input": INPUT_TEXT,
                 "model": model,
             },
             required=["question", "options"],
@@ -232,21 +191,23 @@ def _choose(model: JsonObject) -> ToolSpec:
             },
             "required": ["choice", "scores", "model"],
         },
-        annotations=_REPEATABLE,
+        annotations=REPEATABLE,
     )
 
 
-def _run_result(servers: Sequence[str]) -> ToolSpec:
-    shapes = _GENERATED | (_ANSWERED if servers else {}) | _EXTRACTED
+def _run_result(servers: Sequence[str], *, has_chat: bool) -> ToolSpec:
+    shapes = BATCH_RESULTS | GENERATED | (ANSWERED if servers else {}) | EXTRACTED
+    if has_chat:
+        shapes |= CHATTED
     return ToolSpec(
         name="run_result",
         title="Result of a run",
         description="Wait for a run that another tool handed out with status 'running', and get "
         "its result in that tool's shape; or cancel it.",
-        input_schema=_object(
+        input_schema=object_schema(
             {
                 "run_id": {"type": "string", "minLength": 1, "description": "The run's handle."},
-                "wait_seconds": _WAIT,
+                "wait_seconds": WAIT,
                 "cancel": {
                     "type": "boolean",
                     "default": False,
@@ -255,8 +216,8 @@ def _run_result(servers: Sequence[str]) -> ToolSpec:
             },
             required=["run_id"],
         ),
-        output_schema=_outcome(shapes),
-        annotations=_CLOSED,
+        output_schema=outcome_schema(shapes),
+        annotations=CLOSED,
     )
 
 
@@ -266,7 +227,7 @@ def _agent_run(model: JsonObject, servers: Sequence[str]) -> ToolSpec:
         title="Run an agent",
         description="Give a local model a task that it works on by itself with the tools of "
         f"these servers: {', '.join(servers)}. It acts with this machine's rights to them.",
-        input_schema=_object(
+        input_schema=object_schema(
             {
                 "task": {"type": "string", "minLength": 1, "description": "What to achieve."},
                 "servers": {
@@ -295,28 +256,10 @@ def _agent_run(model: JsonObject, servers: Sequence[str]) -> ToolSpec:
                     "type": "object",
                     "description": "JSON Schema of the final answer, which then comes as value.",
                 },
-                "wait_seconds": _WAIT,
+                "wait_seconds": WAIT,
             },
             required=["task"],
         ),
-        output_schema=_outcome(_ANSWERED),
-        annotations=_ACTING,
+        output_schema=outcome_schema(ANSWERED),
+        annotations=ACTING,
     )
-
-
-def _object(properties: JsonObject, *, required: list[str]) -> JsonObject:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": False,
-    }
-
-
-def _outcome(properties: JsonObject) -> JsonObject:
-    """Schema of a result that may also be a handle to a run that still goes on."""
-    return {
-        "type": "object",
-        "properties": {"status": _STATUS, "run_id": _RUN_ID, **properties},
-        "required": ["status"],
-    }

@@ -16,11 +16,14 @@ import uvicorn
 
 from mcp_servers.guard import Access
 from mcp_servers.model_server.admission import AdmissionLimits
+from mcp_servers.model_server.completions import Completions, caller_of
 from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
 from mcp_servers.model_server.stdio import GRACE_S, end_process, end_process_within, open_hub
+from mcp_servers.model_server.tools import Surface
 from mcp_servers.web_app import open_web_app
 from runtime.config import Config
+from runtime.http_api.routes import openai_routes
 from tools.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -51,17 +54,25 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def serve_http(
-    config: Config, agent: AgentSetup | None, listener: socket.socket, access: Access, version: str
+    config: Config,
+    agent: AgentSetup | None,
+    surface: Surface,
+    listener: socket.socket,
+    access: Access,
+    version: str,
 ) -> None:
     """Serve on a bound socket until a signal comes and what then still ran has ended."""
     limits = AdmissionLimits(max_running=config.max_sequences)
     async with (
-        open_service([config.model], lambda: open_hub(config), agent, limits) as service,
+        open_service(
+            [config.model], lambda: open_hub(config), agent, limits, surface=surface
+        ) as service,
         anyio.create_task_group() as group,
     ):
         stop = _Stop(service, config.drain_s)
         server = build_server(service, version=version)
-        async with open_web_app(server, access, stop.readiness, service.state) as app:
+        routes = openai_routes(Completions(service, any_name=config.any_model_name), caller_of)
+        async with open_web_app(server, access, stop.readiness, service.state, routes) as app:
             http = HttpServer(http_config(app.asgi))
             group.start_soon(service.prepare)
             async with anyio.create_task_group() as serving:

@@ -8,17 +8,17 @@ with a tool. Other messages, the user's above all, are never touched.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
+from runtime.agent.budget import CountTokens
 from runtime.agent.limits import clip
+from runtime.agent.search import ToolSearch
 from runtime.chat.messages import Message
 from tools.spec import JsonObject, ToolAnnotations, ToolResult, ToolSpec
 from tools.toolset import CallContext, Toolset
 
 logger = logging.getLogger(__name__)
-
-CountTokens = Callable[[Sequence[Message], Sequence[ToolSpec]], Awaitable[int]]
 
 READ_RESULT = ToolSpec(
     name="read_result",
@@ -45,26 +45,46 @@ _COMFORTABLE = 0.75
 class Context:
     """The conversation as the model is shown it, and the texts of what it is not shown.
 
-    A toolset too: `read_result`, once there is something to read, beside the run's own tools.
+    A toolset too: `read_result`, once there is something to read, and what searches tools,
+    beside the run's own.
 
     Invariant: a result's id is `r` and its place in the conversation, which only grows.
 
     Attributes:
-        tools: what the model is offered.
+        tools: what the model's prompt lists.
     """
 
-    def __init__(self, toolset: Toolset, tools: Sequence[ToolSpec], max_chars: int) -> None:
+    def __init__(
+        self,
+        toolset: Toolset,
+        tools: Sequence[ToolSpec],
+        max_chars: int,
+        search: ToolSearch | None = None,
+    ) -> None:
         self.tools = list(tools)
+        self._search = search
         self._toolset = toolset
         self._max_chars = max_chars
         self._has_name = all(tool.name != READ_RESULT.name for tool in tools)
         self._texts: dict[str, str] = {}
         self._stubs: dict[int, str] = {}
 
-    def offer(self, tools: Sequence[ToolSpec]) -> None:
-        """Offer these tools from now on, and still what was kept; `tools` stays the same list."""
+    @property
+    def admitted(self) -> Sequence[ToolSpec]:
+        """What the model may call besides: it has found them."""
+        found = () if self._search is None else self._search.admitted
+        listed = {tool.name for tool in self.tools}
+        return [tool for tool in found if tool.name not in listed]
+
+    def callable_tools(self) -> Sequence[ToolSpec]:
+        """What the model may call now."""
+        return (*self.tools, *self.admitted)
+
+    def offer(self, tools: Sequence[ToolSpec], search: ToolSearch | None = None) -> None:
+        """Offer these tools from now on, and still what was kept."""
+        self._search = search
         own = [READ_RESULT] if self._texts else []
-        self.tools[:] = [tool for tool in tools if tool.name != READ_RESULT.name or not own] + own
+        self.tools = [tool for tool in tools if tool.name != READ_RESULT.name or not own] + own
         self._has_name = bool(own) or all(tool.name != READ_RESULT.name for tool in tools)
 
     def cut(self, text: str, place: int) -> str:
@@ -102,12 +122,14 @@ class Context:
         logger.debug("prompt of %d tokens cut to %d of %d", num_before, num_tokens, max_tokens)
 
     async def list_tools(self) -> Sequence[ToolSpec]:
-        return self.tools
+        return self.callable_tools()
 
     async def call_tool(self, name: str, arguments: JsonObject, context: CallContext) -> ToolResult:
-        """Read a kept result, or call one of the run's own tools."""
+        """Read a kept result, search tools, or call one of the run's own."""
         if self._has_name and name == READ_RESULT.name:
             return self._read(str(arguments.get("id")), int(arguments.get("offset", 0)))
+        if self._search is not None and self._search.has(name):
+            return self._search.call(name, arguments)
         return await self._toolset.call_tool(name, arguments, context)
 
     def _put_away(self, message: Message, place: int) -> bool:

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
-from runtime.agent.calls import Approver, ToolCaller, in_groups
+from runtime.agent.approval import Approver
+from runtime.agent.audit import AuditLog, CallRecord
+from runtime.agent.budget import is_too_much
+from runtime.agent.calls import RecordCall, ToolCaller, in_groups
 from runtime.agent.context import Context
+from runtime.agent.definitions import clean_definition, hidden_place
 from runtime.agent.events import (
     AgentEnd,
     AgentEvent,
@@ -30,6 +35,7 @@ from runtime.agent.events import (
 )
 from runtime.agent.limits import Limits
 from runtime.agent.policy import Policy
+from runtime.agent.search import ToolSearch, search_spec
 from runtime.chat.catalogue import sort_tools
 from runtime.chat.messages import (
     AUTO,
@@ -44,6 +50,7 @@ from runtime.chat.support import ToolSupport
 from runtime.errors import GenerationError
 from runtime.request import SamplingParams, Usage
 from tools.errors import ZondaError
+from tools.questions import Ask, decline
 from tools.spec import ToolSpec
 from tools.toolset import Toolset
 
@@ -79,7 +86,7 @@ class AgentModel(Protocol):
         """Return the length of the prompt that these messages and tools make."""
         ...
 
-    def stream(
+    def stream(  # noqa: PLR0913 - options by name
         self,
         messages: Sequence[Message],
         *,
@@ -89,14 +96,25 @@ class AgentModel(Protocol):
         sampling: SamplingParams = GREEDY,
         conversation: str | None = None,
         choices: Mapping[str, Sequence[str]] = NO_CHOICES,
-    ) -> AsyncIterator[ChatEvent]:
+        admitted: Sequence[ToolSpec] = (),
+        thinks: bool | None = None,
+    ) -> AsyncGenerator[ChatEvent]:
         """Stream one turn; the last event is a `TurnEnd`.
 
-        `conversation` names the lease that keeps the conversation's pages between turns.
+        `conversation` names the lease that keeps the conversation's pages between turns;
+        `admitted` may be called as `tools` may, and are not in the prompt.
         The loop takes each event under a cancel scope of its own, so an implementation
         must not keep a scope or a task group open while it yields.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a run offers a model: tools that its prompt lists, and tools that it may search."""
+
+    listed: list[ToolSpec]
+    searched: Sequence[ToolSpec] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +123,14 @@ class Agent:
 
     Attributes:
         model: takes the turns.
-        toolset: what may be called; the prompt stays the same until it lists other tools.
+        toolset: what may be called; the prompt stays the same until it lists other tools. Tools
+            that would fill more than a fifth of the context are searched by the model.
         policy: which calls are made without asking.
         limits: where a run stops.
-        approver: asks a person; None when there is nobody, and what would ask is denied.
+        approver: asks a person about calls; None when there is nobody, and what would ask is
+            denied.
+        audit: is told of every call; None where none is kept.
+        ask: puts the questions of tools to a person; declines when there is nobody.
     """
 
     model: AgentModel
@@ -116,6 +138,8 @@ class Agent:
     policy: Policy = field(default_factory=Policy)
     limits: Limits = field(default_factory=Limits)
     approver: Approver | None = None
+    audit: AuditLog | None = None
+    ask: Ask = decline
 
     async def run(
         self,
@@ -126,6 +150,8 @@ class Agent:
         sampling: SamplingParams = GREEDY,
         conversation: str | None = None,
         choices: Mapping[str, Sequence[str]] = NO_CHOICES,
+        run_id: str | None = None,
+        principal: str = "",
     ) -> AsyncGenerator[AgentEvent, None]:
         """Run until the model answers or a limit is reached; the last event is `AgentEnd`.
 
@@ -139,32 +165,50 @@ class Agent:
             conversation: names the lease when the conversation goes on in later runs;
                 by default the run's own.
             choices: lists that `x-choices-from` in tools' schemas refers to by their names.
+            run_id: what the audit log calls this run; by default a name of its own.
+            principal: for whom it is; "" where there is only one.
         """
+        run_id = run_id or f"run-{secrets.token_urlsafe(18)}"
         listed = await self.toolset.list_tools()
-        loop = _Loop(self, listed, await self.select(listed), messages)
-        turn = _Turn(output, sampling, conversation or f"run-{secrets.token_urlsafe(18)}", choices)
+        named = set(tool_choice.allowed or ())
+        named |= set() if tool_choice.name is None else {tool_choice.name}
+        offer = await self.select(listed, named)
+        record = partial(self.audit.write, run_id, principal) if self.audit else _record_nothing
+        loop = _Loop(self, listed, offer, messages, named, record, principal)
+        turn = _Turn(output, sampling, conversation or run_id, choices)
         async with aclosing(loop.events(turn, tool_choice)) as events:
             async for event in events:
                 yield event
 
     async def list_tools(self) -> list[ToolSpec]:
-        """List what a run offers the model."""
-        return await self.select(await self.toolset.list_tools())
+        """List what a run's prompt offers the model."""
+        return (await self.select(await self.toolset.list_tools())).listed
 
-    async def select(self, listed: Sequence[ToolSpec]) -> list[ToolSpec]:
-        """Return what a run offers of these tools: neither what is denied nor what it cannot call.
+    async def select(self, tools: Sequence[ToolSpec], named: Collection[str] = ()) -> Offer:
+        """Return what a run offers of these tools.
 
-        In an order that depends on the tools alone, so that all runs share one prompt.
+        Neither what is denied nor what it cannot call nor what hides something from a reviewer.
+
+        In an order that depends on the tools alone, so that all runs share one prompt. Where
+        they would fill too much of it, those `named` are listed and all can be searched.
         """
-        specs = [spec for spec in listed if self.policy.decide(spec).decision != "deny"]
+        specs = [
+            clean_definition(spec) for spec in tools if self.policy.decide(spec).decision != "deny"
+        ]
         refused = {
-            name: support
+            name: support.problem
             for name, support in (await self.model.support_of(specs)).items()
             if support.level == "refused"
         }
-        for name, support in refused.items():
-            logger.warning("tool=%s is not offered: %s", name, support.problem)
-        return sort_tools([spec for spec in specs if spec.name not in refused])
+        for spec in specs:
+            if (place := hidden_place(spec)) is not None:
+                refused[spec.name] = f"its definition hides characters in {place}"
+        for name, problem in refused.items():
+            logger.warning("tool=%r is not offered: %s", name, problem)
+        usable = sort_tools([spec for spec in specs if spec.name not in refused])
+        if not await is_too_much(usable, self.model.count_tokens, self.model.context_length):
+            return Offer(usable)
+        return Offer([search_spec(usable), *(t for t in usable if t.name in named)], usable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,20 +232,35 @@ class _Loop:
         self,
         agent: Agent,
         listed: Sequence[ToolSpec],
-        specs: Sequence[ToolSpec],
+        offer: Offer,
         messages: Sequence[Message],
+        named: Collection[str],
+        record: RecordCall,
+        principal: str,
     ) -> None:
         self._agent = agent
         self._listed = listed
         self._model = agent.model
         self._limits = agent.limits
-        max_chars = min(agent.limits.max_result_chars, agent.model.context_length)
-        self._context = Context(agent.toolset, specs, max_chars)
-        self._caller = ToolCaller(
-            self._context, self._context.tools, agent.policy, agent.limits, agent.approver
-        )
+        self._max_chars = min(agent.limits.max_result_chars, agent.model.context_length)
+        self._named = named
         self._deadline = anyio.current_time() + agent.limits.max_seconds
         self._messages = list(messages)
+        search = self._make_search(offer)
+        told = set() if search is None else {tool.name for tool in search.admitted}
+        tools = [tool for tool in offer.listed if tool.name not in told]
+        self._context = Context(agent.toolset, tools, self._max_chars, search)
+        self._caller = ToolCaller(
+            self._context,
+            self._context.callable_tools,
+            agent.policy,
+            agent.limits,
+            agent.approver,
+            record,
+            principal,
+            agent.ask,
+        )
+        self._caller.recall(messages, listed)
         self._finished: list[ToolCallFinished] = []
         self._usage = Usage()
         self._step = 0
@@ -246,13 +305,22 @@ class _Loop:
         with anyio.CancelScope(deadline=self._deadline) as scope:
             try:
                 if (listed := await self._agent.toolset.list_tools()) != self._listed:
-                    self._context.offer(await self._agent.select(listed))
+                    offer = await self._agent.select(listed, self._named)
+                    self._context.offer(offer.listed, self._make_search(offer))
                     self._listed = listed
             except ZondaError as exc:
                 self._fail(exc)
         if scope.cancelled_caught:
             self._stopped_by = "time"
         return self._stopped_by is None
+
+    def _make_search(self, offer: Offer) -> ToolSearch | None:
+        """What the conversation has found or called before stays at hand."""
+        if not offer.searched:
+            return None
+        search = ToolSearch(offer.searched, self._max_chars)
+        search.recall(self._messages)
+        return search
 
     async def _fit(self, turn: _Turn) -> bool:
         """Make room for the next turn; False when the run has to stop."""
@@ -282,6 +350,7 @@ class _Loop:
             sampling=sampling,
             conversation=turn.conversation,
             choices=turn.choices,
+            admitted=tuple(self._context.admitted),
         )
         async with _closing(stream):
             while (event := await self._next(stream)) is not None:
@@ -342,6 +411,8 @@ class _Loop:
         self, calls: Sequence[ToolCall]
     ) -> AsyncGenerator[ToolCallStarted | ToolCallFinished, None]:
         """Make a turn's calls and put their results into the conversation, in call order."""
+        self._caller.begin_turn()
+        await self._caller.ask_approval(calls, self._deadline)
         for group in in_groups(calls, self._caller.specs):
             for call in group:
                 yield ToolCallStarted(self._step, call)
@@ -371,6 +442,10 @@ class _Loop:
             messages=tuple(self._messages),
             error=self._error,
         )
+
+
+def _record_nothing(record: CallRecord) -> None:
+    """Where no audit log is kept."""
 
 
 @asynccontextmanager

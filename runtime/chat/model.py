@@ -26,6 +26,7 @@ from runtime.chat.turn import MAX_REPAIRS, Attempt, Restart, TurnPlan
 from runtime.chat.wire_formats.arguments import HintValues
 from runtime.chat.wire_formats.grammar import TurnShape, arguments_schema, choose_tools
 from runtime.engine.async_engine import AsyncEngine
+from runtime.engine.embedding import Vectors
 from runtime.engine.saved_pages import SavedPages
 from runtime.errors import GenerationError, PromptTooLongError, UnsupportedSchemaError
 from runtime.grammar.compile import GrammarSource
@@ -51,6 +52,11 @@ class _Asked:
     sampling: SamplingParams
     thinks: bool | None
     choices: Mapping[str, Sequence[str]] | None  # None: not known yet
+    admitted: Sequence[ToolSpec] = ()
+
+    @property
+    def callable_tools(self) -> Sequence[ToolSpec]:
+        return (*self.tools, *self.admitted)
 
 
 class ChatModel:
@@ -64,6 +70,7 @@ class ChatModel:
         context_length: most tokens of prompt and answer together.
         tokenizer: the model's tokenizer.
         wire_format: how the model writes its turns.
+        features: what its chat template supports.
     """
 
     def __init__(
@@ -88,6 +95,7 @@ class ChatModel:
         self._prompts = PromptBuilder(tokenizer)
         self._catalogue = Catalogue(self._build_tokens, engine, saved_pages)
         self.wire_format = self._prompts.wire_format
+        self.features = self._prompts.features()
         self._grammars = Grammars(self._prompts.bound, tokenizer, self._prompts.end_of_turn_id)
 
     async def support_of(self, tools: Sequence[ToolSpec]) -> dict[str, ToolSupport]:
@@ -119,6 +127,7 @@ class ChatModel:
         lease_s: float = 300.0,
         thinks: bool | None = None,
         choices: Mapping[str, Sequence[str]] = NO_CHOICES,
+        admitted: Sequence[ToolSpec] = (),
     ) -> AsyncGenerator[ChatEvent]:
         """Let the model take a turn; the last event is its `TurnEnd`.
 
@@ -134,6 +143,8 @@ class ChatModel:
             lease_s: seconds for which it is kept.
             thinks: asks for thoughts, or for none, of a model that has the choice.
             choices: lists that `x-choices-from` in tools' schemas refers to by their names.
+            admitted: what it can call besides `tools`, and is not told of at the prompt's
+                beginning: the conversation tells. The prompt stays the same when they change.
 
         Raises:
             InvalidRequestError: no messages, bad tool names, a choice that cannot be met, too
@@ -142,7 +153,7 @@ class ChatModel:
                 `PromptTooLongError`.
             CapacityError: the engine's queue is full.
         """
-        asked = _Asked(messages, tools, tool_choice, output, sampling, thinks, choices)
+        asked = _Asked(messages, tools, tool_choice, output, sampling, thinks, choices, admitted)
         plan = await anyio.to_thread.run_sync(self._plan, asked)
         sampling = replace(sampling, stop=())  # they end the visible text, which is ours to know
         restart, usage, last = Restart(), Usage(), TokenChunk()
@@ -212,6 +223,24 @@ class ChatModel:
         total = sum(weights.values())
         return {option: weight / total for option, weight in weights.items()}
 
+    async def embed(self, texts: Sequence[str]) -> tuple[Vectors, int]:
+        """Return the texts' vectors, and how many tokens they have.
+
+        A vector is the mean of the model's last hidden states over a text, of length 1.
+
+        Raises:
+            InvalidRequestError: an empty text, `PromptTooLongError` among them.
+            GenerationError: the computation failed.
+        """
+        token_ids = await anyio.to_thread.run_sync(self._encode_texts, texts)
+        return await self._engine.embed(token_ids), sum(map(len, token_ids))
+
+    def _encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        tokenizer = self.tokenizer
+        bos_id = tokenizer.bos_id if tokenizer.adds_bos else None
+        first = [] if bos_id is None else [bos_id]
+        return [[*first, *tokenizer.encode(text)] for text in texts]
+
     async def count_tokens(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()
     ) -> int:
@@ -226,7 +255,7 @@ class ChatModel:
         try:
             return self._make_plan(asked)
         except (RecursionError, UnsupportedSchemaError):
-            for tool in asked.tools:
+            for tool in asked.callable_tools:
                 arguments_schema(tool)  # refuses the one that nests too deep
             raise
 
@@ -248,14 +277,14 @@ class ChatModel:
         room = self.context_length - len(prompt.token_ids)
         plan = TurnPlan(
             prompt,
-            self._grammars.compile(asked.tools, shape),
-            choose_tools(asked.tools, asked.choice),
+            self._grammars.compile(asked.callable_tools, shape),
+            choose_tools(asked.callable_tools, asked.choice),
             schema,
             has_free_text=output is None,
             stop=asked.sampling.stop,
             max_tokens=min(asked.sampling.max_tokens, room),
-            temperatures={tool.name: temperatures_of(tool) for tool in asked.tools},
-            limits={tool.name: limits_of(tool) for tool in asked.tools},
+            temperatures={tool.name: temperatures_of(tool) for tool in asked.callable_tools},
+            limits={tool.name: limits_of(tool) for tool in asked.callable_tools},
         )
         _check_budget(plan)
         return plan

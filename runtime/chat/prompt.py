@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from runtime.chat.messages import Message, ToolCall
+from runtime.chat.support import TemplateFeatures
 from runtime.chat.template import ChatTemplate
 from runtime.chat.wire_formats.families import (
     FALLBACK,
@@ -120,6 +121,17 @@ class PromptBuilder:
         self.end_of_turn_id = self._probe_end_of_turn()
         by = "the model's own template" if found else "a description in the system turn"
         logger.info("tool calls are written as %s, by %s", self.wire_format.name, by)
+
+    def features(self) -> TemplateFeatures:
+        """What the model's template does itself."""
+        return TemplateFeatures(
+            wire_format=self.wire_format.name,
+            renders_tools=self.has_native_tools,
+            renders_calls=self.has_native_calls,
+            renders_system=self._has_system_role,
+            has_parallel_calls=self.wire_format.between_calls is not None,
+            has_reasoning=self.reasoning is not None,
+        )
 
     def build(
         self,

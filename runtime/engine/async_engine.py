@@ -22,10 +22,11 @@ import anyio.lowlevel
 import anyio.to_thread
 from anyio.abc import TaskStatus
 
+from runtime.engine.embedding import Vectors
 from runtime.engine.engine import Engine
 from runtime.engine.prefix_pages import PageBytes, Turns
 from runtime.engine.tally import EngineState
-from runtime.errors import CapacityError
+from runtime.errors import CapacityError, GenerationError
 from runtime.grammar.constraint import Constraint
 from runtime.request import GenerateRequest, TokenChunk
 
@@ -69,6 +70,17 @@ class AsyncEngine(Protocol):
 
         Raises:
             CapacityError: the engine is closed.
+        """
+        ...
+
+    async def embed(self, texts: Sequence[Sequence[int]]) -> Vectors:
+        """Return texts' vectors: means of their last hidden states, of length 1.
+
+        Raises:
+            InvalidRequestError: a text cannot be computed, `PromptTooLongError` among them, or
+                the model gives no vectors.
+            CapacityError: the engine is closed.
+            GenerationError: the computation failed.
         """
         ...
 
@@ -207,23 +219,46 @@ class ThreadedEngine:
         """See `AsyncEngine.read_prefix`."""
         return await self._do(lambda: self._engine.prefixes.read(token_ids))
 
+    async def embed(self, texts: Sequence[Sequence[int]]) -> Vectors:
+        """See `AsyncEngine.embed`."""
+        if self._is_closed:
+            raise CapacityError("the engine is closed; start it again")
+        work = self._engine.embed(texts)
+        if (vectors := await self._do(lambda: work)) is None:
+            raise GenerationError("the vectors could not be computed; see the log")
+        return vectors
+
     async def _do(self, work: Callable[[], Turns[T]]) -> T | None:
         """Let the worker thread do something between steps; None where it failed."""
         if self._is_closed:
             raise CapacityError("the engine is closed; start it again")
         mailbox = _Mailbox[tuple[T] | tuple[()]]()
         self._open.add(mailbox)
-        self._box.put(lambda: self._chores.append(_Chore(work(), mailbox)))
+        chores: list[_Chore[T]] = []
+
+        def add() -> None:
+            chores.append(_Chore(work(), mailbox))
+            self._chores.append(chores[0])
+
+        self._box.put(add)
         try:
             if (result := await mailbox.get()) is None:
                 raise CapacityError("the engine was closed meanwhile")
         finally:
             self._open.remove(mailbox)
+            self._box.put(lambda: self._drop(chores))
         return result[0] if result else None
 
     def state(self) -> EngineState:
         """Say what goes on in the engine and what it did."""
         return self._engine.state()
+
+    def _drop(self, chores: list[_Chore[Any]]) -> None:
+        """End work that nobody waits for any more."""
+        for chore in chores:
+            if chore in self._chores:
+                self._chores.remove(chore)
+                chore.close()
 
     async def aclose(self) -> None:
         """Stop after the step that runs; open requests end with an error."""

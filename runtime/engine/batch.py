@@ -5,6 +5,7 @@ A step of one token has microseconds for all of this: lists are filled and becom
 
 from __future__ import annotations
 
+from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -61,6 +62,37 @@ def build_batch(step: ScheduledStep, page_size: int) -> tuple[ForwardBatch, list
         logits_rows=np.array(row_indices, np.int64),
     )
     return batch, rows
+
+
+def lay_out(
+    spans: SequenceOf[tuple[SequenceOf[int], list[int], int, int]], page_size: int
+) -> ForwardBatch:
+    """Lay spans of sequences out one after the other, with no logits row.
+
+    A span is the tokens of a sequence, its pages, and which tokens are computed now: those from
+    the third number up to the fourth.
+    """
+    token_ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    cu_seqlens_q = [0]
+    for tokens, page_table, start, end in spans:
+        token_ids += tokens[start:end]
+        positions += range(start, end)
+        _add_slots(slots, page_table, start, end, page_size)
+        cu_seqlens_q.append(len(token_ids))
+    page_tables = np.zeros((len(spans), max(len(table) for _, table, _, _ in spans)), np.int64)
+    for row, (_, table, _, _) in zip(page_tables, spans, strict=True):
+        row[: len(table)] = table
+    return ForwardBatch(
+        token_ids=np.array(token_ids, np.int64),
+        positions=np.array(positions, np.int64),
+        slot_mapping=np.array(slots, np.int64),
+        cu_seqlens_q=np.array(cu_seqlens_q, np.int64),
+        seq_lens=np.array([end for _, _, _, end in spans], np.int64),
+        page_tables=page_tables,
+        logits_rows=np.array([], np.int64),
+    )
 
 
 def _add_slots(

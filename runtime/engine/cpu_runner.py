@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from runtime import kernels
 from runtime.engine.cpu_pages import CpuPages
@@ -16,7 +17,7 @@ from runtime.engine.engine import DrawnTokens
 from runtime.kernels import ForwardBatch, SamplingBatch
 from runtime.kernels.cpu.lazy_memory import reserve_memory
 from runtime.kernels.cpu.native import Pool, Program, load_library, supported_variants
-from runtime.kernels.cpu.recorder import Limits, Recorder
+from runtime.kernels.cpu.recorder import Limits, Recorder, Recording
 from runtime.kernels.cpu.structs import Batch, KvType, make_batch
 from runtime.kernels.cpu.values import KvPages
 from runtime.models.config import ModelConfig
@@ -57,6 +58,15 @@ class _Step:
     arrays: Batch
 
 
+@dataclass(frozen=True, slots=True)
+class _HiddenProgram:
+    """The layers as a program of their own, and where it leaves the states of a step."""
+
+    recording: Recording
+    program: Program
+    states: npt.NDArray[np.float32]
+
+
 class CpuRunner:
     """One model, its program and its KV pages.
 
@@ -64,6 +74,9 @@ class CpuRunner:
 
     Attributes:
         step_ns: nanoseconds inside C++ of all steps so far.
+        device: "cpu".
+        weight_bytes: memory of the packed weights; processes may share it.
+        kv_bytes: memory of the KV pages; none is taken before a page is used.
     """
 
     def __init__(
@@ -98,15 +111,19 @@ class CpuRunner:
         self._pool = Pool(threads or _num_cores())
         self._limits = limits
         self.vocab_size = config.vocab_size
+        self.hidden_size = config.hidden_size
         self.page_size = PAGE_SIZE
         self.num_pages = max(1, kv_cache_bytes // (PAGE_SIZE * kv_bytes_per_token(config, kv_type)))
         self.identity = f"{config} {kv_type.name}"
+        self.device = "cpu"
         self.step_ns = 0
         self._last: _Step | None = None
         weights = CpuWeights(checkpoint, self._pool.num_threads)
         model = Decoder(config, weights, limits.context_length)
         self._weights = weights.pack(packed_folder, stamp)
+        self.weight_bytes = len(self._weights)
         self._kv_pages = self._make_pages(config, kv_type)
+        self.kv_bytes = self.num_pages * PAGE_SIZE * kv_bytes_per_token(config, kv_type)
         self.page_memory = CpuPages(self._kv_pages, self._weights, f"{self.identity} {stamp}")
         recorder = Recorder(limits)
         sampling = recorder.sampling_batch()
@@ -114,6 +131,8 @@ class CpuRunner:
         kernels.sample_tokens(logits, sampling)
         self._recording = recorder.finish()
         self._model = model  # its constants are what the program points at
+        self._variant = variant
+        self._hidden: _HiddenProgram | None = None
         self._program = Program(
             self._recording.ops,
             first_row_op=self._recording.first_row_op,
@@ -137,6 +156,29 @@ class CpuRunner:
             step = self._last = self._prepare(batch, sampling)
         self.step_ns += self._program.run(self._pool, step.arrays)
         return step.drawn
+
+    def hidden_states(self, batch: ForwardBatch) -> npt.NDArray[np.float32]:
+        """Run the layers alone; see `embedding.HiddenRunner`. Recorded when first asked for."""
+        if self._hidden is None:
+            self._hidden = self._record_hidden()
+        drawn = np.empty(0, np.int64), np.empty(0, np.float32)
+        self.step_ns += self._hidden.program.run(self._pool, make_batch(batch, None, *drawn))
+        return self._hidden.states[: len(batch.token_ids)].copy()
+
+    def _record_hidden(self) -> _HiddenProgram:
+        recorder = Recorder(self._limits)
+        states = self._model.hidden_states(recorder.forward_batch(), self._kv_pages)
+        recording = recorder.finish()
+        program = Program(
+            recording.ops,
+            first_row_op=recording.first_row_op,
+            row_block=self._limits.row_block,
+            variant=self._variant,
+        )
+        shape = (self._limits.max_tokens, self.hidden_size)
+        start = states.address - recording.arena.ctypes.data
+        rows = recording.arena[start : start + 4 * shape[0] * shape[1]]
+        return _HiddenProgram(recording, program, rows.view(np.float32).reshape(shape))
 
     def _prepare(self, batch: ForwardBatch, sampling: SamplingBatch) -> _Step:
         num_rows = len(batch.logits_rows)

@@ -10,6 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,14 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.engine.batch import SCORE_NOTHING, BatchBuilder, LogitsRow, SamplingBuilder
+from runtime.engine.embedding import Embedder, HiddenRunner, Vectors
 from runtime.engine.leases import Leases
 from runtime.engine.pace import Pace
 from runtime.engine.page_pool import PagePool
 from runtime.engine.prefix_cache import PrefixCache
-from runtime.engine.prefix_pages import PageMemory, PrefixPages
+from runtime.engine.prefix_pages import PageMemory, PrefixPages, Turns
 from runtime.engine.scheduler import ScheduledStep, Scheduler
 from runtime.engine.sequence import Sequence, TextDecoder
-from runtime.engine.tally import EngineState, EngineTally
+from runtime.engine.tally import EngineState, EngineTally, Throughput
 from runtime.errors import CapacityError, PromptTooLongError
 from runtime.grammar.constraint import Constraint
 from runtime.kernels.forward_batch import ForwardBatch, SamplingBatch
@@ -117,11 +119,17 @@ class Engine:
             pace=Pace(limits.max_step_s),
         )
         self.prefixes = PrefixPages(self.scheduler, runner.page_memory)
+        self._embedder = (
+            Embedder(self.scheduler, runner, limits.max_sequences)
+            if isinstance(runner, HiddenRunner)
+            else None
+        )
         self._batches = BatchBuilder(runner.page_size)
         self._sampling = SamplingBuilder(runner.vocab_size)
         self._sequences: dict[int, Sequence] = {}
         self._next_id = 0
         self._tally = EngineTally()
+        self._throughput = Throughput(clock())
 
     @property
     def has_work(self) -> bool:
@@ -136,6 +144,7 @@ class Engine:
             num_used_pages=self.pool.num_pages - self.pool.num_free,
             page_size=self._runner.page_size,
             num_preemptions=self.scheduler.num_preemptions,
+            tokens_per_s=self._throughput.tokens_per_s(self._clock()),
             tally=self._tally,
         )
 
@@ -170,6 +179,34 @@ class Engine:
                 f"{len(self._sequences)} requests are queued already, at most "
                 f"{self.limits.max_queue} may be; try again later"
             )
+
+    @property
+    def can_embed(self) -> bool:
+        """Whether the runner shows its hidden states."""
+        return self._embedder is not None
+
+    def embed(self, texts: SequenceOf[SequenceOf[int]]) -> Turns[Vectors]:
+        """Compute the vectors of texts in turns; steps may run between them.
+
+        Raises:
+            InvalidRequestError: a text of no token, or of one outside the vocabulary, or a
+                model that gives no vectors.
+            PromptTooLongError: a text does not fit the context.
+        """
+        if self._embedder is None:
+            raise InvalidRequestError("this model gives no vectors: its runner hides its states")
+        vocab_size = self._runner.vocab_size
+        for index, token_ids in enumerate(texts):
+            if not token_ids or min(token_ids) < 0 or max(token_ids) >= vocab_size:
+                raise InvalidRequestError(
+                    f"text {index} must be one or more token ids in 0..{vocab_size - 1}"
+                )
+            if len(token_ids) > self.context_length:
+                raise PromptTooLongError(
+                    f"text {index} has {len(token_ids)} tokens, the context holds "
+                    f"{self.context_length}; cut it into parts"
+                )
+        return self._embedder.embed(texts)
 
     def add(self, request: GenerateRequest, constraint: Constraint | None = None) -> int:
         """Queue a request and return its sequence id.
@@ -228,7 +265,9 @@ class Engine:
                 for item in step.items
             }
         chunks = self._commit(step, rows, drawn)
-        self.scheduler.observe(step, self._clock() - started)
+        now = self._clock()
+        self.scheduler.observe(step, now - started)
+        self._throughput.add(sum(len(chunk.token_ids) for chunk in chunks.values()), now)
         return chunks
 
     def _commit(
@@ -262,10 +301,10 @@ class Engine:
         constraint = sequence.constraint
         if constraint is None:
             self._append(sequence, [token_id])
-        elif constraint.state != "failed" and constraint.advance([token_id]):
+        elif constraint.advance([token_id]):
             self._append(sequence, [token_id])
             self._force(sequence)
-        elif constraint.state != "failed" and constraint.forced():
+        elif constraint.forced():
             self._force(sequence)
         elif constraint.state == "accepting":
             sequence.finish_reason = "length"

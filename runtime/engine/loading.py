@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import math
 from pathlib import Path
+from typing import Protocol
 
 from runtime.config import Config
 from runtime.engine.cpu_runner import CpuRunner, kv_bytes_per_token
@@ -34,6 +35,17 @@ _PACKED_SHARE = 1.03
 
 _GPU_NODES = ("/dev/nvidiactl", "/dev/dxg")
 """Where Linux, and Windows' subsystem for it, show an NVIDIA driver."""
+
+
+class LoadedRunner(Runner, Protocol):
+    """A runner that says where it runs and what memory it takes, in bytes."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def kv_bytes(self) -> int: ...
 
 
 def fit_model(
@@ -96,12 +108,13 @@ def free_gpu_memory() -> int | None:
 
 
 def load_runner(
-    checkpoint: Checkpoint, config: Config, *, stamp: str = ""
-) -> tuple[Runner, EngineLimits]:
+    checkpoint: Checkpoint, config: Config, *, stamp: str = "", reserved_bytes: int = 0
+) -> tuple[LoadedRunner, EngineLimits]:
     """Load a checkpoint's weights onto a device, within the memory that is free there.
 
     `stamp` changes when the checkpoint's file does; where there is one, a CPU keeps its packed
-    weights in the cache folder.
+    weights in the cache folder. `reserved_bytes` of a CPU's memory are promised to others and
+    not taken yet.
 
     Raises:
         ModelFileError: the file is damaged or of a kind we don't run.
@@ -110,6 +123,8 @@ def load_runner(
     """
     on_gpu = uses_gpu(config.device)
     free_bytes = free_gpu_memory() if on_gpu else free_memory()
+    if free_bytes is not None and not on_gpu:
+        free_bytes = max(0, free_bytes - reserved_bytes)
     plan = fit_model(checkpoint, config, on_gpu=on_gpu, free_bytes=free_bytes)
     runner = (
         _load_on_gpu(checkpoint, plan) if on_gpu else _load_on_cpu(checkpoint, config, plan, stamp)
@@ -124,7 +139,7 @@ def load_runner(
     return runner, limits
 
 
-def _load_on_gpu(checkpoint: Checkpoint, plan: MemoryPlan) -> Runner:
+def _load_on_gpu(checkpoint: Checkpoint, plan: MemoryPlan) -> LoadedRunner:
     from runtime.engine.torch_runner import TorchRunner
 
     return TorchRunner(
@@ -135,7 +150,9 @@ def _load_on_gpu(checkpoint: Checkpoint, plan: MemoryPlan) -> Runner:
     )
 
 
-def _load_on_cpu(checkpoint: Checkpoint, config: Config, plan: MemoryPlan, stamp: str) -> Runner:
+def _load_on_cpu(
+    checkpoint: Checkpoint, config: Config, plan: MemoryPlan, stamp: str
+) -> LoadedRunner:
     return CpuRunner(
         checkpoint,
         limits=Limits(config.max_step_tokens, config.max_sequences, plan.context_length),

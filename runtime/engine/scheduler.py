@@ -145,6 +145,13 @@ class Scheduler:
         num_tokens = most - budget.num_tokens
         return ScheduledStep(tuple(items.values()), num_decoding, num_tokens - num_decoding)
 
+    def num_tokens_beside(self) -> int:
+        """How many tokens may be computed now beside the steps, so that nobody waits for long."""
+        if not self.has_work:
+            return self._max_step_tokens
+        num_decoding = sum(sequence.is_decoding for sequence in self.running)
+        return self._pace.num_prompt_tokens(max(1, num_decoding), self._max_step_tokens)
+
     def commit(self, item: ScheduledSequence) -> None:
         """Note that the item's tokens are computed; its new full pages become shareable."""
         sequence = item.sequence

@@ -5,6 +5,7 @@ Written by the thread that steps and read by any other; knows no prompt and no t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import get_args
 
@@ -26,7 +27,33 @@ REQUEST_BOUNDS_S = (
     *(0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0),
     *(30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
 )
+WINDOW_S = 5.0
+"""Tokens count as the latest for so long, the newest most."""
 STEP_BOUNDS_TOKENS = tuple(float(1 << power) for power in range(15))
+
+
+class Throughput:
+    """How many tokens a second came lately: a mean that forgets exponentially.
+
+    Written by one thread; others may read, as the pair is replaced in one piece.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._started = now
+        self._weight_and_time = (0.0, now)
+
+    def add(self, num_tokens: int, now: float) -> None:
+        """Count the tokens of one step."""
+        self._weight_and_time = self._faded(now) + num_tokens, now
+
+    def tokens_per_s(self, now: float) -> float:
+        """The rate; of the time since the start where that is short."""
+        seen_s = max(now - self._started, 1e-3)
+        return self._faded(now) / (WINDOW_S * -math.expm1(-seen_s / WINDOW_S))
+
+    def _faded(self, now: float) -> float:
+        weight, time = self._weight_and_time
+        return weight * math.exp((time - now) / WINDOW_S)
 
 
 class EngineTally:
@@ -117,6 +144,7 @@ class EngineState:
         num_used_pages: pages that a request or a lease holds; the others may be cached.
         page_size: tokens of a page.
         num_preemptions: how often a request gave its pages to another one.
+        tokens_per_s: generated over the last seconds, of all requests together.
         tally: what was done so far.
     """
 
@@ -126,4 +154,5 @@ class EngineState:
     num_used_pages: int
     page_size: int
     num_preemptions: int
+    tokens_per_s: float
     tally: EngineTally

@@ -39,13 +39,16 @@ class TorchWeights:
         self._names = frozenset(checkpoint.names)
         self._device = device
         self._dtype = dtype
+        self.num_bytes = 0
 
     def has(self, name: str) -> bool:
         return name in self._names
 
     def load(self, *names: str, shape: tuple[int, ...]) -> torch.Tensor:
         fused = read_tensors(self._checkpoint, names, shape)
-        return torch.from_numpy(fused).to(self._device, self._dtype)
+        tensor = torch.from_numpy(fused).to(self._device, self._dtype)
+        self.num_bytes += tensor.nbytes
+        return tensor
 
     def read(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         return read_tensors(self._checkpoint, (name,), shape)
@@ -93,6 +96,7 @@ class TorchRunner:
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         config = ModelConfig.from_checkpoint(checkpoint)
         self.vocab_size = config.vocab_size
+        self.hidden_size = config.hidden_size
         self.page_size = PAGE_SIZE
         page_bytes = 2 * PAGE_SIZE * config.num_kv_heads * config.head_dim * dtype.itemsize
         self.num_pages = max(1, kv_cache_bytes // (page_bytes * config.num_layers))
@@ -103,6 +107,9 @@ class TorchRunner:
             # One page more than the engine knows of, for the padding of captured steps.
             shape = (2, self.num_pages + 1, PAGE_SIZE, config.num_kv_heads, config.head_dim)
             self._kv_pages = [self._zeros(shape, dtype) for _ in range(config.num_layers)]
+        self.device = device
+        self.weight_bytes = weights.num_bytes
+        self.kv_bytes = sum(pages.nbytes for pages in self._kv_pages)
         self._graphs: DecodeGraphs | None = None
         if self._device.type == "cuda":
             self._graphs = DecodeGraphs(
@@ -124,6 +131,14 @@ class TorchRunner:
             logits = self._run_model(self._to_device(batch))
             token_ids, logprobs = kernels.sample_tokens(logits, self._to_device(sampling))
             return DrawnTokens(token_ids.cpu().numpy(), logprobs.cpu().numpy())
+
+    def hidden_states(self, batch: ForwardBatch) -> npt.NDArray[np.float32]:
+        """Run the layers alone; see `embedding.HiddenRunner`."""
+        torch.set_num_threads(self._threads if len(batch.token_ids) > SMALL_STEP else 1)
+        with torch.inference_mode():
+            hidden = self._model.hidden_states(self._to_device(batch), self._kv_pages)
+            states: npt.NDArray[np.float32] = hidden.float().cpu().numpy()
+            return states
 
     def _forward(self, batch: ForwardBatch) -> torch.Tensor:
         logits: torch.Tensor = self._model(batch, self._kv_pages)

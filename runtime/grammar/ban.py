@@ -76,6 +76,9 @@ class BannedConstraint:
             return run
         return run[: self.fork().advance(run)]
 
+    def forced_text(self) -> bytes:
+        return self._inner.forced_text()
+
     def count_legal(self, token_ids: Sequence[int]) -> int:
         """How many of these could be taken one after the other; none is taken."""
         if self._nodes[-1] is None:

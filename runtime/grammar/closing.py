@@ -15,8 +15,9 @@ from runtime.grammar.end_finder import Closable, EndFinder
 
 # An old end often fits again once the first of its tokens have been said otherwise.
 _MAX_SKIPPED = 2
-# While more is left than twice the last end and this, ends are looked for now and then: after
-# so many tokens, or as many as any end takes, where that is known.
+# While more is left than the last end, what a token may open and this, ends are looked for now
+# and then: after so many tokens, as many as any end takes, where that is known, or a third of
+# what is over.
 _NEAR_TOKENS = 64
 _LOOK_TOKENS = 16
 # Where no end could be found, it is tried again after so many tokens.
@@ -81,10 +82,20 @@ class BudgetedConstraint:
     def advance(self, token_ids: Sequence[int]) -> int:
         """Take tokens up to the first that is illegal or leaves no room for an end."""
         self._has_refused = False
-        for count, token_id in enumerate(token_ids):
-            if not self._take(token_id):
-                return count
-        return len(token_ids)
+        count = 0
+        while count < len(token_ids):
+            if (num_blind := self._num_blind()) > 0:
+                unseen = token_ids[count : count + num_blind]
+                taken = self._inner.advance(unseen)
+                self._ends += [None] * taken
+                self._num_unseen += taken
+                is_taken = taken == len(unseen)
+            else:
+                taken = is_taken = self._take(token_ids[count])
+            count += taken
+            if not is_taken:
+                break
+        return count
 
     def forced(self) -> list[int]:
         """What must come next; after a refusal the first steps of an end that fits."""
@@ -141,12 +152,10 @@ class BudgetedConstraint:
         return self._max_tokens - (len(self._ends) - 1)
 
     def _take(self, token_id: int) -> bool:
+        """Take a token if an end that fits follows it, or none can be found at all."""
         room = self.num_left - 1
         if room < 0:
             return False
-        if not self._has_to_look(room):
-            self._num_unseen += 1
-            return self._append(token_id, None)
         was_whole = self._inner.state == "accepting"
         if self._inner.advance([token_id]) != 1:
             return False
@@ -161,17 +170,18 @@ class BudgetedConstraint:
         self._ends.append(end)
         return True
 
-    def _has_to_look(self, room: int) -> bool:
-        if self._is_lost:
-            return room % _RETRY_TOKENS == 0
-        near = 2 * max(self._length, self._longest) + _NEAR_TOKENS
-        return room < near or self._num_unseen >= max(_LOOK_TOKENS, self._longest)
+    def _num_blind(self) -> int:
+        """How many tokens may be taken before the next look for an end.
 
-    def _append(self, token_id: int, end: tuple[int, ...] | None) -> bool:
-        if self._inner.advance([token_id]) != 1:
-            return False
-        self._ends.append(end)
-        return True
+        Between two looks the shortest end may grow by two tokens with each that is taken.
+        """
+        room = self.num_left - 1
+        if self._is_lost:
+            return max(0, room) % _RETRY_TOKENS
+        near = self._length + (self._longest or self._length) + _NEAR_TOKENS
+        to_near = room + 1 - near
+        interval = max(_LOOK_TOKENS, self._longest, (to_near + self._num_unseen) // 3)
+        return min(to_near, interval - self._num_unseen)
 
     def _may_refuse(self, room: int) -> bool:
         """Untake the token that leaves no end, where there is one without it."""
@@ -184,17 +194,18 @@ class BudgetedConstraint:
 
     def _look(self, token_id: int, room: int) -> tuple[int, ...] | None:
         """An end of at most `room` tokens, now that `token_id` was taken; None if there is none."""
-        finder, inner, known = self._finder, self._inner, self._ends[-1]
+        finder, inner, last = self._finder, self._inner, self._ends[-1]
         if inner.state in {"accepting", "done"}:
             return ()
-        if known is not None:
-            if known[:1] == (token_id,):
-                return known[1:]
-            for skipped in reversed(range(min(_MAX_SKIPPED, len(known)) + 1)):
-                end = known[skipped:]
-                if end and len(end) <= room and finder.completes(inner, end):
-                    return end
-        return finder.find(inner, room, known or ())
+        if last is not None and last[:1] == (token_id,):
+            return last[1:]
+        # In free text the end that was known some time ago often fits as it is.
+        known = next((end for end in reversed(self._ends) if end is not None), ())
+        for skipped in reversed(range(min(_MAX_SKIPPED, len(known)) + 1)):
+            end = known[skipped:]
+            if end and len(end) <= room and finder.completes(inner, end):
+                return end
+        return finder.find(inner, room, known)
 
     def _closing_run(self) -> list[int]:
         """The first token of the end and what the grammar dictates after it."""

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 ConstraintState = Literal["open", "accepting", "done", "failed"]
 """open: more tokens are needed; accepting: the end token is legal now; done: nothing may
-follow (the end token was taken); failed: the matcher gave up, `error` of its class says why."""
+follow (the end token was taken); failed: the matcher gave up, takes and dictates nothing, and
+`error` of its class says why."""
 
 
 class Constraint(Protocol):

@@ -41,6 +41,10 @@ class Closable(Constraint, Protocol):
         """How many of these could be taken one after the other; `eos_id` counts as one."""
         ...
 
+    def forced_text(self) -> bytes:
+        """The text that must come next, as far as it is known without tokens."""
+        ...
+
 
 class EndFinder:
     """Searches ends with one vocabulary; tables are built once, ends of grammars are kept.
@@ -310,12 +314,11 @@ class _Search:
     def _score(self, at: Closable, token_id: int) -> tuple[bool, int, bool, int, int]:
         trial = at.fork()
         trial.advance([token_id])
-        run = trial.forced()
-        texts = self._tables.vocabulary.texts
-        text = b"".join(texts.get(each) for each in (token_id, *run))
+        said, dictated = self._tables.vocabulary.texts.get(token_id), trial.forced_text()
+        text = said + dictated
         opened = text.count(b"{") + text.count(b"[") - text.count(b"}") - text.count(b"]")
-        length = len(run) if run else -len(texts.get(token_id))
-        return trial.state != "accepting", max(0, opened), not run, length, token_id
+        length = len(dictated) or -len(said)
+        return trial.state != "accepting", max(0, opened), not dictated, length, token_id
 
     def _alternatives(self, at: Closable) -> list[int]:
         """What else could be taken here; of texts only what ends them or is long."""

@@ -38,11 +38,8 @@ class MatcherConstraint:
             # does `words.ctypes`.
             address = ctypes.addressof(ctypes.c_char.from_buffer(words))
             self._matcher.unsafe_compute_mask_ptr(address, 4 * num_words)
-            run = self._matcher.compute_ff_tokens()[:1]
-            if run and not self._matcher.validate_tokens(run):
-                words[:] = 0
-                token_id = self._spelled()
-                words[token_id // 32] = np.uint32(1 << token_id % 32).astype(np.int32)
+            if np.count_nonzero(words) == 1:
+                self._respell(words)
         # In its error state the matcher would allow the end token, as if all were well.
         if self._has_ended or self._matcher.is_error():
             words[:] = 0
@@ -50,17 +47,16 @@ class MatcherConstraint:
     def advance(self, token_ids: Sequence[int]) -> int:
         if self._has_ended:
             return 0
-        count = 0
+        stop_ids, vocab_size = self._vocabulary.stop_ids, self._vocabulary.vocab_size
+        inside: list[int] = []
         for token_id in token_ids:
-            if token_id in self._vocabulary.stop_ids:
-                self._has_ended = self._matcher.is_accepting() and not self._matcher.is_error()
-                return count + self._has_ended
-            if not 0 <= token_id < self._vocabulary.vocab_size:
-                return count
-            if self._matcher.try_consume_tokens([token_id]) != 1:
-                return count
-            count += 1
-        return count
+            if token_id in stop_ids or not 0 <= token_id < vocab_size:
+                break
+            inside.append(token_id)
+        count = self._matcher.try_consume_tokens(inside) if inside else 0
+        if count == len(inside) < len(token_ids) and token_ids[count] in stop_ids:
+            self._has_ended = self._matcher.is_accepting() and not self._matcher.is_error()
+        return count + self._has_ended
 
     def forced(self) -> list[int]:
         if self._has_ended or self._matcher.is_error():
@@ -72,6 +68,20 @@ class MatcherConstraint:
             return run
         # A text that spells a special token comes as that token, which is another output.
         return run[: self._matcher.validate_tokens(run)] or [self._spelled()]
+
+    def forced_text(self) -> bytes:
+        """The text of `forced`, and what may be cut from it; takes a microsecond."""
+        if self._has_ended or self._matcher.is_error() or self._matcher.is_stopped():
+            return b""
+        return self._matcher.compute_ff_bytes()
+
+    def _respell(self, words: npt.NDArray[np.int32]) -> None:
+        """Correct a mask of one token, if the matcher then refuses that."""
+        run = self._matcher.compute_ff_tokens()[:1]
+        if run and not self._matcher.validate_tokens(run):
+            words[:] = 0
+            token_id = self._spelled()
+            words[token_id // 32] = np.uint32(1 << token_id % 32).astype(np.int32)
 
     def _spelled(self) -> int:
         """The longest token that begins a forced text which spells a special token.

@@ -80,6 +80,14 @@ class Decoder:
             sampling: who will look at the logits: the others may stay undefined (see
                 `kernels.output_logits`).
         """
+        x = self._run_layers(batch, kv_pages)
+        return self._to_logits(kernels.gather_rows(x, batch.logits_rows), sampling)
+
+    def hidden_states(self, batch: ForwardBatch, kv_pages: list[Array]) -> Array:
+        """Return the last hidden states `[T, hidden]` of all tokens, behind the last norm."""
+        return self._norm(self._run_layers(batch, kv_pages))
+
+    def _run_layers(self, batch: ForwardBatch, kv_pages: list[Array]) -> Array:
         cos_sin = {
             rotary: kernels.gather_rows(table, batch.positions)
             for rotary, table in self._rotary.items()
@@ -87,7 +95,7 @@ class Decoder:
         x = scaled(self._embedding(batch.token_ids), self._config.embedding_scale)
         for layer, shape, pages in zip(self._layers, self._config.layers, kv_pages, strict=True):
             x = layer(x, cos_sin[shape.rotary], pages, batch)
-        return self._to_logits(kernels.gather_rows(x, batch.logits_rows), sampling)
+        return x
 
     def _to_logits(self, x: Array, sampling: SamplingBatch | None) -> Array:
         head = self._embedding if self._head is None else self._head

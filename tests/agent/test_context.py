@@ -46,13 +46,12 @@ async def read(context: Context, **arguments: object) -> ToolResult:
 
 async def test_other_tools_are_offered_beside_what_was_kept() -> None:
     context = make_context(max_chars=100)
-    offered = context.tools
     context.offer([make_spec("look"), make_spec("more")])
-    assert [tool.name for tool in offered] == ["look", "more"]
+    assert [tool.name for tool in context.tools] == ["look", "more"]
     context.cut("x" * 200, 3)
     context.offer([make_spec("more"), make_spec(READ_RESULT.name)])
-    assert [tool.name for tool in offered] == ["more", READ_RESULT.name]
-    assert offered[-1] is READ_RESULT
+    assert [tool.name for tool in context.tools] == ["more", READ_RESULT.name]
+    assert context.tools[-1] is READ_RESULT
     assert await read(context, id="r3", offset=150) == ToolResult.from_text("x" * 50)
 
 

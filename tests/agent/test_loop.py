@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import anyio
 import anyio.lowlevel
 import pytest
 
+from runtime.agent.approval import PendingCall, approve_by_form, make_question
 from runtime.agent.events import (
     AgentEnd,
     AgentEvent,
@@ -22,7 +23,7 @@ from runtime.agent.loop import NO_TOOLS, Agent
 from runtime.agent.policy import Policy
 from runtime.chat.messages import AUTO, Message, TextDelta, ToolCall, ToolChoice
 from runtime.errors import PromptTooLongError
-from runtime.request import SamplingParams, Usage
+from runtime.request import SamplingParams
 from tests.helpers.scripted_chat_model import (
     TURN_USAGE,
     ScriptedChatModel,
@@ -30,8 +31,11 @@ from tests.helpers.scripted_chat_model import (
     play,
 )
 from tests.helpers.scripted_tools import ScriptedToolset, echo, fail, make_spec
+from tools.function import FunctionToolset
 from tools.mcp_client.config import ToolPolicy
-from tools.spec import JsonObject, ToolResult, ToolSpec
+from tools.questions import Answer, Question
+from tools.spec import JsonObject, ToolResult
+from tools.toolset import CallContext
 
 pytestmark = pytest.mark.anyio
 
@@ -90,6 +94,30 @@ async def test_events_tell_the_run_in_order() -> None:
     assert model.asked[1].messages[2] == Message(
         "tool", '{"number":0}', call_id=asked.call_id, name="echo"
     )
+
+
+async def confirm(context: CallContext) -> str:
+    """Ask first."""
+    schema = {"type": "object", "properties": {"sure": {"type": "boolean"}}}
+    answer = await context.ask(Question("Sure?", schema))
+    return f"{answer.action} {answer.content}"
+
+
+async def test_a_tools_question_reaches_whoever_the_agent_may_ask() -> None:
+    asked: list[str] = []
+
+    async def ask(question: Question) -> Answer:
+        asked.append(question.message)
+        return Answer("accept", {"sure": True})
+
+    def agent() -> Agent:
+        turns = play(ScriptedTurn(calls=(ToolCall("1", "confirm", {}),)), ANSWER)
+        return Agent(ScriptedChatModel(turns), FunctionToolset(confirm))
+
+    there = await last(replace(agent(), ask=ask))
+    assert texts(there) == ['{"result":"accept {\'sure\': True}"}']
+    assert texts(await last(agent())) == ['{"result":"decline None"}']
+    assert asked == ["Sure?"]
 
 
 async def test_lists_for_hints_reach_every_turn() -> None:
@@ -266,20 +294,86 @@ async def test_denied_calls_end_the_run_as_denied() -> None:
     )
 
 
-@pytest.mark.parametrize(("answer", "by"), [(True, "user"), (False, None)])
-async def test_approver_decides_what_asks(answer: bool, by: str | None) -> None:
-    asked: list[tuple[str, JsonObject, str]] = []
+DECLINED = "fs__wipe was not called: the user declined."
+NOBODY = (
+    "fs__wipe was not called, because it is marked destructive and nobody can be asked; "
+    'mcpServers["fs"]["x-runtime"].tools.allow: ["wipe"] would allow it.'
+)
 
-    async def approve(tool: ToolSpec, arguments: JsonObject, reason: str) -> bool:
-        asked.append((tool.name, arguments, reason))
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (Answer("accept", {"call_1": True}), '{"number":0}'),
+        (Answer("accept", {"call_1": False}), DECLINED),
+        (Answer("accept", {"call_1": "yes"}), DECLINED),
+        (Answer("accept"), DECLINED),
+        (Answer("decline", {"call_1": True}), DECLINED),
+        (Answer("cancel"), NOBODY),
+    ],
+)
+async def test_person_decides_what_asks(answer: Answer, text: str) -> None:
+    asked: list[Question] = []
+
+    async def ask(question: Question) -> Answer:
+        asked.append(question)
         return answer
 
     toolset = ScriptedToolset([(make_spec("fs__wipe", server="fs", destructive=True), echo)])
     model = ScriptedChatModel(play(ScriptedTurn(calls=(call("fs__wipe"),)), ANSWER))
-    end = await last(Agent(model, toolset, Policy(), Limits(), approve))
-    assert asked == [("fs__wipe", {"number": 0}, "is marked destructive")]
-    assert end.calls[0].approved_by == by
-    assert len(toolset.called) == int(answer)
+    end = await last(Agent(model, toolset, approver=approve_by_form(ask)))
+    assert asked == [
+        Question(
+            "The local model wants to make this call. Which may it make?\n"
+            '1. fs__wipe {"number": 0}\n   asks because it is marked destructive',
+            {
+                "type": "object",
+                "properties": {"call_1": {"type": "boolean", "title": "Allow 1. fs__wipe"}},
+                "required": ["call_1"],
+            },
+        )
+    ]
+    assert texts(end) == [text]
+    assert end.calls[0].approved_by == ("user" if toolset.called else None)
+
+
+async def test_all_calls_of_a_turn_are_asked_about_in_one_form() -> None:
+    asked: list[Question] = []
+
+    async def ask(question: Question) -> Answer:
+        asked.append(question)
+        return Answer("accept", {"call_1": False, "call_2": True})
+
+    wipe, burn, look = (
+        make_spec("fs__wipe", server="fs", destructive=True),
+        make_spec("fs__burn", server="fs", destructive=True),
+        make_spec("fs__look", server="fs", read_only=True),
+    )
+    toolset = ScriptedToolset([(wipe, echo), (burn, echo), (look, echo)])
+    turn = ScriptedTurn(calls=(call("fs__wipe", 1), call("fs__look", 2), call("fs__burn", 3)))
+    model = ScriptedChatModel(play(turn, ANSWER))
+    end = await last(Agent(model, toolset, approver=approve_by_form(ask)))
+    assert [list(question.schema["properties"]) for question in asked] == [["call_1", "call_2"]]
+    assert [one.approved_by for one in end.calls] == [None, "policy", "user"]
+    assert toolset.called == [("fs__look", {"number": 2}), ("fs__burn", {"number": 3})]
+
+
+async def test_nobody_who_answers_in_time_denies_and_the_run_ends_by_time() -> None:
+    async def ask(question: Question) -> Answer:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    toolset = ScriptedToolset([(make_spec("fs__wipe", server="fs", destructive=True), echo)])
+    model = ScriptedChatModel(play(ScriptedTurn(calls=(call("fs__wipe"),)), ANSWER))
+    limits = Limits(max_seconds=0.05)
+    end = await last(Agent(model, toolset, Policy(), limits, approve_by_form(ask)))
+    assert (end.stopped_by, toolset.called) == ("time", [])
+
+
+async def test_long_arguments_are_cut_and_the_form_says_so() -> None:
+    spec = make_spec("fs__wipe", server="fs", destructive=True)
+    question = make_question([PendingCall(spec, {"text": "x" * 9000}, "is marked destructive")])
+    assert "[cut: 5012 of 9012 characters are not shown]" in question.message
 
 
 async def test_tool_that_raises_is_a_result_and_spares_its_neighbours() -> None:
@@ -385,129 +479,3 @@ async def test_conversation_goes_on_from_the_messages_of_the_end() -> None:
     again = await collect(agent, (*end.messages, Message("user", "more")))
     assert isinstance(again[-1], AgentEnd)
     assert again[-1].messages[: len(end.messages)] == end.messages
-
-
-class Walk:
-    """A random model and random tools, and the rules every run keeps."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-        self.model = ScriptedChatModel(self.next_turn)
-        behaviours = {"echo": echo, "fail": fail, "crash": self.crash, "slow": self.slow}
-        tools = []
-        for name, behaviour in behaviours.items():
-            server = self.random.choice([None, "one", "two"])
-            spec = make_spec(
-                name,
-                server=server,
-                read_only=self.random.choice([None, True]),
-                destructive=self.random.choice([None, None, True]),
-            )
-            tools.append((spec, behaviour))
-        self.toolset = ScriptedToolset(tools)
-        self.limits = Limits(max_steps=6, max_calls=8, max_tokens=60)
-
-    def agent(self) -> Agent:
-        return Agent(self.model, self.toolset, Policy(), self.limits, self.approve)
-
-    def next_turn(self, asked: object) -> ScriptedTurn:
-        if self.random.random() < 0.1:
-            return self.random.choice(
-                [
-                    ANSWER,
-                    ScriptedTurn("cut", finish_reason="length"),
-                    ScriptedTurn(raises=PromptTooLongError("too long")),
-                    ScriptedTurn(finish_reason="error", error="bad mask"),
-                ]
-            )
-        names = self.random.choices(["echo", "fail", "crash", "slow", "ghost"], k=3)
-        calls = tuple(call(name, self.random.randrange(4)) for name in names)
-        return ScriptedTurn("hm", calls[: self.random.randrange(1, 4)])
-
-    async def crash(self, arguments: JsonObject) -> ToolResult:
-        await anyio.lowlevel.checkpoint()
-        raise ValueError("crash")
-
-    async def slow(self, arguments: JsonObject) -> ToolResult:
-        for _ in range(3):
-            await anyio.lowlevel.checkpoint()
-        return ToolResult.from_text("slow")
-
-    async def approve(self, tool: ToolSpec, arguments: JsonObject, reason: str) -> bool:
-        await anyio.lowlevel.checkpoint()
-        return self.random.random() < 0.5
-
-    def check_events(self, events: Sequence[AgentEvent]) -> None:
-        started = [event.call for event in events if isinstance(event, ToolCallStarted)]
-        finished = [event for event in events if isinstance(event, ToolCallFinished)]
-        assert [one.call for one in finished] == started[: len(finished)]
-        made = [one for one in finished if one.approved_by is not None]
-        assert len(made) <= self.limits.max_calls
-        ends = [event for event in events if isinstance(event, AgentEnd)]
-        assert [*events[-1:]] == ends if ends else True
-
-    def check_end(self, events: Sequence[AgentEvent]) -> None:
-        end = events[-1]
-        assert isinstance(end, AgentEnd)
-        finished = [event for event in events if isinstance(event, ToolCallFinished)]
-        assert list(end.calls) == finished
-        assert end.num_steps <= self.limits.max_steps
-        usages = [event.usage for event in events if isinstance(event, StepFinished)]
-        assert end.usage == sum(usages, Usage())
-        asked = [one for turn in end.messages for one in turn.tool_calls]
-        answered = [turn.call_id for turn in end.messages if turn.role == "tool"]
-        assert [one.call_id for one in asked] == answered
-
-    def check_nothing_runs(self) -> None:
-        assert self.toolset.running == []
-        assert self.model.num_open == 0
-
-
-@pytest.mark.parametrize("seed", range(40))
-async def test_random_runs_keep_the_rules(seed: int) -> None:
-    walk = Walk(seed)
-    events: list[AgentEvent] = []
-    with anyio.fail_after(5):
-        async for event in walk.agent().run(PROMPT):
-            events.append(event)
-            walk.check_events(events)
-    walk.check_end(events)
-    walk.check_nothing_runs()
-
-
-@pytest.mark.parametrize("seed", range(4))
-async def test_run_cancelled_at_any_await_leaves_nothing_running(seed: int) -> None:
-    for num_awaits in range(1, 1000):
-        walk = Walk(seed)
-        events: list[AgentEvent] = []
-        with anyio.fail_after(5):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_cancel_after, num_awaits, tasks.cancel_scope)
-                async for event in walk.agent().run(PROMPT):
-                    events.append(event)  # noqa: PERF401  what came before the cancellation counts
-                tasks.cancel_scope.cancel()
-        walk.check_events(events)
-        walk.check_nothing_runs()
-        if events and isinstance(events[-1], AgentEnd):
-            return
-    raise AssertionError("the run never ended")
-
-
-async def _cancel_after(num_awaits: int, scope: anyio.CancelScope) -> None:
-    for _ in range(num_awaits):
-        await anyio.lowlevel.checkpoint()
-    scope.cancel()
-
-
-@pytest.mark.parametrize("seed", range(4))
-async def test_run_left_at_any_event_leaves_nothing_running(seed: int) -> None:
-    for num_events in range(1, 1000):
-        walk = Walk(seed)
-        run = walk.agent().run(PROMPT)
-        with anyio.fail_after(5):
-            events = [await anext(run) for _ in range(num_events)]
-            await run.aclose()
-        walk.check_nothing_runs()
-        if isinstance(events[-1], AgentEnd):
-            return
-    raise AssertionError("the run never ended")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from runtime.agent.runs import Progress, Run, Runs
+from runtime.agent.runs import MAX_QUESTIONS, Progress, Run, Runs
 from runtime.errors import CapacityError, UnknownRunError
+from tools.questions import Answer, Question
 
 pytestmark = pytest.mark.anyio
 
@@ -171,10 +173,108 @@ async def test_principal_with_most_results_makes_room() -> None:
                 runs.get(others[0].id, "ada")
 
 
+SURE = Question("Sure?", {"type": "object"})
+YES = Answer("accept", {"sure": True})
+
+
+async def test_run_asks_and_goes_on_with_the_answer() -> None:
+    async def work(run: Run) -> list[Answer]:
+        return [await run.ask(SURE), await run.ask(SURE)]
+
+    with anyio.fail_after(5):
+        async with Runs() as runs:
+            run = runs.start(work)
+            keys = []
+            for answer in (YES, Answer("decline")):
+                await run.changed()
+                ((key, question),) = run.questions.items()
+                assert question == SURE
+                keys.append(key)
+                run.answer("another key", YES)
+                run.answer(keys[0], answer)  # the first question is answered once
+                run.answer(key, answer)
+            await run.wait(5)
+    assert run.result == [YES, Answer("decline")]
+    assert run.questions == {}
+    assert len(set(keys)) == 2
+
+
+async def test_questions_of_one_run_may_be_open_at_once() -> None:
+    async def work(run: Run) -> dict[str, Answer]:
+        answers = {}
+
+        async def ask(key: str) -> None:
+            answers[key] = await run.ask(SURE, key)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, "a")
+            tasks.start_soon(ask, "b")
+        return answers
+
+    with anyio.fail_after(5):
+        async with Runs() as runs:
+            run = runs.start(work)
+            while len(run.questions) < 2:
+                await run.changed()
+            run.answer("b", YES)
+            assert list(run.questions) == ["a"]
+            run.answer("a", Answer("cancel"))
+            await run.wait(5)
+    assert run.result == {"b": YES, "a": Answer("cancel")}
+
+
+async def test_run_that_asks_in_a_loop_reaches_nobody_any_more() -> None:
+    async def work(run: Run) -> list[Answer]:
+        return [await run.ask(SURE) for _ in range(MAX_QUESTIONS + 1)]
+
+    with anyio.fail_after(5):
+        async with Runs() as runs:
+            run = runs.start(work)
+            while not run.is_finished:
+                for key in run.questions:
+                    run.answer(key, YES)
+                await run.changed()
+    assert run.result == [YES] * MAX_QUESTIONS + [Answer("cancel")]
+
+
+async def test_cancelled_run_has_no_open_question() -> None:
+    async def work(run: Run) -> Answer:
+        return await run.ask(SURE)
+
+    with anyio.fail_after(5):
+        async with Runs() as runs:
+            run = runs.start(work)
+            await run.changed()
+            run.cancel()
+            await run.wait(5)
+    assert (run.status, run.questions) == ("cancelled", {})
+
+
+@pytest.mark.parametrize(
+    ("is_handed_out", "is_attended", "status"),
+    [(False, False, "cancelled"), (True, False, "done"), (False, True, "done")],
+)
+async def test_question_that_nobody_answers_ends_a_run_that_nobody_wants(
+    is_handed_out: bool, is_attended: bool, status: str
+) -> None:
+    async def work(run: Run) -> Answer:
+        return await run.ask(SURE)
+
+    with anyio.fail_after(5):
+        async with Runs(answer_within_s=0) as runs:
+            run = runs.start(work)
+            run.is_handed_out = is_handed_out
+            with run.attended() if is_attended else nullcontext():
+                await run.wait(5)
+    assert (run.status, run.result) == (status, Answer("cancel") if status == "done" else None)
+
+
 async def _random_work(run: Run, choices: random.Random) -> int:
     for step in range(choices.randrange(4)):
         run.report(step)
         await anyio.lowlevel.checkpoint()
+        if choices.random() < 0.2:
+            await run.ask(SURE)
     if choices.random() < 0.2:
         raise ValueError
     if choices.random() < 0.2:
@@ -189,7 +289,7 @@ async def test_random_runs_keep_the_rules(seed: int) -> None:
     with anyio.fail_after(5):
         async with Runs(max_runs=4, expiry_s=choices.choice([0.0, 3600.0])) as runs:
             for _ in range(60):
-                action = choices.choice(["start", "start", "cancel", "discard", "wait"])
+                action = choices.choice(["start", "start", "cancel", "discard", "answer"])
                 if action == "start":
                     try:
                         started.append(runs.start(lambda run: _random_work(run, choices)))
@@ -197,6 +297,10 @@ async def test_random_runs_keep_the_rules(seed: int) -> None:
                         assert sum(not run.is_finished for run in started) == 4
                 elif started and action == "cancel":
                     choices.choice(started).cancel()
+                elif started and action == "answer":
+                    run = choices.choice(started)
+                    for key in run.questions:
+                        run.answer(key, YES)
                 elif action == "discard" and (done := [run for run in started if run.is_finished]):
                     runs.discard(choices.choice(done))
                 await anyio.lowlevel.checkpoint()
@@ -204,4 +308,5 @@ async def test_random_runs_keep_the_rules(seed: int) -> None:
                 for run in started:
                     assert (run.status == "failed") == (run.error is not None)
                     assert (run.status == "done") == (run.result == 7)
+                    assert not (run.is_finished and run.questions)
     assert all(run.is_finished for run in started)

@@ -120,6 +120,26 @@ async def test_every_choice_reaches_the_grammar() -> None:
         assert (end.error is not None) == (reason == "error")
 
 
+async def test_admitted_tools_can_be_called_and_leave_the_prompt_as_it_is() -> None:
+    prompts = []
+    for admitted, said, reason in (((), "Noon.", "stop"), ((ADD,), CALL_ADD, "tool_calls")):
+        model = model_of(said)
+        _, end = await turn(model, tools=[NOW], admitted=admitted)
+        assert end.finish_reason == reason
+        assert [call.arguments for call in end.message.tool_calls] == [{"a": 12}] * len(admitted)
+        prompts.append(engine_of(model).requests[0].token_ids)
+    assert prompts[0] == prompts[1]
+
+
+@pytest.mark.parametrize(
+    "choice", [ToolChoice(name="add"), ToolChoice("required", allowed=("add",))], ids=str
+)
+async def test_choice_may_name_an_admitted_tool(choice: ToolChoice) -> None:
+    model = model_of(CALL_ADD)
+    _, end = await turn(model, tools=[NOW], admitted=[ADD], tool_choice=choice)
+    assert [call.name for call in end.message.tool_calls] == ["add"]
+
+
 async def test_calls_are_whole_at_every_limit() -> None:
     text = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
     say = ToolSpec("say", "", text)

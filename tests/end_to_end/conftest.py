@@ -16,7 +16,8 @@ ROOT = Path(mcp_servers.__file__).parent.parent
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
     state = {"ZONDA_STATE_DIR": str(tmp_path / "state"), "ZONDA_CACHE_DIR": str(tmp_path / "cache")}
-    return {"PATH": os.defpath, "PYTHONPATH": str(ROOT), **state}
+    # The engine process that `zonda mcp` starts ends with the test's last host.
+    return {"PATH": os.defpath, "PYTHONPATH": str(ROOT), "ZONDA_ENGINE_IDLE_S": "0", **state}
 
 
 @pytest.fixture(scope="module")

@@ -140,8 +140,12 @@ def test_startup_of_the_server_and_its_memory(run_bench: Run) -> None:
         ("first MCP answer", "s", True),
         ("tools/list answered", "s", True),
         ("first token", "s", False),
+        ("first MCP answer, second host", "s", True),
+        ("tools/list answered, second host", "s", True),
+        ("first token, second host", "s", False),
         ("end after end of input", "s", True),
-        ("resident memory after the first token", "MiB", False),
+        ("memory of a host's relay", "MiB", False),
+        ("memory of the engine process", "MiB", False),
         ("resident memory", "MiB", True),
     ]
     assert records[-1]["params"] == {

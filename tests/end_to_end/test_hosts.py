@@ -25,11 +25,16 @@ pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(300)]
 
 BIN = Path(sys.executable).parent
 NODE = BIN.parent / "node" / "node_modules" / ".bin"
+IDLE = {"ZONDA_ENGINE_IDLE_S": "5"}
+"""The engine process stays for the next host of these tests, and not much longer."""
+
 COLOUR = {"type": "object", "properties": {"c": {"enum": ["red", "blue"]}}, "required": ["c"]}
 CALLS = {
     "generate": {"prompt": "Say hello.", "max_tokens": 8},
     "extract": {"instructions": "Name a colour.", "schema": COLOUR},
     "choose": {"question": "Is snow white or black?", "options": ["white", "black"]},
+    "generate_batch": {"items": ["cat", "rose"], "template": "What is a {item}?", "max_tokens": 8},
+    "embed": {"texts": ["a cat", "a kitten", "the price of oil"]},
 }
 
 
@@ -48,10 +53,16 @@ def inspect(target: Sequence[str], era: str, method: str, *arguments: str) -> An
     return json.loads(done.stdout)["result"]
 
 
+def dot(one: Sequence[float], other: Sequence[float]) -> float:
+    return sum(a * b for a, b in zip(one, other, strict=True))
+
+
 def check_with_inspector(target: Sequence[str], era: str) -> None:
     """Let the inspector lint the schemas and call every tool."""
     listed = inspect(target, era, "tools/list", "--strict")
-    assert {"generate", "extract", "choose", "run_result"} == {t["name"] for t in listed["tools"]}
+    assert {"generate", "extract", "choose", "generate_batch", "embed", "run_result"} == {
+        t["name"] for t in listed["tools"]
+    }
     for name, arguments in CALLS.items():
         given = ("--tool-name", name, "--tool-args-json", json.dumps(arguments))
         result = inspect(target, era, "tools/call", *given)
@@ -63,6 +74,12 @@ def check_with_inspector(target: Sequence[str], era: str) -> None:
                 assert value["text"]
             case "extract":
                 assert first_problem(COLOUR, value["value"]) is None
+            case "generate_batch":
+                assert [one["index"] for one in value["results"]] == [0, 1]
+                assert all(one["text"] for one in value["results"])
+            case "embed":
+                cat, kitten, oil = value["vectors"]
+                assert dot(cat, kitten) > dot(cat, oil)
             case _:
                 assert value["choice"] in {"white", "black"}
 
@@ -71,7 +88,8 @@ def check_with_inspector(target: Sequence[str], era: str) -> None:
 def test_inspector_finds_the_schemas_portable_and_every_tool_answers(
     smollm2: Path, era: str
 ) -> None:
-    check_with_inspector([str(BIN / "zonda"), "mcp"], era)
+    passed_on = [part for name, value in IDLE.items() for part in ("-e", f"{name}={value}")]
+    check_with_inspector([*passed_on, str(BIN / "zonda"), "mcp"], era)
 
 
 def test_inspector_finds_the_same_over_http_behind_a_key(smollm2: Path, tmp_path: Path) -> None:
@@ -92,7 +110,7 @@ async def zonda(*arguments: str) -> AsyncIterator[Client]:
     """`zonda mcp` with the default model, under the official client."""
     cache = {"ZONDA_CACHE_DIR": str(load_config().cache_dir)}
     parameters = StdioServerParameters(
-        command=str(BIN / "zonda"), args=["mcp", *arguments], env={**os.environ, **cache}
+        command=str(BIN / "zonda"), args=["mcp", *arguments], env={**os.environ, **cache, **IDLE}
     )
     with anyio.fail_after(240):
         async with Client(parameters) as client:

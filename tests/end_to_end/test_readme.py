@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from runtime.config import Config
-
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+from tests.helpers.readme import README, programs
 
 
 def test_settings_of_the_readme_are_the_settings_there_are() -> None:
@@ -27,7 +26,8 @@ def test_commands_of_the_readme_exist() -> None:
     assert set(re.findall(r"^zonda ([a-z]+)", README, re.MULTILINE)) <= known
 
 
-PROGRAMS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+# Those of clients run in environments of their own: `make clients`.
+PROGRAMS = [program for program in programs() if "from runtime import" in program]
 
 
 @pytest.mark.real

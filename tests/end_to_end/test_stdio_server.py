@@ -48,7 +48,14 @@ def test_answers_without_a_model_and_ends_with_its_input(
         call = {"name": "generate", "arguments": {"prompt": "Hello"}}
         result = server.ask("tools/call", call)
         server.end()
-    assert [tool["name"] for tool in tools] == ["generate", "extract", "choose", "run_result"]
+    assert [tool["name"] for tool in tools] == [
+        "generate",
+        "extract",
+        "choose",
+        "generate_batch",
+        "embed",
+        "run_result",
+    ]
     assert result["isError"] is True
     assert "no.gguf" in result["content"][0]["text"]
     log = (tmp_path / "state" / "logs" / "mcp.log").read_text("utf-8")

@@ -6,16 +6,22 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from runtime.config import process_environment
+from mcp_servers.cli.session import open_session
+from runtime.config import Config, process_environment
+from tools.mcp_client.catalogue_store import CatalogueStore
 from tools.mcp_client.config import ServerConfig, load_servers
+from tools.mcp_client.options import Options, Root, SamplingBudget
 from tools.mcp_client.toolset import open_toolset
-from tools.spec import ToolResult
+from tools.questions import Answer, Question
+from tools.resources import PromptMessage
+from tools.spec import JsonObject, ResourceLink, TextContent, ToolResult
 from tools.toolset import CallContext
 from tools.validation import first_problem, schema_problem
 
@@ -176,3 +182,135 @@ async def test_the_everything_server_answers_on_the_handshake_era(config_file: P
                 CallContext(report),
             )
     assert reports == sorted(reports) != []
+
+
+async def test_the_everything_server_uses_its_client(
+    config_file: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    asked: list[Question] = []
+
+    async def ask(question: Question) -> Answer:
+        asked.append(question)
+        return Answer("accept", {"name": "Ann", "email": "ann@example.org"})
+
+    context = CallContext(ask=ask)
+    options = Options(
+        roots=(Root(tmp_path.as_uri(), "Work"),), sampling=SamplingBudget(max_tokens=8)
+    )
+    config = replace(server(config_file, "all", "mcp-server-everything", "stdio"), options=options)
+    with anyio.fail_after(60):
+        ours = Config(model=str(tiny_model), cache_dir=tmp_path, state_dir=tmp_path)
+        async with open_session(ours, {"all": config}) as session:
+
+            async def call(tool: str, **arguments: object) -> ToolResult:
+                result = await session.toolset.call_tool(f"all__{tool}", arguments, context)
+                assert not result.is_error, result.text
+                return result
+
+            await session.toolset.list_tools()
+            sampled = await call("trigger-sampling-request", prompt="Hi", maxTokens=100)
+            assert f'"model": "{tiny_model}"' in sampled.text
+            assert '"stopReason": "maxTokens"' in sampled.text  # the budget's 8, not 100
+            assert "Ann" in (await call("trigger-elicitation-request")).text
+            page = "https://example.org/x"
+            assert page in (await call("trigger-url-elicitation", url=page)).text
+            assert [question.url for question in asked] == [None, page]
+            assert all(one.message.startswith("The tool server 'all' asks: ") for one in asked)
+            assert tmp_path.as_uri() in (await call("get-roots-list")).text
+            links = (await call("get-resource-links", count=2)).content
+            assert [type(part) for part in links] == [TextContent, ResourceLink, ResourceLink]
+
+
+async def test_resources_and_prompts_of_published_servers_are_read(config_file: Path) -> None:
+    configs = {
+        "all": server(config_file, "all", "mcp-server-everything", "stdio"),
+        "fetch": server(config_file, "fetch", "mcp-server-fetch"),
+    }
+    with anyio.fail_after(30):
+        async with open_toolset(configs) as toolset:
+            found = await toolset.list_resources("all", CONTEXT)
+            assert {one.is_template for one in found} == {True, False}
+            uri = next(one.uri for one in found if one.uri.endswith("features.md"))
+            await toolset.list_tools()
+            read = await toolset.call_tool("all__read_resource", {"uri": uri}, CONTEXT)
+            assert read.text.startswith("# Everything Server - Features")
+            assert await toolset.get_prompt("all", "args-prompt", {"city": "Rome"}, CONTEXT) == [
+                PromptMessage("user", TextContent("What's weather in Rome?"))
+            ]
+            [prompt] = await toolset.list_prompts("fetch", CONTEXT)
+            assert (prompt.name, [one.name for one in prompt.arguments]) == ("fetch", ["url"])
+            assert await toolset.list_resources("fetch", CONTEXT) == []
+
+
+async def test_published_servers_are_offered_before_they_are_started(
+    config_file: Path, tmp_path: Path
+) -> None:
+    store = CatalogueStore(tmp_path / "catalogues")
+    configs = {
+        "all": server(config_file, "all", "mcp-server-everything", "stdio"),
+        "time": server(config_file, "time", "mcp-server-time", "--local-timezone", "UTC"),
+    }
+    with anyio.fail_after(30):
+        async with open_toolset(configs, store=store) as toolset:
+            listed = await toolset.list_tools()
+        async with open_toolset(configs, store=store) as toolset:
+            assert await toolset.list_tools() == listed
+            now = await toolset.call_tool("time__get_current_time", {"timezone": "UTC"}, CONTEXT)
+            assert not now.is_error
+            assert {name: state.is_started for name, state in toolset.states().items()} == {
+                "all": False,
+                "time": True,
+            }
+
+
+async def test_all_published_servers_are_used_from_one_configuration(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    (work / ".git").mkdir(parents=True)
+    entries = {
+        "everything": {"command": "mcp-server-everything", "args": ["stdio"]},
+        "files": {"command": "mcp-server-filesystem", "args": [str(work)]},
+        "memory": {
+            "command": "mcp-server-memory",
+            "env": {"MEMORY_FILE_PATH": str(tmp_path / "memory.json")},
+        },
+        "thinking": {"command": "mcp-server-sequential-thinking"},
+        "time": {"command": "mcp-server-time", "args": ["--local-timezone", "UTC"]},
+        "fetch": {"command": "mcp-server-fetch"},
+        "git": {"command": "mcp-server-git"},
+        "broken": {"command": "mcp-server-time", "args": ["--no-such-option"]},
+    }
+    path = tmp_path / "mcp.json"
+    path.write_text(json.dumps({"mcpServers": entries}), encoding="utf-8")
+    environ = dict(process_environment())
+    environ["PATH"] = f"{SEARCHED}:{environ['PATH']}"
+    thought = {"thought": "x", "nextThoughtNeeded": False, "thoughtNumber": 1, "totalThoughts": 1}
+    ann = {"name": "Ann", "entityType": "person", "observations": ["likes tea"]}
+    calls: dict[str, tuple[str, JsonObject, str]] = {
+        "everything": ("get-sum", {"a": 2, "b": 3}, "5"),
+        "files": ("write_file", {"path": str(work / "a"), "content": "x"}, "Successfully wrote"),
+        "memory": ("create_entities", {"entities": [ann]}, "likes tea"),
+        "thinking": ("sequentialthinking", thought, "thoughtHistoryLength"),
+        "time": ("get_current_time", {"timezone": "UTC"}, "UTC"),
+        "fetch": ("fetch", {"url": "http://127.0.0.1:9/"}, ""),
+        "git": ("git_status", {"repo_path": str(work)}, ""),
+    }
+    with anyio.fail_after(50):
+        async with open_toolset(load_servers(path, environ)) as toolset:
+            await toolset.wait_for("broken", "failed")
+            await toolset.list_tools()
+            told: dict[str, bool] = {}
+            for server, (tool, arguments, expected) in calls.items():
+                result = await toolset.call_tool(f"{server}__{tool}", arguments, CONTEXT)
+                assert expected in result.text
+                told[server] = result.is_error
+            states = toolset.states()
+            gone = await toolset.call_tool("broken__get_current_time", {}, CONTEXT)
+    eras = {name: state.protocol_version for name, state in states.items()}
+    assert eras == {
+        **dict.fromkeys(["everything", "files", "memory", "thinking"], "2025-11-25"),
+        **dict.fromkeys(["time", "fetch", "git"], "2026-07-28"),
+        "broken": None,
+    }
+    # A private address and a folder that is no repository are refused by their servers.
+    assert [server for server, is_error in told.items() if is_error] == ["fetch", "git"]
+    assert "server 'broken' is not available: it exited with status 2" in gone.text

@@ -242,14 +242,15 @@ class FixedConstraint:
 
     def advance(self, token_ids: Sequence[int]) -> int:
         for count, token_id in enumerate(token_ids):
-            if self.at == len(self.script) or token_id not in self.script[self.at]:
+            is_over = self.at in {len(self.script), self.fails_at}
+            if is_over or token_id not in self.script[self.at]:
                 return count
             self.at += 1
         return len(token_ids)
 
     def forced(self) -> list[int]:
         run: list[int] = []
-        for allowed in self.script[self.at :]:
+        for allowed in self.script[self.at : self.fails_at]:
             if len(allowed) > 1 or len(run) == self.max_forced:
                 break
             run += allowed

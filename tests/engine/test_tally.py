@@ -80,7 +80,7 @@ def test_state_shows_who_runs_and_who_waits_and_the_pages_they_hold() -> None:
     engine.add(replace(request(3), salt=b"other"))
     engine.step()
     state = engine.state()
-    assert state == EngineState(1, 1, 4, 1, 4, 0, state.tally)
+    assert state == EngineState(1, 1, 4, 1, 4, 0, state.tokens_per_s, state.tally)
     engine.abort(first)
     assert engine.state().tally.finished["cancelled"] == 1
     assert engine.state().num_used_pages == 0

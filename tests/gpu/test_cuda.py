@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -14,12 +15,18 @@ import torch
 
 from runtime.engine.engine import Engine, EngineLimits
 from runtime.engine.torch_runner import TorchRunner
+from runtime.grammar.compile import compile_grammar, from_json_schema
+from runtime.grammar.vocabulary import Vocabulary
 from runtime.request import GenerateRequest, SamplingParams
+from runtime.tokenizer import load_tokenizer
 from runtime.weights import open_checkpoint
-from tests.engine.test_engine import generate
+from tests.engine.test_embedding import embed
+from tests.engine.test_engine import Collected, drain, generate
 from tests.engine.test_torch_runner import prompts
 from tests.helpers.page_runner import LetterDecoder
 from tests.helpers.tiny_gguf import write_tiny_llama
+from tools.spec import JsonObject
+from tools.validation import first_problem
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,7 +35,19 @@ pytestmark = [
 ]
 
 
-def make_engine(path: Path, **limits: int) -> Engine:
+ORDER: JsonObject = {
+    "type": "object",
+    "properties": {
+        "item": {"type": "string", "maxLength": 12},
+        "quantity": {"type": "integer", "minimum": 1, "maximum": 99},
+        "delivery": {"enum": ["standard", "express", "pickup"]},
+    },
+    "required": ["item", "quantity", "delivery"],
+    "additionalProperties": False,
+}
+
+
+def make_engine(path: Path, stop_ids: frozenset[int] = frozenset(), **limits: int) -> Engine:
     runner = TorchRunner(
         open_checkpoint(path), context_length=2048, kv_cache_bytes=1 << 28, device="cuda"
     )
@@ -36,7 +55,7 @@ def make_engine(path: Path, **limits: int) -> Engine:
         runner,
         EngineLimits(context_length=2048, **limits),
         decoder=LetterDecoder,
-        stop_ids=frozenset(),
+        stop_ids=stop_ids,
     )
 
 
@@ -52,6 +71,49 @@ def test_captured_steps_give_the_tokens_of_launched_ones(tmp_path: Path) -> None
     wanted = [result.token_ids for result in generate(launched, *requests)]
     same = sum(a == b for a, b in zip(found, wanted, strict=True))
     assert same >= 15  # bfloat16 sums depend on the padding: a tie may fall the other way
+
+
+def test_vectors_are_those_of_float32_but_for_rounding(tmp_path: Path) -> None:
+    path = write_tiny_llama(tmp_path / "tiny.gguf", context_length=2048)
+    texts = [list(prompt) for prompt in prompts(8)]
+    reference = Engine(
+        TorchRunner(
+            open_checkpoint(path), context_length=2048, kv_cache_bytes=1 << 26, device="cpu"
+        ),
+        EngineLimits(context_length=2048),
+        decoder=LetterDecoder,
+        stop_ids=frozenset(),
+    )
+    wanted = embed(reference, texts)
+    for max_step_tokens in (512, 7):
+        vectors = embed(make_engine(path, max_step_tokens=max_step_tokens), texts)
+        assert (vectors * wanted).sum(axis=1).min() > 0.995
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_answers_of_one_batch_satisfy_their_schema(smollm2: Path, temperature: float) -> None:
+    tokenizer = load_tokenizer(open_checkpoint(smollm2).metadata)
+    vocabulary = Vocabulary(
+        tokenizer.json,
+        tokenizer.vocab_size,
+        tokenizer.eos_id,
+        tokenizer.special_ids,
+        tokenizer.stop_ids,
+    )
+    grammar = compile_grammar(from_json_schema(ORDER), vocabulary)
+    engine = make_engine(smollm2, vocabulary.stop_ids)
+    sampling = SamplingParams(max_tokens=96, temperature=temperature, seed=5)
+    for number in range(16):
+        prompt = tokenizer.encode(f"Order {number} lamps from shop {number * 31}: ")
+        engine.add(GenerateRequest(tuple(prompt), sampling), grammar.constraint())
+    results: dict[int, Collected] = {}
+    drain(engine, results)
+    assert len(results) == 16
+    for result in results.values():
+        assert result.last is not None
+        assert result.last.finish_reason == "stop"
+        assert first_problem(ORDER, json.loads(tokenizer.decode(result.token_ids[:-1]))) is None
 
 
 @pytest.mark.real

@@ -229,7 +229,7 @@ def test_what_the_search_cannot_close_may_be_said_far_from_the_limit_only() -> N
     take(near, "hi <call")
     assert near.advance(TOKENIZER.encode(">")) == 0
     assert (near.state, near.forced(), near.is_guaranteed) == ("accepting", [], True)
-    take(far, "hi <call>" + "any " * 40)
+    take(far, "hi <call>" + "any " * 60)
     assert (far.state, far.is_guaranteed) == ("open", False)
     take(far, "</secret>d")
     take(far, "one")

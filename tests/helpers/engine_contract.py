@@ -10,6 +10,7 @@ from contextlib import aclosing
 from typing import Any, cast
 
 import anyio
+import numpy as np
 import pytest
 
 from runtime.engine.async_engine import AsyncEngine
@@ -19,6 +20,7 @@ from runtime.grammar.constraint import Constraint, ConstraintState
 from runtime.request import GenerateRequest, SamplingParams, TokenChunk
 from runtime.tokenizer.tokenizer import Tokenizer
 from tests.helpers.vocabularies import vocabulary_of
+from tools.errors import InvalidRequestError
 
 Check = Callable[[AsyncEngine, Tokenizer], Coroutine[Any, Any, None]]
 
@@ -161,6 +163,20 @@ async def a_computed_prefix_is_read_held_and_let_go(
         assert await engine.read_prefix([]) is None
 
 
+async def texts_get_vectors_of_length_one(engine: AsyncEngine, tokenizer: Tokenizer) -> None:
+    texts = [tokenizer.encode(text) for text in ("name", "the weather in a city", "name")]
+    vectors = await engine.embed(texts)
+    assert vectors.dtype == np.float32
+    assert (vectors.ndim, len(vectors)) == (2, 3)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 1, 1], abs=1e-5)
+    assert (vectors[0] == vectors[2]).all()
+    assert (vectors[0] != vectors[1]).any()
+    with pytest.raises(InvalidRequestError):
+        await engine.embed([texts[0], []])
+    with pytest.raises(PromptTooLongError):
+        await engine.embed([[5] * 5000])
+
+
 async def closed_engine_refuses(engine: AsyncEngine, tokenizer: Tokenizer) -> None:
     await engine.aclose()
     with pytest.raises(CapacityError):
@@ -169,6 +185,8 @@ async def closed_engine_refuses(engine: AsyncEngine, tokenizer: Tokenizer) -> No
         await engine.hold_prefix("kept", ())
     with pytest.raises(CapacityError):
         await engine.read_prefix(())
+    with pytest.raises(CapacityError):
+        await engine.embed([[5]])
 
 
 CHECKS: tuple[Check, ...] = (
@@ -183,6 +201,7 @@ CHECKS: tuple[Check, ...] = (
     closing_early_leaves_the_engine_usable,
     too_long_a_prompt_is_refused,
     a_computed_prefix_is_read_held_and_let_go,
+    texts_get_vectors_of_length_one,
     closed_engine_refuses,
 )
 

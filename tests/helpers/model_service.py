@@ -4,21 +4,65 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import anyio
+import numpy as np
 from mcp import Client
 
 from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import AgentSetup, open_service
+from mcp_servers.model_server.tools import Surface
 from runtime.agent.policy import Policy
 from runtime.chat.messages import Message
-from runtime.engine.tally import EngineState
+from runtime.chat.support import TemplateFeatures
+from runtime.engine.embedding import Vectors
+from runtime.engine.tally import EngineState, EngineTally
 from runtime.errors import UnknownModelError
+from runtime.hub import ModelInfo
 from tests.helpers.scripted_chat_model import Script, ScriptedChatModel
+from tools.sampling import Sampler
 from tools.toolset import Toolset
 
 ERAS = ("legacy", "2026-07-28")
+
+INFO = ModelInfo(
+    name="scripted",
+    architecture="llama",
+    context_length=8192,
+    trained_context_length=32768,
+    num_layers=2,
+    hidden_size=64,
+    vocab_size=501,
+    num_parameters=1000,
+    quantisation={"Q4_K": 500, "F32": 12},
+    device="cpu",
+    weight_bytes=3 << 20,
+    kv_bytes=1 << 20,
+    can_embed=True,
+    template=TemplateFeatures(
+        wire_format="hermes",
+        renders_tools=True,
+        renders_calls=True,
+        renders_system=True,
+        has_parallel_calls=True,
+        has_reasoning=False,
+    ),
+)
+
+
+STATE = EngineState(
+    num_running=1,
+    num_waiting=2,
+    num_pages=100,
+    num_used_pages=25,
+    page_size=16,
+    num_preemptions=0,
+    tokens_per_s=56.78,
+    tally=EngineTally(),
+)
+STATE.tally.generated_tokens = 1234
 
 
 @dataclass
@@ -35,19 +79,31 @@ class ServedModel(ScriptedChatModel):
         self.weighed.append((tuple(messages), tuple(options)))
         return self.scores
 
+    async def embed(self, texts: Sequence[str]) -> tuple[Vectors, int]:
+        """Vectors of 4 numbers that tell how long the texts are."""
+        lengths = np.array([len(text) for text in texts], np.float32)
+        vectors = np.stack([lengths, lengths * 0 + 1, lengths * 0, lengths * 0], axis=1)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), int(lengths.sum())
+
 
 @dataclass
 class ScriptedModels:
     """One model by the name "scripted", loaded at once unless `loaded` is not set yet.
 
-    `engines` is what it says of its engine.
+    By each name of `others` it is another model. `state` is what its engines say.
     """
 
     model: ServedModel
     loaded: anyio.Event | None = None
     broken: Exception | None = None
     num_opened: int = 0
-    engines: Mapping[str, EngineState] = field(default_factory=dict)
+    state: EngineState = STATE
+    others: tuple[str, ...] = ()
+    kept: dict[str, ServedModel] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.kept)
 
     async def get(self, name: str | None, report: Callable[[str], None]) -> ServedModel:
         report("loading scripted")
@@ -55,12 +111,27 @@ class ScriptedModels:
             raise self.broken
         if self.loaded is not None:
             await self.loaded.wait()
-        if name not in {None, self.model.name}:
+        name = name or self.model.name
+        if name not in {self.model.name, *self.others}:
             raise UnknownModelError(f"no model is named {name!r}")
-        return self.model
+        self.kept.setdefault(name, replace(self.model, name=name) if self.others else self.model)
+        return self.kept[name]
+
+    def find(self, name: str) -> ServedModel | None:
+        return self.kept.get(name)
+
+    def info(self, name: str) -> ModelInfo:
+        if name not in self.kept:
+            raise UnknownModelError(f"no model that is loaded is named {name!r}")
+        return replace(INFO, name=name)
+
+    async def unload(self, name: str) -> ModelInfo:
+        info = self.info(name)
+        del self.kept[name]
+        return info
 
     def states(self) -> Mapping[str, EngineState]:
-        return self.engines
+        return dict.fromkeys(self.names, self.state)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[ScriptedModels]:
@@ -72,7 +143,7 @@ def agent_over(toolset: Toolset, *servers: str) -> AgentSetup:
     """Offer `agent_run` over one toolset under these server names."""
 
     @asynccontextmanager
-    async def open_toolset() -> AsyncIterator[Toolset]:
+    async def open_toolset(*, sampler: Sampler) -> AsyncIterator[Toolset]:
         yield toolset
 
     return AgentSetup(servers, open_toolset, Policy())
@@ -84,12 +155,18 @@ def scripted_models(script: Script, scores: Mapping[str, float] | None = None) -
 
 @asynccontextmanager
 async def connect(
-    models: ScriptedModels, agent: AgentSetup | None = None, *, era: str = "auto"
+    models: ScriptedModels,
+    agent: AgentSetup | None = None,
+    *,
+    era: str = "auto",
+    within_s: float = 5,
+    surface: Surface | None = None,
+    **options: Any,
 ) -> AsyncIterator[Client]:
     """Serve the models to a client in this process; every wait is bounded."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(within_s):
         async with (
-            open_service(["scripted"], models.opened, agent) as service,
-            Client(build_server(service, version="1"), mode=era) as client,
+            open_service(["scripted"], models.opened, agent, surface=surface) as service,
+            Client(build_server(service, version="1"), mode=era, **options) as client,
         ):
             yield client

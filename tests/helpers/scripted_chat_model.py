@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import anyio
@@ -56,6 +56,7 @@ class AskedTurn:
     max_tokens: int
     conversation: str | None
     choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    admitted: tuple[str, ...] = ()
 
 
 Script = Callable[[AskedTurn], ScriptedTurn]
@@ -114,7 +115,9 @@ class ScriptedChatModel:
         sampling: SamplingParams = GREEDY,
         conversation: str | None = None,
         choices: Mapping[str, Sequence[str]] = NO_CHOICES,
-    ) -> AsyncIterator[ChatEvent]:
+        admitted: Sequence[ToolSpec] = (),
+        thinks: bool | None = None,
+    ) -> AsyncGenerator[ChatEvent]:
         self.num_open += 1
         try:
             await anyio.lowlevel.checkpoint()
@@ -122,6 +125,7 @@ class ScriptedChatModel:
             asked = AskedTurn(
                 *(tuple(messages), names, tool_choice, output, sampling.max_tokens, conversation),
                 choices=choices,
+                admitted=tuple(tool.name for tool in admitted),
             )
             self.asked.append(asked)
             turn = self.script(asked)

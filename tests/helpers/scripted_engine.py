@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 import anyio.lowlevel
 import numpy as np
 
+from runtime.engine.embedding import Vectors
 from runtime.engine.prefix_pages import PageBytes
 from runtime.errors import CapacityError, PromptTooLongError
 from runtime.grammar.constraint import Constraint
 from runtime.request import FinishReason, GenerateRequest, TokenChunk, Usage
 from runtime.tokenizer.tokenizer import Tokenizer
+from tools.errors import InvalidRequestError
 
 PAGE_SIZE = 16
 
@@ -100,6 +102,20 @@ class ScriptedEngine:
         await anyio.lowlevel.checkpoint()
         prefix = _full_pages(token_ids)
         return _as_bytes(prefix) if prefix and self._is_computed(prefix) else None
+
+    async def embed(self, texts: Sequence[Sequence[int]]) -> Vectors:
+        if self.is_closed:
+            raise CapacityError("the engine is closed")
+        await anyio.lowlevel.checkpoint()
+        vectors = np.zeros((len(texts), 4), np.float32)
+        for vector, token_ids in zip(vectors, texts, strict=True):
+            if not token_ids:
+                raise InvalidRequestError("a text must be one or more token ids")
+            if len(token_ids) > self.context_length:
+                raise PromptTooLongError(f"{len(token_ids)} tokens")
+            for token_id in token_ids:
+                vector[token_id % 4] += 1
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
     async def aclose(self) -> None:
         self.is_closed = True

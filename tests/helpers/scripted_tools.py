@@ -18,13 +18,16 @@ def make_spec(
     server: str | None = None,
     read_only: bool | None = None,
     destructive: bool | None = None,
+    open_world: bool | None = None,
 ) -> ToolSpec:
     """Make a tool without arguments of note."""
     return ToolSpec(
         name=name,
         description=f"The tool {name}.",
         input_schema={"type": "object"},
-        annotations=ToolAnnotations(read_only=read_only, destructive=destructive),
+        annotations=ToolAnnotations(
+            read_only=read_only, destructive=destructive, open_world=open_world
+        ),
         server=server,
     )
 

@@ -4,15 +4,20 @@ Run as a script. Speaks the 2025-11-25 handshake over stdio, a line at a time. I
 functions below; its arguments are modes: `junk` prints other lines between messages, `stubborn`
 ignores the end of its input and SIGTERM, `loud` writes to stderr, `hard` has a pattern too long
 for any grammar in the schema of `hang`, `changing` has `become`, which changes the list of tools,
-`cancelled`, which tells how many calls were given up, `crawl`, `deafen` and `storm`. An argument
-`tools=FILE` adds the tools in that file, schemas by name; they do not answer.
+`cancelled`, which tells how many calls were given up, `crawl`, `deafen` and `storm`, `asking` has
+`ask_client`, which sends a request to its client, and `ask_late`, which does once it has answered,
+`reading` has resources, none with `bare`, and prompts, `limits` has tools that tell of limits and
+run into them. An argument `tools=FILE` adds the tools in that file, schemas by name; they do not
+answer.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -131,6 +136,120 @@ def storm(arguments: JSON, token: object) -> JSON:
     return {"content": [{"type": "text", "text": "calm"}]}
 
 
+def ask_client(arguments: JSON, token: object) -> JSON:
+    """Send the client a request and answer with its response; what comes before that waits."""
+    ASKED.append(arguments["_id"])
+    question_id = f"q{len(ASKED)}"
+    send({"id": question_id, "method": arguments["method"], "params": arguments["params"]})
+    for line in sys.stdin:
+        message = json.loads(line)
+        if message.get("id") == question_id:
+            told = {key: value for key, value in message.items() if key in {"result", "error"}}
+            return {"content": [], "structuredContent": told}
+        WAITING.append(message)
+    raise AssertionError("the client left")
+
+
+def ask_late(arguments: JSON, token: object) -> JSON:
+    """Answer first, ask then; what came of it is the next result of `ask_late`."""
+    result: JSON = {"content": [], "structuredContent": {"last": LATE[-1:]}}
+    if "method" in arguments:
+        send({"id": arguments["_id"], "result": result})
+        LATE.append(ask_client(arguments, token)["structuredContent"])
+        return {}
+    return result
+
+
+def ask_and_leave(arguments: JSON, token: object) -> JSON:
+    """Send the client requests and take each back at once."""
+    for number in range(arguments["times"]):
+        request_id = f"left-{number}"
+        send({"id": request_id, "method": arguments["method"], "params": arguments["params"]})
+        send({"method": "notifications/cancelled", "params": {"requestId": request_id}})
+    return {"content": []}
+
+
+def ask_often(arguments: JSON, token: object) -> JSON:
+    """Send the client as many requests at once, and answer with how often it said what."""
+    count = arguments["times"]
+    for number in range(count):
+        send({"id": f"q{number}", "method": arguments["method"], "params": arguments["params"]})
+    told: dict[str, int] = {}
+    for line in sys.stdin:
+        message = json.loads(line)
+        if str(message.get("id")).startswith("q"):
+            what = message.get("result", {}).get("action") or message["error"]["message"]
+            told[what] = told.get(what, 0) + 1
+            count -= 1
+        if count == 0:
+            break
+    return {"content": [], "structuredContent": told}
+
+
+def tell_log(arguments: JSON, token: object) -> JSON:
+    send({"method": "notifications/message", "params": arguments["params"]})
+    return {"content": []}
+
+
+def turn(arguments: JSON, token: object) -> JSON | None:
+    """Answer when as many calls are open as `of` says, all of them at once."""
+    OPEN.append(arguments["_id"])
+    if len(OPEN) < arguments["of"]:
+        return None
+    for request_id in OPEN[:-1]:
+        send({"id": request_id, "result": {"content": []}})
+    return {"content": []}
+
+
+def visit(arguments: JSON, token: object) -> JSON | None:
+    """Refuse every call but one after a refused one, for a page has to be visited."""
+    VISITS.append(arguments["_id"])
+    if len(VISITS) == 3:
+        return {"content": [{"type": "text", "text": "welcome"}]}
+    page = {"mode": "url", "elicitationId": "1", "url": "https://example.org/in"}
+    data = {"elicitations": [{**page, "message": "Sign in."}]}
+    error = {"code": -32042, "message": "Sign in first.", "data": data}
+    send({"id": arguments["_id"], "error": error})
+    return None
+
+
+def get_limits(arguments: JSON, token: object) -> JSON:
+    kinds = {
+        "cpu": resource.RLIMIT_CPU,
+        "data": resource.RLIMIT_DATA,
+        "nproc": resource.RLIMIT_NPROC,
+    }
+    told = {name: resource.getrlimit(kind) for name, kind in kinds.items()}
+    return {"content": [], "structuredContent": told}
+
+
+def allocate(arguments: JSON, token: object) -> JSON:
+    try:
+        held = bytearray(arguments["mib"] << 20)
+    except MemoryError as exc:
+        raise ValueError("MemoryError") from exc
+    return {"content": [], "structuredContent": {"mib": len(held) >> 20}}
+
+
+def burn(arguments: JSON, token: object) -> JSON:
+    while True:
+        pass
+
+
+def write_file(arguments: JSON, token: object) -> JSON:
+    try:
+        Path(arguments["path"]).write_text("x", encoding="utf-8")
+    except OSError as exc:
+        raise ValueError(str(exc)) from exc
+    names = [name for _, name in socket.if_nameindex()]
+    return {"content": [], "structuredContent": {"interfaces": names}}
+
+
+ASKED: list[object] = []
+WAITING: list[JSON] = []
+VISITS: list[object] = []
+OPEN: list[object] = []
+LATE: list[JSON] = []
 CHANGING: dict[str, str] = {}
 CANCELLED: list[object] = []
 TOOLS = {
@@ -143,6 +262,23 @@ TOOLS = {
 if "changing" in MODES:
     TOOLS |= {"become": become, "cancelled": cancelled, "crawl": crawl, "deafen": deafen}
     TOOLS["storm"] = storm
+if "asking" in MODES:
+    TOOLS |= {
+        "ask_client": ask_client,
+        "ask_late": ask_late,
+        "tell_log": tell_log,
+        "turn": turn,
+        "visit": visit,
+        "ask_and_leave": ask_and_leave,
+        "ask_often": ask_often,
+    }
+if "limits" in MODES:
+    TOOLS |= {
+        "get_limits": get_limits,
+        "allocate": allocate,
+        "burn": burn,
+        "write_file": write_file,
+    }
 SCHEMAS: JSON = {
     "echo": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
     "refuse": {"type": "object", "minProperties": "two" if "invalid" in MODES else 0},
@@ -171,12 +307,49 @@ def list_tools(cursor: str | None) -> JSON:
     return {"tools": tools} | ({} if cursor else {"nextCursor": "more"})
 
 
+def link(arguments: JSON, token: object) -> JSON:
+    return {"content": [{"type": "resource_link", "uri": "note://1", "name": "a note"}]}
+
+
+if "reading" in MODES:
+    TOOLS["link"] = link
+READABLE: JSON = {"resources": {}, "prompts": {}}
+
+
+def read(method: str, params: JSON) -> JSON:
+    """Offer a note and a picture on two pages, no templates, and a prompt."""
+    note = {"uri": "note://1", "name": "a note", "description": "About a\u200b note.", "size": 5}
+    picture = {"uri": "note://2", "name": "a picture", "mimeType": "image/png"}
+    if method == "resources/list" and "bare" in MODES:
+        return {"resources": []}
+    if method == "resources/list":
+        return (
+            {"resources": [picture]}
+            if "cursor" in params
+            else {"resources": [note], "nextCursor": "more"}
+        )
+    if method == "resources/read" and params["uri"] == "note://1":
+        return {"contents": [{"uri": "note://1", "text": "hello"}]}
+    if method == "resources/read" and params["uri"] == "note://2":
+        return {"contents": [{"uri": "note://2", "mimeType": "image/png", "blob": "AAEC"}]}
+    if method == "resources/read":
+        raise ValueError("no such note")
+    if method == "prompts/list":
+        whom = {"name": "whom", "description": "Who is greeted.", "required": True}
+        return {"prompts": [{"name": "greet", "description": "Greets.", "arguments": [whom]}]}
+    if method == "prompts/get":
+        said = [("user", f"Greet {params['arguments']['whom']}."), ("assistant", "Hello!")]
+        turns = [{"role": role, "content": {"type": "text", "text": text}} for role, text in said]
+        return {"messages": turns}
+    raise LookupError(f"no method {method}")
+
+
 def answer(request: JSON) -> None:
     method, params = request["method"], request.get("params") or {}
     if method == "initialize":
         result: JSON | None = {
             "protocolVersion": "2025-11-25",
-            "capabilities": {"tools": {}},
+            "capabilities": {"tools": {}, **({} if "reading" not in MODES else READABLE)},
             "serverInfo": {"name": "scripted", "version": "1"},
         }
     elif method == "tools/list":
@@ -185,10 +358,24 @@ def answer(request: JSON) -> None:
         arguments = (params.get("arguments") or {}) | {"_id": request["id"]}
         token = (params.get("_meta") or {}).get("progressToken")
         result = TOOLS.get(params["name"], hang)(arguments, token)
+    elif "reading" in MODES:
+        result = read(method, params)
     else:
         raise LookupError(f"no method {method}")
-    if result is not None:
+    if result:
         send({"id": request["id"], "result": result})
+
+
+def handle(request: JSON) -> None:
+    if request.get("method") == "notifications/cancelled":
+        CANCELLED.append(request["params"]["requestId"])
+    if "id" in request and "method" in request:
+        try:
+            answer(request)
+        except LookupError as exc:
+            send({"id": request["id"], "error": {"code": -32601, "message": str(exc)}})
+        except ValueError as exc:
+            send({"id": request["id"], "error": {"code": -32000 - 1, "message": str(exc)}})
 
 
 def main() -> None:
@@ -197,16 +384,9 @@ def main() -> None:
     if "loud" in MODES:
         print("starting up", file=sys.stderr, flush=True)  # noqa: T201  it is loud
     for line in sys.stdin:
-        request = json.loads(line)
-        if request.get("method") == "notifications/cancelled":
-            CANCELLED.append(request["params"]["requestId"])
-        if "id" in request and "method" in request:
-            try:
-                answer(request)
-            except LookupError as exc:
-                send({"id": request["id"], "error": {"code": -32601, "message": str(exc)}})
-            except ValueError as exc:
-                send({"id": request["id"], "error": {"code": -32000 - 1, "message": str(exc)}})
+        handle(json.loads(line))
+        while WAITING:
+            handle(WAITING.pop(0))
     while "stubborn" in MODES:
         time.sleep(1000)
 

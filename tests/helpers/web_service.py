@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote
 
 import anyio
@@ -16,10 +17,14 @@ from starlette.types import Receive, Scope, Send
 
 from mcp_servers.guard import make_access
 from mcp_servers.model_server.admission import AdmissionLimits
+from mcp_servers.model_server.completions import Completions, caller_of
 from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
+from mcp_servers.model_server.tools import Surface
 from mcp_servers.model_server.web import listen
+from mcp_servers.resource_server import ResourceServer
 from mcp_servers.web_app import WebApp, open_web_app
+from runtime.http_api.routes import openai_routes
 from tests.helpers.model_service import ScriptedModels
 
 HEADERS = {
@@ -62,17 +67,22 @@ async def open_app(
     models: ScriptedModels,
     keys: Sequence[str] = (),
     *,
-    agent: AgentSetup | None = None,
     readiness: Callable[[], str] | None = None,
     limits: AdmissionLimits | None = None,
+    agent: AgentSetup | None = None,
+    surface: Surface | None = None,
+    tokens: ResourceServer | None = None,
 ) -> AsyncIterator[ServedApp]:
     """Open the application; every wait is bounded."""
     with anyio.fail_after(20):
-        async with open_service(["scripted"], models.opened, agent, limits) as service:
+        async with open_service(
+            ["scripted"], models.opened, agent, limits, surface=surface
+        ) as service:
             server = build_server(service, version="1")
-            access = make_access("127.0.0.1", keys)
+            access = make_access("127.0.0.1", keys, tokens=tokens)
             ready = readiness or (lambda: service.readiness)
-            async with open_web_app(server, access, ready, service.state) as web:
+            routes = openai_routes(Completions(service), caller_of)
+            async with open_web_app(server, access, ready, service.state, routes) as web:
                 yield ServedApp(web, service)
 
 
@@ -91,11 +101,13 @@ async def on_port(app: ServedApp | WebApp) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def connect(url: str, era: str, key: str | None = None) -> AsyncIterator[Client]:
+async def connect(
+    url: str, era: str, key: str | None = None, **options: Any
+) -> AsyncIterator[Client]:
     """The SDK's client of a URL, with a connection of its own."""
     headers = {"authorization": f"Bearer {key}"} if key else {}
     async with (
         httpx2.AsyncClient(headers=headers, timeout=20) as http,
-        Client(streamable_http_client(url, http_client=http), mode=era) as client,
+        Client(streamable_http_client(url, http_client=http), mode=era, **options) as client,
     ):
         yield client

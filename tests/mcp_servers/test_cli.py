@@ -71,6 +71,14 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
         ),
         (["mcp", "--device", "gpu"], "zonda: device must be auto, cpu or cuda, not 'gpu'"),
         (
+            ["mcp", "--expose", "chatt"],
+            "zonda: --expose names a tool, and none is 'chatt'; did you mean 'chat'?",
+        ),
+        (
+            ["serve", "--prompts", "/nowhere"],
+            "zonda: --prompts must be a folder, and /nowhere is none",
+        ),
+        (
             ["mcp", "--mcp-config", "/nowhere.json"],
             "zonda: cannot read the tool servers in /nowhere.json: No such file or directory",
         ),

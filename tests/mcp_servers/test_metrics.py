@@ -129,45 +129,47 @@ async def test_engine_is_shown_under_our_names_and_under_those_of_vllm() -> None
     for seconds in (0.004, 0.03, 3000.0):
         tally.first_token_s.observe(seconds)
     models = scripted_models(play(ScriptedTurn("hello")))
-    models.engines = {"tiny": EngineState(2, 1, 64, 16, 16, 3, tally)}
+    models.state = EngineState(2, 1, 64, 16, 16, 3, 5.0, tally)
     async with open_app(models) as app:
         await app.service.prepare()  # opens the models
         ours = await scrape(app, "zonda_")
         theirs = await scrape(app, "vllm:")
         text = (await app.request("GET", "/metrics", HEADERS)).text
     common = {
-        labelled("num_requests_running", model_name="tiny"): 2,
-        labelled("num_requests_waiting", model_name="tiny"): 1,
-        labelled("kv_cache_usage_perc", model_name="tiny"): 0.25,
-        labelled("prompt_tokens_total", model_name="tiny"): 90,
-        labelled("generation_tokens_total", model_name="tiny"): 12,
-        labelled("prefix_cache_queries_total", model_name="tiny"): 90,
-        labelled("prefix_cache_hits_total", model_name="tiny"): 32,
-        labelled("num_preemptions_total", model_name="tiny"): 3,
-        labelled("time_to_first_token_seconds_count", model_name="tiny"): 3,
-        labelled("inter_token_latency_seconds_count", model_name="tiny"): 0,
-        labelled("request_time_per_output_token_seconds_count", model_name="tiny"): 0,
-        labelled("e2e_request_latency_seconds_count", model_name="tiny"): 0,
-        labelled("request_queue_time_seconds_count", model_name="tiny"): 0,
-        labelled("request_prefill_time_seconds_count", model_name="tiny"): 0,
-        labelled("request_decode_time_seconds_count", model_name="tiny"): 0,
-        labelled("request_inference_time_seconds_count", model_name="tiny"): 0,
-        labelled("iteration_tokens_total_count", model_name="tiny"): 0,
+        labelled("num_requests_running", model_name="scripted"): 2,
+        labelled("num_requests_waiting", model_name="scripted"): 1,
+        labelled("kv_cache_usage_perc", model_name="scripted"): 0.25,
+        labelled("prompt_tokens_total", model_name="scripted"): 90,
+        labelled("generation_tokens_total", model_name="scripted"): 12,
+        labelled("prefix_cache_queries_total", model_name="scripted"): 90,
+        labelled("prefix_cache_hits_total", model_name="scripted"): 32,
+        labelled("num_preemptions_total", model_name="scripted"): 3,
+        labelled("time_to_first_token_seconds_count", model_name="scripted"): 3,
+        labelled("inter_token_latency_seconds_count", model_name="scripted"): 0,
+        labelled("request_time_per_output_token_seconds_count", model_name="scripted"): 0,
+        labelled("e2e_request_latency_seconds_count", model_name="scripted"): 0,
+        labelled("request_queue_time_seconds_count", model_name="scripted"): 0,
+        labelled("request_prefill_time_seconds_count", model_name="scripted"): 0,
+        labelled("request_decode_time_seconds_count", model_name="scripted"): 0,
+        labelled("request_inference_time_seconds_count", model_name="scripted"): 0,
+        labelled("iteration_tokens_total_count", model_name="scripted"): 0,
         **{
-            labelled("request_success_total", model_name="tiny", finished_reason=reason): number
+            labelled("request_success_total", model_name="scripted", finished_reason=reason): number
             for reason, number in tally.finished.items()
         },
-        labelled("cache_config_info", model_name="tiny", num_gpu_blocks="64", block_size="16"): 1,
+        labelled(
+            "cache_config_info", model_name="scripted", num_gpu_blocks="64", block_size="16"
+        ): 1,
     }
     engine = {
         labelled("vllm:" + name, **json.loads(labels), engine="0"): value
         for (name, labels), value in common.items()
     }
     assert theirs == engine
-    assert {key: ours[key] for key in ours if "tiny" in key[1]} == {
+    assert {key: ours[key] for key in ours if "scripted" in key[1]} == {
         ("zonda_" + name, labels): value for (name, labels), value in common.items()
     }
-    bucket = 'vllm:time_to_first_token_seconds_bucket{engine="0",le="%s",model_name="tiny"} %s'
+    bucket = 'vllm:time_to_first_token_seconds_bucket{engine="0",le="%s",model_name="scripted"} %s'
     for bound, number in (("0.001", "0.0"), ("0.005", "1.0"), ("2560.0", "2.0"), ("+Inf", "3.0")):
         assert bucket % (bound, number) in text
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -11,7 +13,8 @@ import mcp_types as t
 import pytest
 from mcp import Client, MCPError
 
-from mcp_servers.model_server.service import open_service
+from mcp_servers.model_server.service import AgentSetup, open_service
+from runtime.agent.policy import Policy
 from runtime.chat.messages import Message, OutputSchema, ToolCall
 from runtime.errors import ModelFileError, UnsupportedSchemaError
 from runtime.grammar.compile import GrammarSource, from_grammar, from_regex
@@ -20,8 +23,9 @@ from tests.helpers.scripted_chat_model import AskedTurn, ScriptedTurn, play
 from tests.helpers.scripted_tools import ScriptedToolset, echo, make_spec
 from tests.helpers.tool_servers import scripted_server
 from tools.mcp_client.toolset import open_toolset
+from tools.sampling import SampledMessage, Sampler, SamplingReply, SamplingRequest
 from tools.spec import JsonObject, TextContent
-from tools.toolset import CallContext
+from tools.toolset import CallContext, Toolset
 
 pytestmark = pytest.mark.anyio
 
@@ -63,7 +67,14 @@ async def test_lists_tools_with_schemas_and_annotations_without_opening_a_model(
     models = saying(HELLO)
     async with connect(models, era=era) as client:
         tools = (await client.list_tools()).tools
-    assert [tool.name for tool in tools] == ["generate", "extract", "choose", "run_result"]
+    assert [tool.name for tool in tools] == [
+        "generate",
+        "extract",
+        "choose",
+        "generate_batch",
+        "embed",
+        "run_result",
+    ]
     for tool in tools:
         assert tool.output_schema is not None
         assert tool.annotations is not None
@@ -546,3 +557,20 @@ async def test_model_that_cannot_be_prepared_is_served_all_the_same(
             result = await service.call_tool("agent_run", {"task": "go"}, CallContext())
     assert result.text.startswith('{"status":"done"')
     assert "model scripted is not prepared for its tools" in caplog.text
+
+
+async def test_tool_servers_that_may_sample_get_text_of_the_default_model() -> None:
+    models, samplers = scripted_models(play(HELLO)), list[Sampler]()
+
+    @asynccontextmanager
+    async def open_servers(*, sampler: Sampler) -> AsyncIterator[Toolset]:
+        samplers.append(sampler)
+        yield ScriptedToolset([])
+
+    agent = AgentSetup(("x",), open_servers, Policy())
+    with anyio.fail_after(5):
+        async with open_service(["scripted"], models.opened, agent) as service:
+            await service.prepare()
+            asked = SamplingRequest("x", (SampledMessage("user", "Hi"),), max_tokens=8)
+            [sampler] = samplers
+            assert await sampler(asked) == SamplingReply(HELLO.text, "scripted", "endTurn")

@@ -12,7 +12,8 @@ import httpx2
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from mcp_servers.request_limits import MAX_BODY_BYTES, MAX_DEPTH, RequestLimits, find_problem
+from mcp_servers.message_rules import MAX_DEPTH, find_problem
+from mcp_servers.request_limits import MAX_BODY_BYTES, RequestLimits
 from tests.helpers.model_service import scripted_models
 from tests.helpers.scripted_chat_model import ScriptedTurn, play
 from tests.helpers.web_service import HEADERS, ServedApp, open_app

@@ -10,6 +10,7 @@ import pytest
 from mcp import Client, MCPError
 
 from mcp_servers.model_server.admission import AdmissionLimits
+from mcp_servers.model_server.resources import SUPPORT_URI
 from tests.helpers.model_service import ERAS, ScriptedModels, scripted_models
 from tests.helpers.scripted_chat_model import AskedTurn, ScriptedTurn, play
 from tests.helpers.web_service import HEADERS, connect, on_port, open_app
@@ -53,7 +54,7 @@ async def test_every_tool_and_resource_is_there(era: str) -> None:
     async with open_app(models) as app, on_port(app) as url, connect(url, era) as client:
         tools = [tool.name for tool in (await client.list_tools()).tools]
         resources = [resource.uri for resource in (await client.list_resources()).resources]
-        support = (await client.read_resource(resources[0])).contents[0]
+        support = (await client.read_resource(SUPPORT_URI)).contents[0]
         said = structured(await client.call_tool("generate", {"prompt": "hello there"}))
         value = structured(
             await client.call_tool("extract", {"instructions": "?", "schema": NUMBER})
@@ -61,8 +62,8 @@ async def test_every_tool_and_resource_is_there(era: str) -> None:
         choice = structured(
             await client.call_tool("choose", {"question": "?", "options": ["a", "b"]})
         )
-    assert tools == ["generate", "extract", "choose", "run_result"]
-    assert resources == ["grammar://support"]
+    assert tools == ["generate", "extract", "choose", "generate_batch", "embed", "run_result"]
+    assert SUPPORT_URI in resources
     assert isinstance(support, t.TextResourceContents)
     assert "json_schema" in json.loads(support.text)
     assert (said["text"], value["value"], choice["choice"]) == ("hello there", {"n": 3}, "b")

@@ -55,7 +55,9 @@ class Staleness:
 
     async def hear(self, message: IncomingMessage) -> None:
         """Take a server's notification; the `message_handler` of `mcp.Client`."""
-        if isinstance(message, types.ToolListChangedNotification):
+        if isinstance(
+            message, types.ToolListChangedNotification | types.ResourceListChangedNotification
+        ):
             self.mark()
 
 
@@ -75,6 +77,25 @@ async def list_tools(client: Client) -> list[types.Tool]:
         if not cursor or len(found) >= MAX_TOOLS:
             break
     return found[:MAX_TOOLS]
+
+
+async def has_resources(client: Client) -> bool:
+    """Whether there is anything to read; many servers declare resources and have none.
+
+    Raises:
+        MCPError: the connection was lost.
+        ValidationError: the server answered with something else.
+    """
+    if client.server_capabilities.resources is None:
+        return False
+    try:
+        if (await client.list_resources(cache_mode="refresh")).resources:
+            return True
+        return bool((await client.list_resource_templates(cache_mode="refresh")).resource_templates)
+    except MCPError as exc:
+        if exc.error.code == types.CONNECTION_CLOSED:
+            raise
+        return False
 
 
 def usable_tools(server: str, found: Sequence[types.Tool]) -> list[types.Tool]:
@@ -102,21 +123,24 @@ def offer_tools(
 
 
 async def listen_for_changes(client: Client, server: str, stale: Staleness) -> None:
-    """Mark the list as stale whenever a server of the modern era says that it changed.
+    """Mark what was listed as stale whenever a server of the modern era says that it changed.
 
     Servers of the handshake era say so unasked. Ends where a server has nothing to say; a
     stream that breaks off is opened again, and what it missed counts as a change.
     """
-    tools = client.server_capabilities.tools
-    if client.protocol_version not in MODERN_PROTOCOL_VERSIONS or not (
-        tools and tools.list_changed
-    ):
+    offered = client.server_capabilities
+    tools = bool(offered.tools and offered.tools.list_changed)
+    resources = bool(offered.resources and offered.resources.list_changed)
+    if client.protocol_version not in MODERN_PROTOCOL_VERSIONS or not (tools or resources):
         return
     delay_s = _FIRST_DELAY_S
     while True:
         try:
-            async with client.listen(tools_list_changed=True) as subscription:
-                if not subscription.honored.tools_list_changed:
+            async with client.listen(
+                tools_list_changed=tools, resources_list_changed=resources
+            ) as subscription:
+                honored = subscription.honored
+                if not (honored.tools_list_changed or honored.resources_list_changed):
                     return
                 stale.mark()
                 async for _ in subscription:

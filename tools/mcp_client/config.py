@@ -11,14 +11,15 @@
 
 The files of Claude Desktop, Claude Code, Cursor (`mcpServers`), VS Code (`servers`, `inputs`)
 and mistral.rs (`servers`, a list) are read as they are: comments, trailing commas, variables,
-`envFile`. Knows no processes. Source: documentation of these hosts, November 2026.
+`envFile`. More keys of ours are in `options`. Knows no processes.
+Source: documentation of these hosts, November 2026.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,7 +30,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tools.errors import ConfigurationError
 from tools.mcp_client import mistralrs
 from tools.mcp_client.jsonc import parse_jsonc
+from tools.mcp_client.oauth_config import OAuthConfig, OAuthEntry, read_oauth
+from tools.mcp_client.options import Options, OptionsEntry
 from tools.mcp_client.variables import Variables, read_env_file
+from tools.mcp_client.vscode import with_sandbox
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +42,7 @@ INHERITED_VARIABLES = ("HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER")
 
 _SECTIONS = ("servers", "mcpServers")
 _HTTP_TYPES = frozenset({"http", "streamable-http", "streamableHttp", "streamable_http"})
+_SSE_TYPE = "sse"
 _EDITOR_FOLDERS = frozenset({".vscode", ".cursor"})
 _Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -71,6 +76,9 @@ class ServerConfig:
         cwd: its working directory; None keeps ours.
         url: where it serves streamable HTTP; empty for one that we run.
         headers: sent with every request to `url`.
+        is_sse: whether `url` serves the older transport of HTTP with server-sent events.
+        oauth: how tokens for `url` are asked for, unless `headers` has an Authorization.
+        options: what it may see and use.
         problem: why the entry cannot be used, or None; the server's state is then "failed".
     """
 
@@ -81,9 +89,12 @@ class ServerConfig:
     cwd: Path | None = None
     url: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+    is_sse: bool = False
+    oauth: OAuthConfig = OAuthConfig()  # noqa: RUF009  frozen
     is_enabled: bool = True
     timeouts: Timeouts = Timeouts()
     policy: ToolPolicy = ToolPolicy()
+    options: Options = field(default_factory=Options)
     problem: str | None = None
 
 
@@ -122,8 +133,11 @@ def parse_servers(text: str, path: Path, environ: Mapping[str, str]) -> Mapping[
             f'{path}: expected an object {{"mcpServers": {{name: entry}}}}, or "servers" as '
             "VS Code or mistral.rs has it"
         )
+    shared = found.get("sandbox")
     return {
-        name: _read_entry(f"{section}.{name}", name, partial(_as_it_is, entry), variables)
+        name: _read_entry(
+            f"{section}.{name}", name, partial(with_sandbox, entry, shared), variables
+        )
         for section in sections
         for name, entry in found[section].items()
     }
@@ -172,12 +186,13 @@ class _Tools(BaseModel):
     deny: tuple[str, ...] = ()
 
 
-class _Runtime(BaseModel):
+class _Runtime(OptionsEntry):
     model_config = ConfigDict(extra="forbid")
 
     enabled: bool = True
     timeout: _Timeout = _Timeout()
     tools: _Tools = _Tools()
+    oauth: OAuthEntry = OAuthEntry()
 
 
 class _Entry(BaseModel):
@@ -192,11 +207,9 @@ class _Entry(BaseModel):
     url: str | None = None
     headers: dict[str, str] = {}
     disabled: bool = False
+    oauth: Any = None
+    auth: Any = None
     runtime: _Runtime = Field(default=_Runtime(), alias="x-runtime")
-
-
-def _as_it_is(entry: Any) -> Any:
-    return entry
 
 
 def _read_entry(
@@ -216,36 +229,36 @@ def _read_entry(
 
 def _build(name: str, entry: _Entry, variables: Variables) -> ServerConfig:
     timeout, tools = entry.runtime.timeout, entry.runtime.tools
-    is_enabled = entry.runtime.enabled and not entry.disabled
-    limits = Timeouts(timeout.connect, timeout.idle, timeout.total)
-    policy = ToolPolicy(tools.allow, tools.ask, tools.deny)
+    config = ServerConfig(
+        name=name,
+        is_enabled=entry.runtime.enabled and not entry.disabled,
+        timeouts=Timeouts(timeout.connect, timeout.idle, timeout.total),
+        policy=ToolPolicy(tools.allow, tools.ask, tools.deny),
+        options=entry.runtime.options(variables),
+    )
     kind = entry.type or ("http" if entry.url is not None else "stdio")
-    if kind in _HTTP_TYPES:
-        return ServerConfig(
-            name=name,
+    if kind in _HTTP_TYPES or kind == _SSE_TYPE:
+        return replace(
+            config,
             url=_url(entry, variables),
             headers=_headers(entry, variables),
-            is_enabled=is_enabled,
-            timeouts=limits,
-            policy=policy,
+            is_sse=kind == _SSE_TYPE,
+            oauth=read_oauth(entry.runtime.oauth, entry.auth, entry.oauth, variables.expand),
         )
     if kind != "stdio":
         raise ConfigurationError(
             f"{kind!r} servers cannot be used; give a `command`, or the `url` of a server of "
-            'type "http" (streamable HTTP)'
+            'type "http" (streamable HTTP) or "sse"'
         )
     if not entry.command:
         raise ConfigurationError("`command` is missing")
     expand = variables.expand
-    return ServerConfig(
-        name=name,
+    return replace(
+        config,
         command=expand(entry.command),
         args=tuple(expand(argument) for argument in entry.args),
         env=_environment(entry, variables),
         cwd=None if entry.cwd is None else Path(expand(entry.cwd)).expanduser(),
-        is_enabled=is_enabled,
-        timeouts=limits,
-        policy=policy,
     )
 
 

@@ -7,11 +7,8 @@ its server. Later only `approve` makes another definition count. Knows no connec
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +18,10 @@ import mcp_types as types
 
 from tools.errors import ConfigurationError
 from tools.mcp_client.config import ServerConfig
+from tools.mcp_client.kept_files import SUFFIX, forget_kept, kept_path, sha256, stem, write_kept
 from tools.spec import JsonObject
 
 logger = logging.getLogger(__name__)
-
-_FORBIDDEN = re.compile(r"[^A-Za-z0-9_-]")
-_SUFFIX = ".json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,18 +111,16 @@ class Pins:
 
     def forget(self, server: str) -> None:
         """Forget a server: what it offers next is approved at first sight."""
-        for path in self._folder.glob(f"{_stem(server)}-*{_SUFFIX}"):
-            path.unlink(missing_ok=True)
+        forget_kept(self._folder, server)
 
     def _files(self, server: str) -> Iterator[tuple[Path, _Pinned]]:
-        for path in sorted(self._folder.glob(f"{_stem(server)}-*{_SUFFIX}")):
+        for path in sorted(self._folder.glob(f"{stem(server)}-*{SUFFIX}")):
             if (pinned := _read(path)) is not None and pinned.server == server:
                 yield path, pinned
 
     def _path(self, config: ServerConfig) -> Path:
-        """Two servers of one name in two files of two hosts do not share their pins."""
-        source = json.dumps([config.name, config.command, config.args, config.url])
-        return self._folder / f"{_stem(config.name)}-{_hash(source)[:16]}{_SUFFIX}"
+        source = [config.name, config.command, config.args, config.url]
+        return kept_path(self._folder, config.name, source)
 
 
 def _compare(pinned: _Pinned, found: Mapping[str, JsonObject]) -> _Pinned:
@@ -164,15 +157,7 @@ def definition(tool: types.Tool) -> JsonObject:
 
 def digest(value: JsonObject) -> str:
     """Return the SHA-256 of a definition, whatever the order of its members."""
-    return _hash(json.dumps(value, sort_keys=True))
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _stem(server: str) -> str:
-    return f"{_FORBIDDEN.sub('_', server)[:40]}-{_hash(server)[:8]}"
+    return sha256(json.dumps(value, sort_keys=True))
 
 
 def _read(path: Path) -> _Pinned | None:
@@ -191,11 +176,5 @@ def _read(path: Path) -> _Pinned | None:
 
 
 def _write(path: Path, pinned: _Pinned) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     value = {"server": pinned.server, "approved": pinned.approved, "changed": pinned.changed}
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as draft:
-        draft.write(json.dumps(value).encode())
-    try:
-        Path(draft.name).replace(path)
-    finally:
-        Path(draft.name).unlink(missing_ok=True)
+    write_kept(path, value)

@@ -21,6 +21,7 @@ from mcp.shared.message import SessionMessage
 
 from tools.errors import ToolServerError
 from tools.mcp_client.config import ServerConfig
+from tools.mcp_client.confinement import confined_command, limit_process
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ class ServerProcess:
 
     async def _read(self, pipe: IO[bytes], sink: MemoryObjectSendStream[Incoming]) -> None:
         """Carry messages from stdout; read on when the client left, lest the server blocks."""
-        lines, pace = _Lines(pipe, MAX_LINE_BYTES), _Pace(_MAX_STDOUT_LINES_PER_S)
+        lines, pace = _Lines(pipe, MAX_LINE_BYTES), Pace(_MAX_STDOUT_LINES_PER_S)
         async with sink:
             while line := await lines.read():
                 if not pace.allows():  # the pipe fills up: a server that floods waits, alone
@@ -157,7 +158,7 @@ class ServerProcess:
 
     async def _log(self, pipe: IO[bytes]) -> None:
         """Carry stderr to the log, at most so many lines a second."""
-        lines, pace = _Lines(pipe, _MAX_STDERR_LINE_BYTES), _Pace(_MAX_STDERR_LINES_PER_S)
+        lines, pace = _Lines(pipe, _MAX_STDERR_LINE_BYTES), Pace(_MAX_STDERR_LINES_PER_S)
         while line := await lines.read():
             is_shown = pace.allows()
             if text := line.decode(errors="replace").strip():
@@ -229,7 +230,7 @@ class _Lines:
         del self._buffer[: self._buffer.rfind(b"\n", 0, len(self._buffer) - 1) + 1]
 
 
-class _Pace:
+class Pace:
     """Counts lines in windows of a second."""
 
     def __init__(self, max_per_s: int) -> None:
@@ -246,9 +247,10 @@ class _Pace:
 
 
 def _start(config: ServerConfig) -> subprocess.Popen[bytes]:
+    command = confined_command(config)
     try:
         process = subprocess.Popen(  # noqa: S603  the operator's command, and no shell
-            [config.command, *config.args],
+            command,
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -270,6 +272,7 @@ def _start(config: ServerConfig) -> subprocess.Popen[bytes]:
         raise ToolServerError(
             f"cannot be started: its command {config.command!r} fails with {exc}"
         ) from exc
+    limit_process(process.pid, config.name, config.options.limits)
     for pipe in (process.stdin, process.stdout, process.stderr):
         assert pipe is not None
         os.set_blocking(pipe.fileno(), False)

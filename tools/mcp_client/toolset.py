@@ -4,31 +4,46 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 
-from tools.errors import ToolServerError, UnknownToolError
+from tools.errors import ConfigurationError, ToolServerError, UnknownToolError, suggest
+from tools.mcp_client import content
+from tools.mcp_client.catalogue_store import CatalogueStore
 from tools.mcp_client.config import ServerConfig
 from tools.mcp_client.names import server_prefix
 from tools.mcp_client.pins import Pins, why_held
 from tools.mcp_client.server import ServerConnection, ServerState, Status
-from tools.spec import JsonObject, ToolResult, ToolSpec
+from tools.mcp_client.token_store import TokenStore
+from tools.resources import Prompt, PromptMessage, Resource
+from tools.sampling import Sampler
+from tools.spec import Content, JsonObject, ToolResult, ToolSpec
 from tools.toolset import CallContext, Changes, find_tool
 from tools.validation import first_problem
 
 
 @asynccontextmanager
 async def open_toolset(
-    configs: Mapping[str, ServerConfig], *, start_wait_s: float = 15.0, pins: Pins | None = None
+    configs: Mapping[str, ServerConfig],
+    *,
+    start_wait_s: float = 15.0,
+    pins: Pins | None = None,
+    store: CatalogueStore | None = None,
+    sampler: Sampler | None = None,
+    tokens: TokenStore | None = None,
 ) -> AsyncIterator[McpToolset]:
     """Start every server at the same time, and end them all, children included, on leaving.
 
     Does not wait for the servers: `list_tools` does, until `start_wait_s` seconds after this.
-    Tools whose definition is not the one that `pins` has approved are not offered.
+    Tools whose definition is not the one that `pins` has approved are not offered. A server whose
+    catalogue is in `store` is started on first use. `sampler` answers the servers whose
+    configuration lets them sample. Servers that want a login are called with what `tokens` keeps.
     """
     changes = Changes()
     connections = [
-        ServerConnection(config, changes.tell, pins) for _, config in sorted(configs.items())
+        ServerConnection(config, changes.tell, pins, store=store, sampler=sampler, tokens=tokens)
+        for _, config in sorted(configs.items())
     ]
     failure: Exception | None = None
     async with anyio.create_task_group() as group:
@@ -47,6 +62,7 @@ async def open_toolset(
 class McpToolset:
     """Tools of external servers, ordered by server, then name. Built by `open_toolset`.
 
+    A server that has resources also has our tools `list_resources` and `read_resource`.
     The tools of a server that is not there are absent; calls of them are results with
     `is_error` that say why.
 
@@ -66,7 +82,7 @@ class McpToolset:
         """Return the tools of every server that is there; waits while servers start."""
         with anyio.CancelScope(deadline=self._start_deadline):
             for connection in self._connections.values():
-                await connection.wait_for("ready", "restarting", "failed", "disabled")
+                await connection.wait_until_known()
         return self._tools()
 
     async def call_tool(self, name: str, arguments: JsonObject, context: CallContext) -> ToolResult:
@@ -87,6 +103,51 @@ class McpToolset:
         """Wait until a server, by its configured name, has one of the statuses."""
         return await self._connections[server].wait_for(*statuses)
 
+    async def list_resources(self, server: str, context: CallContext) -> Sequence[Resource]:
+        """Return what a server, by its configured name, has to read.
+
+        Raises:
+            ConfigurationError: no server has that name.
+            ToolServerError: it cannot be asked.
+        """
+        return await self._server(server).list_resources(context)
+
+    async def read_resource(self, server: str, uri: str, context: CallContext) -> Sequence[Content]:
+        """Read a resource of a server.
+
+        Raises:
+            ConfigurationError: no server has that name.
+            ToolServerError: it cannot be asked, or refuses.
+        """
+        return await self._server(server).read_resource(uri, context)
+
+    async def list_prompts(self, server: str, context: CallContext) -> Sequence[Prompt]:
+        """Return the prompts of a server.
+
+        Raises:
+            ConfigurationError: no server has that name.
+            ToolServerError: it cannot be asked.
+        """
+        return await self._server(server).ask("the list of prompts", context, content.list_prompts)
+
+    async def get_prompt(
+        self, server: str, name: str, arguments: Mapping[str, str], context: CallContext
+    ) -> Sequence[PromptMessage]:
+        """Let a server make the messages of one of its prompts.
+
+        Raises:
+            ConfigurationError: no server has that name.
+            ToolServerError: it cannot be asked, or refuses.
+        """
+        get = partial(content.get_prompt, name=name, arguments=arguments)
+        return await self._server(server).ask(f"the prompt {name}", context, get)
+
+    def _server(self, name: str) -> ServerConnection:
+        if name not in self._connections:
+            hint = suggest(name, self._connections)
+            raise ConfigurationError(f"no MCP server is named {name!r}{hint}")
+        return self._connections[name]
+
     async def _find(self, name: str) -> ServerConnection:
         """Return the server that offers the tool.
 
@@ -99,7 +160,7 @@ class McpToolset:
         # Only the server that the name points to is waited for, whatever the others do.
         for connection in self._connections.values():
             if name.startswith(server_prefix(connection.name)):
-                await connection.wait_for("ready", "restarting", "failed", "disabled")
+                await connection.wait_until_known()
                 if (owner := self._owner(name)) is not None:
                     return owner
                 if name in connection.held_names:

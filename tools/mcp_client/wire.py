@@ -33,6 +33,11 @@ _INVISIBLE = re.compile(
 _MEDIA: Mapping[str, Literal["image", "audio"]] = {"image": "image", "audio": "audio"}
 
 
+def clean_text(text: str, max_characters: int) -> str:
+    """Return a text of a server's without what hides in it, and no longer than that."""
+    return _INVISIBLE.sub("", text)[:max_characters]
+
+
 def to_mcp_tool(spec: ToolSpec) -> types.Tool:
     """Offer one of our tools to an MCP client."""
     hints = spec.annotations
@@ -54,7 +59,7 @@ def to_mcp_tool(spec: ToolSpec) -> types.Tool:
 def from_mcp_tool(tool: types.Tool, *, name: str, server: str) -> ToolSpec:
     """Take a server's tool under the name `name`; its description is cleaned and bounded."""
     hints = tool.annotations or types.ToolAnnotations()
-    description = _INVISIBLE.sub("", tool.description or "")[:_MAX_DESCRIPTION_CHARACTERS]
+    description = clean_text(tool.description or "", _MAX_DESCRIPTION_CHARACTERS)
     return ToolSpec(
         name=name,
         description=description,
@@ -74,7 +79,7 @@ def from_mcp_tool(tool: types.Tool, *, name: str, server: str) -> ToolSpec:
 def to_mcp_result(result: ToolResult) -> types.CallToolResult:
     """Answer an MCP client with one of our results."""
     return types.CallToolResult(
-        content=[_to_mcp_content(block) for block in result.content],
+        content=[to_mcp_content(block) for block in result.content],
         structured_content=result.structured,
         is_error=result.is_error,
     )
@@ -82,7 +87,7 @@ def to_mcp_result(result: ToolResult) -> types.CallToolResult:
 
 def from_mcp_result(result: types.CallToolResult) -> ToolResult:
     """Take a server's result; a structured value that is no object becomes text."""
-    content = [_from_mcp_content(block) for block in result.content]
+    content = [from_mcp_content(block) for block in result.content]
     structured: Any = result.structured_content
     if structured is not None and not isinstance(structured, dict):
         if not content:
@@ -91,7 +96,8 @@ def from_mcp_result(result: types.CallToolResult) -> ToolResult:
     return ToolResult(tuple(content), structured, result.is_error)
 
 
-def _to_mcp_content(block: Content) -> types.ContentBlock:
+def to_mcp_content(block: Content) -> types.ContentBlock:
+    """Answer an MCP client with a block of ours."""
     if isinstance(block, TextContent):
         return types.TextContent(text=block.text)
     if isinstance(block, ResourceLink):
@@ -102,17 +108,18 @@ def _to_mcp_content(block: Content) -> types.ContentBlock:
     return types.AudioContent(data=data, mime_type=block.mime_type)
 
 
-def _from_mcp_content(block: types.ContentBlock) -> Content:
+def from_mcp_content(block: types.ContentBlock) -> Content:
+    """Take a block of a result or of a prompt."""
     if isinstance(block, types.TextContent):
         return TextContent(block.text)
     if isinstance(block, types.ResourceLink):
         return ResourceLink(str(block.uri), block.name, block.mime_type)
     if isinstance(block, types.EmbeddedResource):
-        return _from_mcp_resource(block.resource)
+        return from_mcp_resource(block.resource)
     return _decode(block.type, block.data, block.mime_type)
 
 
-def _from_mcp_resource(
+def from_mcp_resource(
     resource: types.TextResourceContents | types.BlobResourceContents,
 ) -> Content:
     """Take the text of a resource, or its picture or sound; other data is only told of."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import StringIO
 
 from anyio.from_thread import start_blocking_portal
@@ -15,12 +15,36 @@ from runtime.errors import PromptTooLongError
 from runtime.request import SamplingParams
 from tests.helpers.scripted_chat_model import ScriptedChatModel, ScriptedTurn, play
 from tests.helpers.scripted_tools import ScriptedToolset, echo, make_spec
+from tools.errors import ToolServerError
+from tools.mcp_client.server import ServerState
+from tools.resources import Prompt, PromptMessage
+from tools.spec import Content, TextContent
+from tools.toolset import CallContext
+
+
+class Notes:
+    """The content of a server `notes`: one note, one prompt."""
+
+    async def read_resource(self, server: str, uri: str, context: CallContext) -> Sequence[Content]:
+        if uri != "note://1":
+            raise ToolServerError(f"no {uri}")
+        return [TextContent("milk")]
+
+    async def list_prompts(self, server: str, context: CallContext) -> Sequence[Prompt]:
+        return [Prompt("shop")]
+
+    async def get_prompt(
+        self, server: str, name: str, arguments: Mapping[str, str], context: CallContext
+    ) -> Sequence[PromptMessage]:
+        return [PromptMessage("user", TextContent("What is there to buy?"))]
 
 
 def talk(model: ScriptedChatModel, lines: Sequence[str], system: str | None = None) -> list[str]:
     out = StringIO()
     console = Console(file=out, width=100, markup=False, highlight=False, emoji=False)
-    session = Session("m", model, ScriptedToolset([(make_spec("look"), echo)]), Policy(), dict)
+    toolset = ScriptedToolset([(make_spec("look"), echo)])
+    states = {"notes": ServerState("ready")}
+    session = Session("m", model, toolset, Policy(), lambda: states, content=Notes())
     left = iter(lines)
     with start_blocking_portal() as portal:
         conversation = Conversation(session, console, SamplingParams(max_tokens=8), system)
@@ -56,3 +80,12 @@ def test_turn_that_fails_is_told_and_forgotten() -> None:
 
 def test_tools_are_listed() -> None:
     assert talk(ScriptedChatModel(play(ScriptedTurn())), ["/tools"]) == ["  look()  The tool look."]
+
+
+def test_resources_and_prompts_of_servers_are_part_of_what_is_said() -> None:
+    model = ScriptedChatModel(play(ScriptedTurn("ok")))
+    lines = talk(model, ["Buy @notes:note://1", "/notes:shop", "@notes:note://2", "/notes:shout"])
+    bought = "Buy @notes:note://1\n\nContent of note://1 from the tool server notes:\nmilk"
+    assert contents(model) == [[bought], [bought, "ok", "What is there to buy?"]]
+    told = [line for line in lines if line not in {"ok", ""} and not line.startswith("[")]
+    assert told == ["no note://2", "notes has no prompt 'shout'; did you mean 'shop'?"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mcp_servers.cli import app
-from mcp_servers.cli.logs import follow_lines, last_lines
+from mcp_servers.cli.logs import describe_call, follow_lines, last_lines
 from runtime.config import Config
 from runtime.memory import free_memory
 from runtime.sources import MODELS
@@ -96,6 +96,13 @@ def test_logs_follow_whole_lines_and_a_file_that_was_rotated(tmp_path: Path) -> 
     assert next(lines) == "half"
     path.write_text("a\nb\n", encoding="utf-8")
     assert list(islice(lines, 2)) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "line", ["", "{", "3", "[]", '{"tool": "x"}', '{"time": 3, "seconds": "x"}']
+)
+def test_line_of_the_audit_log_that_is_damaged_is_shown_as_it_is(line: str) -> None:
+    assert describe_call(line) == line
 
 
 def test_shell_completes_commands() -> None:

@@ -128,8 +128,9 @@ async def test_the_official_client_starts_us_from_the_written_file(tmp_path: Pat
     file = tmp_path / "mcp.json"
     connect("cursor", "--file", str(file), "--model", str(tmp_path / "none.gguf"))
     entry = json.loads(file.read_text(encoding="utf-8"))["mcpServers"]["zonda"]
-    entry["env"] = {"ZONDA_STATE_DIR": str(tmp_path), "PATH": str(Path(sys.executable).parent)}
+    state = {"ZONDA_STATE_DIR": str(tmp_path), "ZONDA_ENGINE_IDLE_S": "0"}
+    entry["env"] = {**state, "PATH": str(Path(sys.executable).parent)}
     with anyio.fail_after(20):
         async with Client(StdioServerParameters(**entry)) as client:
             names = {tool.name for tool in (await client.list_tools()).tools}
-    assert names == {"generate", "extract", "choose", "run_result"}
+    assert names == {"generate", "extract", "choose", "generate_batch", "embed", "run_result"}

@@ -12,7 +12,8 @@ import pytest
 import tests.helpers.changing_server as changing
 import tests.helpers.tool_server_script as script
 from mcp_servers.cli import app
-from mcp_servers.cli.doctor import Check, _tools
+from mcp_servers.cli.doctor import Check, _tokens, _tools
+from runtime.agent.budget import ToolReport, ToolTokens
 from runtime.chat.support import ToolSupport
 from tests.helpers.tiny_gguf import write_tiny_llama
 
@@ -139,6 +140,9 @@ def test_tools_are_graded_by_the_models_tokens(
         "found": "10 of 11 are decoded strictly",
         "advice": "",
     }
+    size = "1006 tokens, 196.5% of a context of 512"
+    assert checks["definitions' size of a"]["found"] == size
+    assert checks["definitions' size"]["found"] == f"{size}: the model searches them"
     assert {name for name in checks if name.startswith("tool ")} == {"tool a__hang"}
     assert checks["tool a__hang"] == {
         "status": "warning",
@@ -148,6 +152,58 @@ def test_tools_are_graded_by_the_models_tokens(
         ),
         "advice": "the model is not offered it: simplify its input schema",
     }
+
+
+def test_sizes_of_definitions_are_told_server_by_server() -> None:
+    servers = (ToolTokens("a", 2, 100, 0.05), ToolTokens("b", 9, 800, 0.4))
+    report = ToolReport(servers, 880, 0.44, is_searched=True)
+    assert list(_tokens(report, 2000)) == [
+        Check("definitions' size of a", "ok", "100 tokens, 5.0% of a context of 2000"),
+        Check("definitions' size of b", "ok", "800 tokens, 40.0% of a context of 2000"),
+        Check(
+            "definitions' size",
+            "ok",
+            "880 tokens, 44.0% of a context of 2000: the model searches them",
+        ),
+    ]
+    *_, last = _tokens(ToolReport(servers[:1], 100, 0.05, is_searched=False), 2000)
+    assert last.found == "100 tokens, 5.0% of a context of 2000: all are listed"
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "found", "advice"),
+    [
+        ("servers.a.deny = ['x']", "ok", "{}: rules of a", ""),
+        ("", "ok", "{}: rules of nothing", ""),
+        (
+            "servers.b.deny = ['x']",
+            "warning",
+            "{}: rules of b",
+            "no configured server is named b; its rules do nothing",
+        ),
+        (
+            "servers.a.dny = ['x']",
+            "failed",
+            "{}: servers.a: no key is named 'dny'; did you mean 'deny'?",
+            "mend the line that the message names",
+        ),
+    ],
+)
+def test_policy_file_is_looked_at(
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    status: str,
+    found: str,
+    advice: str,
+) -> None:
+    policy, servers = home / "policy.toml", home / "servers.json"
+    policy.write_text(text, encoding="utf-8")
+    servers.write_text('{"mcpServers": {"a": {"command": "x", "disabled": true}}}')
+    code, checks = examine(capsys, "--mcp-config", str(servers), "--policy", str(policy))
+    assert code == int(status == "failed")
+    expected = {"status": status, "found": found.format(policy), "advice": advice}
+    assert checks["policy"] == expected
 
 
 def test_tools_below_strict_are_told_one_by_one() -> None:

@@ -16,6 +16,7 @@ import tests.helpers.tool_server_script as script
 from mcp_servers.cli import app
 from tools.errors import ConfigurationError, InvalidRequestError, UnknownToolError
 from tools.mcp_client.pins import why_held
+from tools.mcp_client.token_store import Challenge, TokenStore
 
 SCRIPT = (sys.executable, "-S", script.__file__)
 
@@ -216,3 +217,74 @@ def test_a_wrong_call_is_not_made(
     file.write_text(json.dumps({"mcpServers": {"s": entry}}), encoding="utf-8")
     with pytest.raises(error, match=message):
         zonda(capsys, "tools", "call", "s", tool, arguments, "--mcp-config", str(file))
+
+
+def test_rules_of_arguments_hold_for_calls_by_hand_and_every_call_is_written_down(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    servers, policy = tmp_path / "more.json", tmp_path / "policy.toml"
+    entry = {"command": SCRIPT[0], "args": list(SCRIPT[1:])}
+    servers.write_text(json.dumps({"mcpServers": {"s": entry}}), encoding="utf-8")
+    rule = '{ tool = "echo", arguments = { text = "secret*" } }'
+    policy.write_text(f"[servers.s]\ndeny = [{rule}]\n", encoding="utf-8")
+
+    def call(tool: str, **arguments: str) -> None:
+        files = ("--mcp-config", str(servers), "--policy", str(policy))
+        zonda(capsys, "tools", "call", "s", tool, json.dumps(arguments), *files)
+
+    with pytest.raises(ConfigurationError, match="no tool calls are written down in"):
+        zonda(capsys, "logs", "--audit")
+    call("echo", text="hi")
+    with pytest.raises(ConfigurationError) as raised:
+        call("echo", text="Secret plan")
+    assert str(raised.value) == (
+        f"s__echo was not called, because it is on the deny list (servers.s.deny[0] of {policy});"
+        " taking it from there would allow it."
+    )
+    with pytest.raises(InvalidRequestError):
+        call("echo", txt="hi")
+    call("refuse")
+    status, out, err = zonda(capsys, "logs", "--audit", "--json")
+    assert (status, err) == (0, f"{tmp_path / 'state' / 'audit.jsonl'}:\n")
+    entries = [json.loads(line) for line in out.splitlines()]
+    assert [(entry["tool"], entry["outcome"], entry["approved_by"]) for entry in entries] == [
+        ("s__echo", "ok", "user"),
+        ("s__echo", "denied", None),
+        ("s__echo", "refused", None),
+        ("s__refuse", "error", "user"),
+    ]
+    assert "hi" not in out
+    _, out, _ = zonda(capsys, "logs", "--audit", "-n", "3")
+    time, _, line = out.splitlines()[0].partition(" ")
+    assert time == entries[1]["time"]
+    assert line == (
+        f"denied  s__echo: {entries[1]['seconds']:.3f} s, 22 -> 0 bytes;"
+        f" deny: is on the deny list (servers.s.deny[0] of {policy}); zonda tools call"
+    )
+
+
+def test_no_call_is_written_down_when_the_operator_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zonda(capsys, "mcp", "add", "s", "--", *SCRIPT)
+    monkeypatch.setenv("ZONDA_AUDIT", "off")
+    zonda(capsys, "tools", "call", "s", "echo", '{"text": "hi"}')
+    assert not (tmp_path / "state" / "audit.jsonl").exists()
+    monkeypatch.setenv("ZONDA_AUDIT", "on")
+    monkeypatch.setenv("ZONDA_AUDIT_CONTENTS", "on")
+    zonda(capsys, "tools", "call", "s", "echo", '{"text": "hi"}')
+    _, out, _ = zonda(capsys, "logs", "--audit")
+    assert out.endswith(' {"arguments": {"text": "hi"}, "result": "hi"}\n')
+
+
+def test_a_removed_server_is_logged_out_of_unless_another_is_at_its_url(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, store = "https://a.example/mcp", TokenStore(tmp_path / "state" / "tokens")
+    store.save_challenge(url, Challenge("", "read"))
+    zonda(capsys, "mcp", "add", "a", url)
+    zonda(capsys, "mcp", "add", "b", url)
+    zonda(capsys, "mcp", "remove", "a")
+    assert store.load(url).challenge is not None
+    zonda(capsys, "mcp", "remove", "b")
+    assert store.load(url).challenge is None

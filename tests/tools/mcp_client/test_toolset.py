@@ -235,8 +235,8 @@ async def test_junk_between_messages_is_ignored_and_logged_once(
     ("tool", "text"),
     [
         ("refuse", "server 'a' refused the call of a__refuse: not today"),
-        ("mislead", "server 'a' answered a__mislead with what is no result: "),
-        ("malform", "server 'a' answered a__malform with what is no result: "),
+        ("mislead", "server 'a' answered the call of a__mislead with what is no result: "),
+        ("malform", "server 'a' answered the call of a__malform with what is no result: "),
     ],
 )
 async def test_a_wrong_answer_is_an_error_result(tool: str, text: str) -> None:

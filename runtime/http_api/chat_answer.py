@@ -1,0 +1,162 @@
+"""From the events of a turn to a chat completion, whole or in chunks.
+
+Source: openai-openapi 2.3.0, `CreateChatCompletionResponse` and its stream response; the order
+of chunks is that of recorded streams.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from runtime.chat.messages import (
+    ChatEvent,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    TurnEnd,
+)
+from runtime.errors import GenerationError
+from tools.spec import JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What all chunks of a completion say alike."""
+
+    model: str
+    completion_id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def write(self, kind: str, **fields: object) -> JsonObject:
+        return {
+            "id": self.completion_id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "service_tier": "default",
+            "system_fingerprint": None,
+            **fields,
+        }
+
+
+def write_completion(header: Header, ends: list[TurnEnd], *, is_legacy: bool) -> JsonObject:
+    """Write a whole completion of one turn for each choice.
+
+    Raises:
+        GenerationError: a turn failed.
+    """
+    choices = [
+        {
+            "index": index,
+            "message": _message(end, is_legacy=is_legacy),
+            "logprobs": None,
+            "finish_reason": finish_reason(end, is_legacy=is_legacy),
+        }
+        for index, end in enumerate(ends)
+    ]
+    return header.write("chat.completion", choices=choices, usage=write_usage(ends))
+
+
+def finish_reason(end: TurnEnd, *, is_legacy: bool) -> str:
+    """OpenAI's word for how a turn ended.
+
+    Raises:
+        GenerationError: it failed.
+    """
+    if end.finish_reason == "error":
+        raise GenerationError(end.error or "the turn failed")
+    if end.finish_reason == "tool_calls" and is_legacy:
+        return "function_call"
+    return "stop" if end.finish_reason == "cancelled" else end.finish_reason
+
+
+def write_usage(ends: list[TurnEnd]) -> JsonObject:
+    """The tokens of all choices; the prompt counts once."""
+    prompt = ends[0].usage.prompt_tokens
+    completion = sum(end.usage.completion_tokens for end in ends)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": ends[0].usage.cached_tokens, "audio_tokens": 0},
+    }
+
+
+class ChunkWriter:
+    """Writes the chunks of one choice; the first event brings the assistant's role."""
+
+    def __init__(self, header: Header, index: int, *, is_legacy: bool, has_usage: bool) -> None:
+        self._header = header
+        self._index = index
+        self._is_legacy = is_legacy
+        self._usage: JsonObject = {"usage": None} if has_usage else {}
+        self._call_ids: dict[int, str] = {}
+
+    def begin(self) -> JsonObject:
+        return self._chunk({"role": "assistant", "content": "", "refusal": None})
+
+    def push(self, event: ChatEvent) -> Iterator[JsonObject]:
+        """Chunks for one event.
+
+        Raises:
+            GenerationError: the turn failed.
+        """
+        match event:
+            case TextDelta():
+                yield self._chunk({"content": event.text})
+            case ReasoningDelta():
+                yield self._chunk({"reasoning": event.text, "reasoning_content": event.text})
+            case ToolCallDelta():
+                yield self._chunk(self._call(event))
+            case TurnEnd():
+                yield self._chunk({}, finish_reason(event, is_legacy=self._is_legacy))
+
+    def _call(self, event: ToolCallDelta) -> JsonObject:
+        function: JsonObject = {"arguments": event.arguments}
+        if event.name is not None:
+            function = {"name": event.name, "arguments": event.arguments}
+        if self._is_legacy:
+            return {"function_call": function}
+        call: JsonObject = {"index": event.index, "function": function}
+        if event.name is not None:
+            call = {"index": event.index, "id": _new_call_id(), "type": "function", **call}
+        return {"tool_calls": [call]}
+
+    def _chunk(self, delta: JsonObject, reason: str | None = None) -> JsonObject:
+        choice = {"index": self._index, "delta": delta, "logprobs": None, "finish_reason": reason}
+        return self._header.write("chat.completion.chunk", choices=[choice], **self._usage)
+
+
+def _new_call_id() -> str:
+    """A name for a call that no other call of the conversation has."""
+    return f"call_{secrets.token_hex(12)}"
+
+
+def _message(end: TurnEnd, *, is_legacy: bool) -> JsonObject:
+    calls = [
+        (call.call_id, {"name": call.name, "arguments": _dump(call.arguments)})
+        for call in end.message.tool_calls
+    ]
+    message: JsonObject = {
+        "role": "assistant",
+        "content": end.message.content or (None if calls else ""),
+        "refusal": None,
+        "annotations": [],
+    }
+    if end.message.reasoning:
+        message["reasoning"] = message["reasoning_content"] = end.message.reasoning
+    if calls and is_legacy:
+        message["function_call"] = calls[0][1]
+    elif calls:
+        message["tool_calls"] = [
+            {"id": call_id, "type": "function", "function": call} for call_id, call in calls
+        ]
+    return message
+
+
+def _dump(arguments: JsonObject) -> str:
+    return json.dumps(arguments, ensure_ascii=False)

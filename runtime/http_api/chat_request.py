@@ -1,0 +1,236 @@
+"""From the body of a chat completion to what `ChatModel.stream` takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from runtime.chat.messages import AUTO, Message, OutputSchema, ToolCall, ToolChoice
+from runtime.chat.model import Output
+from runtime.grammar.compile import from_choices, from_grammar, from_json_schema, from_regex
+from runtime.http_api.chat_shapes import (
+    AllowedToolsChoice,
+    AssistantMessage,
+    ChatRequest,
+    FunctionDefinition,
+    FunctionMessage,
+    NamedFunction,
+    NamedTool,
+    RefusalPart,
+    SchemaFormat,
+    SystemMessage,
+    TextFormat,
+    TextPart,
+    ToolMessage,
+    UserMessage,
+)
+from runtime.http_api.faults import bad_request
+from runtime.request import SamplingParams
+from tools.spec import JsonObject, ToolSpec
+
+_Item = TypeVar("_Item")
+
+ANY_ARGUMENTS: JsonObject = {"type": "object", "properties": {}}
+ANY_OBJECT: JsonObject = {"type": "object"}
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTurn:
+    """One chat completion, in our terms.
+
+    Attributes:
+        sampling: one for each choice.
+        is_legacy: whether calls are answered as `function_call`.
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...]
+    tool_choice: ToolChoice
+    output: Output | None
+    sampling: tuple[SamplingParams, ...]
+    thinks: bool | None
+    is_legacy: bool
+
+
+def read_chat(request: ChatRequest, context_length: int) -> ChatTurn:
+    """Translate a request.
+
+    Raises:
+        FaultError: names the field that cannot be honoured.
+        InvalidRequestError: a number out of range, or a schema or grammar that is none.
+    """
+    _refuse_unsupported(request)
+    tools = [_tool(tool.function, f"tools[{at}].function") for at, tool in _each(request.tools)]
+    tools += [_tool(one, f"functions[{at}]") for at, one in _each(request.functions)]
+    return ChatTurn(
+        tuple(_messages(request)),
+        tuple(tools),
+        _tool_choice(request, [tool.name for tool in tools]),
+        _output(request),
+        tuple(_sampling(request, context_length)),
+        _thinks(request),
+        is_legacy=bool(request.functions) and not request.tools,
+    )
+
+
+def _each(items: list[_Item] | None) -> enumerate[_Item]:
+    return enumerate(items or ())
+
+
+def _refuse_unsupported(request: ChatRequest) -> None:
+    if request.stream_options is not None and not request.stream:
+        raise bad_request("stream_options needs stream: true", "stream_options")
+    if "audio" in (request.modalities or ()):
+        raise bad_request("this model writes text, no audio", "modalities")
+    if request.logprobs or request.top_logprobs:
+        raise bad_request("log-probabilities are not offered", "logprobs")
+    if any((request.logit_bias or {}).values()):
+        raise bad_request("only a bias of 0 is offered", "logit_bias")
+
+
+def _messages(request: ChatRequest) -> list[Message]:
+    found: list[Message] = []
+    names: dict[str, str] = {}
+    for at, message in enumerate(request.messages):
+        where = f"messages[{at}]"
+        match message:
+            case SystemMessage():
+                found.append(Message("system", _text(message.content)))
+            case UserMessage():
+                found.append(Message("user", _text(message.content)))
+            case AssistantMessage():
+                calls = _calls(message, at, where)
+                names |= {call.call_id: call.name for call in calls}
+                text = _text(message.content or message.refusal or "")
+                thought = message.reasoning or message.reasoning_content or ""
+                found.append(Message("assistant", text, tool_calls=calls, reasoning=thought))
+            case ToolMessage():
+                name = names.get(message.tool_call_id)
+                if name is None:
+                    text = f"no call before it has the id {message.tool_call_id!r}"
+                    raise bad_request(text, f"{where}.tool_call_id")
+                text = _text(message.content)
+                found.append(Message("tool", text, call_id=message.tool_call_id, name=name))
+            case FunctionMessage():
+                call_id = next((key for key in reversed(names) if names[key] == message.name), None)
+                if call_id is None:
+                    raise bad_request("no call before it has this name", f"{where}.name")
+                text = message.content or ""
+                found.append(Message("tool", text, call_id=call_id, name=message.name))
+    return found
+
+
+def _text(content: str | Sequence[TextPart | RefusalPart]) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(part.text if isinstance(part, TextPart) else part.refusal for part in content)
+
+
+def _calls(message: AssistantMessage, at: int, where: str) -> tuple[ToolCall, ...]:
+    given = [
+        (call.id, call.function, f"{where}.tool_calls[{index}].function.arguments")
+        for index, call in _each(message.tool_calls)
+    ]
+    if message.function_call is not None:
+        given.append((f"call_{at}", message.function_call, f"{where}.function_call.arguments"))
+    return tuple(
+        ToolCall(call_id, function.name, _arguments(function.arguments, place))
+        for call_id, function, place in given
+    )
+
+
+def _arguments(text: str, where: str) -> JsonObject:
+    try:
+        arguments = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise bad_request("arguments are a JSON object as text", where)
+    return arguments
+
+
+def _tool(function: FunctionDefinition, where: str) -> ToolSpec:
+    schema = function.parameters or ANY_ARGUMENTS
+    if schema.get("type", "object") != "object":
+        raise bad_request("the type of parameters is object", f"{where}.parameters.type")
+    return ToolSpec(function.name, function.description, {**schema, "type": "object"})
+
+
+def _tool_choice(request: ChatRequest, names: Sequence[str]) -> ToolChoice:
+    choice = request.function_call if request.tool_choice is None else request.tool_choice
+    found = ToolChoice(parallel=request.parallel_tool_calls is not False and not request.functions)
+    wanted: list[str] = []
+    if isinstance(choice, str):
+        found = replace(found, mode=choice)
+    elif isinstance(choice, NamedTool | NamedFunction):
+        name = choice.function.name if isinstance(choice, NamedTool) else choice.name
+        wanted = [name]
+        found = ToolChoice("required", name, parallel=False)
+    elif isinstance(choice, AllowedToolsChoice):
+        wanted = [tool.function.name for tool in choice.allowed_tools.tools]
+        found = replace(found, mode=choice.allowed_tools.mode, allowed=tuple(wanted))
+    for name in wanted:
+        if name not in names:
+            raise bad_request(f"no tool is named {name!r}", "tool_choice")
+    if found.mode == "required" and not names:
+        raise bad_request("there is no tool to call", "tool_choice")
+    return found if names else AUTO
+
+
+def _output(request: ChatRequest) -> Output | None:
+    asked: dict[str, Output] = {}
+    form = request.response_format
+    if isinstance(form, SchemaFormat):
+        asked["response_format"] = OutputSchema(form.json_schema.json_schema)
+    elif form is not None and not isinstance(form, TextFormat):
+        asked["response_format"] = OutputSchema(ANY_OBJECT)
+    if request.guided_json is not None:
+        asked["guided_json"] = from_json_schema(request.guided_json)
+    if request.guided_regex is not None:
+        asked["guided_regex"] = from_regex(request.guided_regex)
+    if request.guided_choice is not None:
+        asked["guided_choice"] = from_choices(request.guided_choice)
+    for name in ("guided_grammar", "grammar"):
+        if (text := getattr(request, name)) is not None:
+            asked[name] = from_grammar(text)
+    if len(asked) > 1:
+        first, second, *_ = asked
+        raise bad_request(f"{first} and {second} both say what the answer is; give one", second)
+    return next(iter(asked.values()), None)
+
+
+def _sampling(request: ChatRequest, context_length: int) -> list[SamplingParams]:
+    stop = request.stop or ()
+    seed = None if request.seed is None else request.seed % 2**63
+    num_choices = request.n or 1
+    limits = (request.max_completion_tokens, request.max_tokens, context_length)
+    return [
+        SamplingParams(
+            max_tokens=next(limit for limit in limits if limit is not None),
+            temperature=_default(request.temperature, 1.0),
+            # OpenAI's ranges have 0 in them, which keeps no token: the likeliest is kept.
+            top_p=max(_default(request.top_p, 1.0), 1e-6),
+            top_k=max(request.top_k or 0, 0),
+            min_p=request.min_p or 0.0,
+            repetition_penalty=_default(request.repetition_penalty, 1.0),
+            presence_penalty=request.presence_penalty or 0.0,
+            frequency_penalty=request.frequency_penalty or 0.0,
+            seed=None if seed is None else (seed + index) % 2**63,
+            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        )
+        for index in range(num_choices)
+    ]
+
+
+def _default(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _thinks(request: ChatRequest) -> bool | None:
+    options = request.chat_template_kwargs
+    if options is not None and options.enable_thinking is not None:
+        return options.enable_thinking
+    effort = request.reasoning_effort
+    return None if effort is None else effort not in {"none", "minimal"}

@@ -1,0 +1,219 @@
+"""The routes of OpenAI's API that we answer; who is let in is known already.
+
+A client that leaves, while it waits or while it reads, aborts its turns.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from typing import Protocol
+
+import anyio
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from runtime.chat.messages import ChatEvent, Message, ToolChoice, TurnEnd
+from runtime.chat.model import Output
+from runtime.http_api.body import read_body
+from runtime.http_api.chat_answer import ChunkWriter, Header, write_completion, write_usage
+from runtime.http_api.chat_request import ChatTurn, read_chat
+from runtime.http_api.chat_shapes import ChatRequest
+from runtime.http_api.event_stream import Emit, EventStream, unless_gone
+from runtime.http_api.faults import Fault, FaultError, fault_of
+from runtime.request import SamplingParams
+from tools.spec import JsonObject, ToolSpec
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class Model(Protocol):
+    """What a chat completion needs of a loaded model; `ChatModel` is one."""
+
+    @property
+    def context_length(self) -> int: ...
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[ToolSpec],
+        tool_choice: ToolChoice,
+        output: Output | None,
+        sampling: SamplingParams,
+        thinks: bool | None,
+    ) -> AsyncGenerator[ChatEvent]: ...
+
+
+class Backend(Protocol):
+    """What answers: the models, and who may use them now."""
+
+    @property
+    def model_names(self) -> Sequence[str]: ...
+
+    def hold_model(self, name: str) -> AbstractAsyncContextManager[Model]:
+        """Wait for a model; it stays loaded meanwhile.
+
+        Raises:
+            UnknownModelError: there is none of that name.
+            ZondaError: it cannot be loaded.
+        """
+        ...
+
+    def turn(self, caller: str) -> AbstractAsyncContextManager[None]:
+        """Wait for a place among those who run, and keep it.
+
+        Raises:
+            CapacityError: the queue is full; the message says when to try again.
+            UnavailableError: the server is shutting down.
+        """
+        ...
+
+
+Answer = Callable[[Request], Awaitable[Response]]
+
+
+def openai_routes(backend: Backend, caller_of: Callable[[Request], str]) -> list[Route]:
+    """Return the routes under `/v1`; `caller_of` names who sent a request."""
+    api = _Api(backend, caller_of)
+    return [
+        Route("/v1/chat/completions", _guarded(api.chat), methods=["POST"]),
+        Route("/v1/models", _guarded(api.list_models), methods=["GET"]),
+        Route("/v1/models/{name:path}", _guarded(api.show_model), methods=["GET"]),
+    ]
+
+
+def _guarded(answer: Answer) -> Answer:
+    """Answer with an error instead of raising one; every answer bears its request's id."""
+
+    async def guarded(request: Request) -> Response:
+        began = time.perf_counter()
+        given = request.headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+        try:
+            response = await answer(request)
+        except Exception as exc:  # noqa: BLE001 - the edge of the API: it becomes an answer
+            response = fault_of(exc).as_response()
+        response.headers["x-request-id"] = request_id
+        response.headers["openai-processing-ms"] = str(int(1e3 * (time.perf_counter() - began)))
+        return response
+
+    return guarded
+
+
+class _Api:
+    def __init__(self, backend: Backend, caller_of: Callable[[Request], str]) -> None:
+        self._backend = backend
+        self._caller_of = caller_of
+        self._created = int(time.time())
+
+    async def list_models(self, request: Request) -> Response:
+        models = [self._describe(name) for name in self._backend.model_names]
+        return JSONResponse({"object": "list", "data": models})
+
+    async def show_model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in self._backend.model_names:
+            text = f"no model is named {name!r}"
+            raise FaultError(Fault(404, "invalid_request_error", text, "model_not_found", "model"))
+        return JSONResponse(self._describe(name))
+
+    async def chat(self, request: Request) -> Response:
+        body = await read_body(request, ChatRequest)
+        header = Header(body.model)
+
+        @asynccontextmanager
+        async def begun() -> AsyncIterator[tuple[Model, ChatTurn]]:
+            async with self._backend.hold_model(body.model) as model:
+                turn = read_chat(body, model.context_length)  # what is wrong waits for nobody
+                async with self._backend.turn(self._caller_of(request)):
+                    yield model, turn
+
+        async def write(emit: Emit) -> None:
+            usage = bool(body.stream_options and body.stream_options.include_usage)
+            async with begun() as (model, turn):
+                await _stream(header, model, turn, emit, has_usage=usage)
+
+        async def complete() -> Response:
+            async with begun() as (model, turn):
+                ends = await _run(model, turn)
+            return JSONResponse(write_completion(header, ends, is_legacy=turn.is_legacy))
+
+        return EventStream(write) if body.stream else await unless_gone(request, complete)
+
+    def _describe(self, name: str) -> JsonObject:
+        return {"id": name, "object": "model", "created": self._created, "owned_by": "zonda"}
+
+
+def _open(model: Model, turn: ChatTurn, sampling: SamplingParams) -> AsyncGenerator[ChatEvent]:
+    return model.stream(
+        turn.messages,
+        tools=turn.tools,
+        tool_choice=turn.tool_choice,
+        output=turn.output,
+        sampling=sampling,
+        thinks=turn.thinks,
+    )
+
+
+async def _run(model: Model, turn: ChatTurn) -> list[TurnEnd]:
+    """Let the model answer once for each choice, all at the same time."""
+    ends: dict[int, TurnEnd] = {}
+
+    async def answer(index: int, sampling: SamplingParams) -> None:
+        async with aclosing(_open(model, turn, sampling)) as events:
+            async for event in events:
+                if isinstance(event, TurnEnd):
+                    ends[index] = event
+
+    await _all_at_once(turn, answer)
+    return [ends[index] for index in range(len(turn.sampling))]
+
+
+async def _all_at_once(
+    turn: ChatTurn, answer: Callable[[int, SamplingParams], Awaitable[None]]
+) -> None:
+    """Run one task for each choice; the first failure ends the others and is raised alone."""
+    problems: list[Exception] = []
+
+    async def try_to(index: int, sampling: SamplingParams) -> None:
+        try:
+            await answer(index, sampling)
+        except Exception as exc:  # noqa: BLE001 - raised below, without its group
+            problems.append(exc)
+            group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        for index, sampling in enumerate(turn.sampling):
+            group.start_soon(try_to, index, sampling)
+    if problems:
+        raise problems[0]
+
+
+async def _stream(
+    header: Header, model: Model, turn: ChatTurn, emit: Emit, *, has_usage: bool
+) -> None:
+    """Emit the chunks of all choices as they come, then, where asked for, what they took."""
+    ends: dict[int, TurnEnd] = {}
+
+    async def answer(index: int, sampling: SamplingParams) -> None:
+        writer = ChunkWriter(header, index, is_legacy=turn.is_legacy, has_usage=has_usage)
+        is_begun = False
+        async with aclosing(_open(model, turn, sampling)) as events:
+            async for event in events:
+                for chunk in writer.push(event):
+                    if not is_begun:
+                        is_begun = True
+                        await emit(writer.begin())
+                    await emit(chunk)
+                if isinstance(event, TurnEnd):
+                    ends[index] = event
+
+    await _all_at_once(turn, answer)
+    if has_usage:
+        totals = write_usage([ends[index] for index in sorted(ends)])
+        await emit(header.write("chat.completion.chunk", choices=[], usage=totals))
