@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 import stat
+import tempfile
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
