@@ -312,11 +312,12 @@ class ModelService:
         if name == "model_unload":
             self._prepared.pop(arguments["model"], None)
             return await self.models.unload(run, arguments)
-        async with self.models.use(run, arguments.get("model")) as model:
+        async with self.models.use(run, arguments.get("model")) as loaded:
+            model = loaded.for_caller(run.principal)
             if name == "agent_run":
                 agent = await self._make_agent(run, model, arguments)
                 result = await calls.agent_run(run, agent, model.name, arguments)
-                self._tasks.start_soon(self._prepare_tools, model)
+                self._tasks.start_soon(self._prepare_tools, loaded)
                 return result
             if name == "embed":
                 return await embed(run, model, self.vectors, arguments)

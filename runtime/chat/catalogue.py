@@ -43,7 +43,8 @@ def sort_tools(tools: Sequence[ToolSpec]) -> list[ToolSpec]:
 class Catalogue:
     """Keeps the prefixes of one engine's prompts computed, one for each system text.
 
-    Invariant: each name in `_leases` is one that the engine may hold, and it holds no other.
+    Invariant: each name in `_leases` is one that the engine may hold, and it holds no other;
+    `_prefixes` has the tokens of each that was computed.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Catalogue:
         self._engine = engine
         self._saved = saved
         self._leases: list[str] = []
+        self._prefixes: dict[str, tuple[int, ...]] = {}
         self._lock = anyio.Lock()
 
     async def warm(self, tools: Sequence[ToolSpec], *, system: str | None = None) -> None:
@@ -71,9 +73,15 @@ class Catalogue:
         except Exception:
             logger.exception("the tools' part of the prompt is not kept")
 
+    def num_shared(self, token_ids: Sequence[int]) -> int:
+        """How many of a prompt's first tokens are a prefix that is kept for everybody."""
+        kept = (len(one) for one in self._prefixes.values() if tuple(token_ids[: len(one)]) == one)
+        return max(kept, default=0)
+
     async def _warm(self, tools: Sequence[ToolSpec], system: str | None) -> None:
         prefix = await _in_thread(self._find_prefix, tools, system)
         lease = await self._make_lease(system)
+        self._prefixes[lease] = prefix
         if not await self._engine.hold_prefix(lease, prefix):
             if await self._restore(lease, prefix):
                 logger.info("%d tokens of tools and system text are read from disk", len(prefix))
@@ -108,7 +116,9 @@ class Catalogue:
             self._leases.remove(lease)
         self._leases.append(lease)
         if len(self._leases) > MAX_PREFIXES:
-            await self._engine.hold_prefix(self._leases.pop(0), ())
+            oldest = self._leases.pop(0)
+            self._prefixes.pop(oldest, None)
+            await self._engine.hold_prefix(oldest, ())
         return lease
 
     async def _compute(self, lease: str, prefix: tuple[int, ...]) -> None:

@@ -5,6 +5,7 @@ Joins template, wire format, grammar, engine and parser; knows no scheduler and 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -15,6 +16,7 @@ from types import MappingProxyType
 import anyio
 import anyio.to_thread
 
+from runtime.chat.callers import CallersEngine
 from runtime.chat.catalogue import Catalogue
 from runtime.chat.grammars import Grammars
 from runtime.chat.limited import limits_of
@@ -97,6 +99,17 @@ class ChatModel:
         self.wire_format = self._prompts.wire_format
         self.features = self._prompts.features()
         self._grammars = Grammars(self._prompts.bound, tokenizer, self._prompts.end_of_turn_id)
+
+    def for_caller(self, caller: str) -> ChatModel:
+        """The same model for one of several callers, who must not learn what others ask.
+
+        Only the prefix that `prepare` keeps is shared with them; "" shares everything.
+        """
+        if not caller:
+            return self
+        own = copy.copy(self)
+        own._engine = CallersEngine(self._engine, caller, self._catalogue.num_shared)
+        return own
 
     async def support_of(self, tools: Sequence[ToolSpec]) -> dict[str, ToolSupport]:
         """Return how strictly the calls of each tool are decoded, by the tool's name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import numpy as np
@@ -71,7 +71,12 @@ class ServedModel(ScriptedChatModel):
 
     name: str = "scripted"
     scores: Mapping[str, float] = field(default_factory=dict)
+    callers: list[str] = field(default_factory=list)
     weighed: list[tuple[tuple[Message, ...], tuple[str, ...]]] = field(default_factory=list)
+
+    def for_caller(self, caller: str) -> Self:
+        self.callers.append(caller)
+        return self
 
     async def choose(
         self, messages: Sequence[Message], options: Sequence[str]
