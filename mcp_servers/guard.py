@@ -29,6 +29,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 MIN_KEY_CHARS = 16
 
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?P<port>:[0-9]{1,5})?")
+_KEY_HEADERS = frozenset({b"authorization", b"x-api-key"})  # Anthropic's clients send the second
 _KEY = re.compile(r"[A-Za-z0-9._~+/=-]+")
 
 
@@ -143,11 +144,11 @@ class Guard:
 
         It is a user of the SDK's kind, so that the SDK binds its sessions to who opened them.
         """
-        given = _values(scope, b"authorization")
-        scope["headers"] = [item for item in scope["headers"] if item[0] != b"authorization"]
+        key = _bearer(_values(scope, b"authorization")) or _only(_values(scope, b"x-api-key"))
+        scope["headers"] = [item for item in scope["headers"] if item[0] not in _KEY_HEADERS]
         if not self._access.keys and self._access.tokens is None:
             return None
-        if (key := _bearer(given)) is None:
+        if key is None:
             return _refusal(401, "a key is needed: Authorization: Bearer KEY", self._challenge())
         if (name := self._find_key(key)) is not None:
             scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=name, scopes=[]))
@@ -194,6 +195,10 @@ def _values(scope: Scope, name: bytes) -> list[str]:
 def _bearer(given: list[str]) -> str | None:
     scheme, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
     return key.strip() if scheme.lower() == "bearer" and key.strip() else None
+
+
+def _only(given: list[str]) -> str | None:
+    return given[0].strip() or None if len(given) == 1 else None
 
 
 def _host_name(text: str) -> str | None:

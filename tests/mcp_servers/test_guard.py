@@ -51,6 +51,10 @@ PROBES: tuple[tuple[dict[str, str | None], int], ...] = (
     ({"authorization": "Bearer "}, 401),
     ({"authorization": KEY}, 401),
     ({"authorization": f"Basic {KEY}"}, 401),
+    ({"x-api-key": OTHER}, 401),
+    ({"x-api-key": ""}, 401),
+    ({"x-api-key": f"Bearer {KEY}"}, 401),
+    ({"x-api-key": KEY, "authorization": f"Bearer {OTHER}"}, 401),
     ({"cookie": f"authorization=Bearer {KEY}"}, 401),
     ({"x-forwarded-for": "127.0.0.1"}, 401),
     ({**ALLOWED, "host": "evil.example"}, 421),
@@ -270,8 +274,9 @@ async def test_own_addresses_and_origins_are_let_in_with_the_key() -> None:
             {"host": "127.0.0.1", "origin": "http://localhost:3000"},
             {"host": "127.0.0.1", "origin": "https://[::1]"},
             {"authorization": f"bearer {KEY}"},
+            {"authorization": None, "x-api-key": KEY},
         ):
-            response = await app.request("GET", "/health", {**HEADERS, **ALLOWED, **changes})
+            response = await app.request("GET", "/health", with_headers({**ALLOWED, **changes}))
             assert response.status_code == 200, changes
 
 
