@@ -79,6 +79,7 @@ class TurnEnd:
         error: why, where `finish_reason` is "error".
         rejected: the call whose arguments its schema refuses, if that is why; it is not among
             the message's and must not be made.
+        stopped_by: the stop string that ended the text; None where none did.
     """
 
     message: Message
@@ -86,6 +87,7 @@ class TurnEnd:
     usage: Usage
     error: str | None = None
     rejected: ToolCall | None = None
+    stopped_by: str | None = None
 
 
 ChatEvent = ReasoningDelta | TextDelta | ToolCallDelta | TurnEnd

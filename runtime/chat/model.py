@@ -255,14 +255,21 @@ class ChatModel:
         return [[*first, *tokenizer.encode(text)] for text in texts]
 
     async def count_tokens(
-        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSpec] = (),
+        *,
+        thinks: bool | None = None,
     ) -> int:
         """Return the length of the prompt that these messages and tools make.
+
+        `thinks` is that of `stream`.
 
         Raises:
             TemplateError: the template cannot render the messages.
         """
-        return len((await anyio.to_thread.run_sync(self._prompts.build, messages, tools)).token_ids)
+        build = partial(self._prompts.build, messages, tools, thinks=thinks)
+        return len((await anyio.to_thread.run_sync(build)).token_ids)
 
     def _plan(self, asked: _Asked) -> TurnPlan:
         try:
@@ -372,7 +379,12 @@ class ChatModel:
             finish_reason = "tool_calls"
         is_call = rejected is not None and bool(rejected.call.name)
         return TurnEnd(
-            message, finish_reason, usage, error, rejected.call if rejected and is_call else None
+            message,
+            finish_reason,
+            usage,
+            error,
+            rejected.call if rejected and is_call else None,
+            attempt.stopped_by,
         )
 
 

@@ -180,6 +180,7 @@ async def test_text_cut_by_the_limit_keeps_its_tokens_and_one_cut_by_a_stop_stri
     assert AS_BYTES.decode(end.message.token_ids) == "abc"
     _, end = await turn(model_of("abcdef"), sampling=SamplingParams(max_tokens=9, stop=("cd",)))
     assert (end.finish_reason, end.message.content) == ("stop", "ab")
+    assert end.stopped_by == "cd"
     assert end.message.token_ids == ()
 
 
@@ -332,6 +333,7 @@ async def test_calls_behind_a_stop_string_are_not_made_however_tokens_come() -> 
         assert events == [event for event in events if isinstance(event, TextDelta)]
         assert text_of(events) == "It "
         assert (end.message, end.finish_reason) == (Message("assistant", "It "), "stop")
+        assert end.stopped_by == "STOP"
 
 
 async def test_prepare_takes_tools_whose_hints_refer_to_what_is_not_known_yet() -> None:
