@@ -28,7 +28,7 @@ from runtime.chat.messages import ChatEvent, Message, OutputSchema, TextDelta, T
 from runtime.errors import GenerationError
 from runtime.request import SamplingParams, Usage
 from tools.errors import InvalidArgumentsError
-from tools.spec import JsonObject, TextContent, ToolResult
+from tools.spec import JsonObject, TextContent, ToolResult, ToolSpec
 
 if TYPE_CHECKING:
     from runtime.chat.model import Output
@@ -45,6 +45,14 @@ class Model(AgentModel, Protocol):
     def for_caller(self, caller: str) -> Self:
         """The same model; what this caller says is not shared with others."""
         ...
+
+    async def count_tokens(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSpec] = (),
+        *,
+        thinks: bool | None = None,
+    ) -> int: ...
 
     async def choose(
         self, messages: Sequence[Message], options: Sequence[str]

@@ -23,6 +23,7 @@ from mcp_servers.model_server.stdio import GRACE_S, end_process, end_process_wit
 from mcp_servers.model_server.tools import Surface
 from mcp_servers.web_app import open_web_app
 from runtime.config import Config
+from runtime.http_api.messages_routes import anthropic_routes
 from runtime.http_api.routes import openai_routes
 from tools.errors import ConfigurationError
 
@@ -71,7 +72,8 @@ async def serve_http(
     ):
         stop = _Stop(service, config.drain_s)
         server = build_server(service, version=version)
-        routes = openai_routes(Completions(service, any_name=config.any_model_name), caller_of)
+        backend = Completions(service, any_name=config.any_model_name)
+        routes = [*anthropic_routes(backend, caller_of), *openai_routes(backend, caller_of)]
         async with open_web_app(server, access, stop.readiness, service.state, routes) as app:
             http = HttpServer(http_config(app.asgi))
             group.start_soon(service.prepare)

@@ -37,6 +37,14 @@ class Model(Protocol):
     @property
     def context_length(self) -> int: ...
 
+    async def count_tokens(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSpec] = (),
+        *,
+        thinks: bool | None = None,
+    ) -> int: ...
+
     def stream(
         self,
         messages: Sequence[Message],
@@ -46,6 +54,7 @@ class Model(Protocol):
         output: Output | None,
         sampling: SamplingParams,
         thinks: bool | None,
+        admitted: Sequence[ToolSpec] = (),
     ) -> AsyncGenerator[ChatEvent]: ...
 
 

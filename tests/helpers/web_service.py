@@ -24,6 +24,7 @@ from mcp_servers.model_server.tools import Surface
 from mcp_servers.model_server.web import listen
 from mcp_servers.resource_server import ResourceServer
 from mcp_servers.web_app import WebApp, open_web_app
+from runtime.http_api.messages_routes import anthropic_routes
 from runtime.http_api.routes import openai_routes
 from tests.helpers.model_service import ScriptedModels
 
@@ -81,7 +82,8 @@ async def open_app(
             server = build_server(service, version="1")
             access = make_access("127.0.0.1", keys, tokens=tokens)
             ready = readiness or (lambda: service.readiness)
-            routes = openai_routes(Completions(service), caller_of)
+            backend = Completions(service)
+            routes = [*anthropic_routes(backend, caller_of), *openai_routes(backend, caller_of)]
             async with open_web_app(server, access, ready, service.state, routes) as web:
                 yield ServedApp(web, service)
 
