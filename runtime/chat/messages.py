@@ -46,6 +46,13 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnStart:
+    """What was asked is sound, and is being computed; only for who asks to be told."""
+
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReasoningDelta:
     """More of what the model thinks before it answers."""
 
@@ -90,7 +97,7 @@ class TurnEnd:
     stopped_by: str | None = None
 
 
-ChatEvent = ReasoningDelta | TextDelta | ToolCallDelta | TurnEnd
+ChatEvent = TurnStart | ReasoningDelta | TextDelta | ToolCallDelta | TurnEnd
 
 ToolChoiceMode = Literal["auto", "none", "required"]
 

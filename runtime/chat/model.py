@@ -20,7 +20,15 @@ from runtime.chat.callers import CallersEngine
 from runtime.chat.catalogue import Catalogue
 from runtime.chat.grammars import Grammars
 from runtime.chat.limited import limits_of
-from runtime.chat.messages import AUTO, ChatEvent, Message, OutputSchema, ToolChoice, TurnEnd
+from runtime.chat.messages import (
+    AUTO,
+    ChatEvent,
+    Message,
+    OutputSchema,
+    ToolChoice,
+    TurnEnd,
+    TurnStart,
+)
 from runtime.chat.prompt import Prompt, PromptBuilder
 from runtime.chat.support import ToolSupport
 from runtime.chat.tempered import temperatures_of
@@ -141,6 +149,7 @@ class ChatModel:
         thinks: bool | None = None,
         choices: Mapping[str, Sequence[str]] = NO_CHOICES,
         admitted: Sequence[ToolSpec] = (),
+        tells_start: bool = False,
     ) -> AsyncGenerator[ChatEvent]:
         """Let the model take a turn; the last event is its `TurnEnd`.
 
@@ -158,6 +167,7 @@ class ChatModel:
             choices: lists that `x-choices-from` in tools' schemas refers to by their names.
             admitted: what it can call besides `tools`, and is not told of at the prompt's
                 beginning: the conversation tells. The prompt stays the same when they change.
+            tells_start: whether the first event is a `TurnStart`, before anything is computed.
 
         Raises:
             InvalidRequestError: no messages, bad tool names, a choice that cannot be met, too
@@ -168,6 +178,8 @@ class ChatModel:
         """
         asked = _Asked(messages, tools, tool_choice, output, sampling, thinks, choices, admitted)
         plan = await anyio.to_thread.run_sync(self._plan, asked)
+        if tells_start:
+            yield TurnStart(len(plan.prompt.token_ids))
         sampling = replace(sampling, stop=())  # they end the visible text, which is ours to know
         restart, usage, last = Restart(), Usage(), TokenChunk()
         refused: Attempt | None = None

@@ -10,7 +10,14 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from runtime.chat.messages import ChatEvent, ReasoningDelta, TextDelta, ToolCallDelta, TurnEnd
+from runtime.chat.messages import (
+    ChatEvent,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    TurnEnd,
+    TurnStart,
+)
 from runtime.errors import GenerationError
 from runtime.http_api.messages_turns import SIGNATURE, sign_thoughts
 from tools.spec import JsonObject
@@ -82,19 +89,6 @@ class EventWriter:
         self._open: ChatEvent | None = None
         self._thoughts = ""
 
-    def begin(self, num_prompt_tokens: int) -> Iterator[JsonObject]:
-        """Events that come before all others."""
-        usage = {
-            "input_tokens": num_prompt_tokens,
-            "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": 0,
-            "output_tokens": 0,
-            "service_tier": "standard",
-        }
-        end = {"stop_reason": None, "stop_sequence": None}
-        yield {"type": "message_start", "message": self._answer.write([], usage, end)}
-        yield {"type": "ping"}
-
     def push(self, event: ChatEvent) -> Iterator[JsonObject]:
         """Events for one of ours.
 
@@ -102,6 +96,9 @@ class EventWriter:
             GenerationError: the turn failed.
         """
         match event:
+            case TurnStart():
+                yield self._begin(event.prompt_tokens)
+                yield {"type": "ping"}
             case TextDelta():
                 yield from self._begin_block(event, {"type": "text", "text": ""})
                 yield self._delta({"type": "text_delta", "text": event.text})
@@ -117,6 +114,17 @@ class EventWriter:
                 yield from self._end_block()
                 yield {"type": "message_delta", "delta": end, "usage": write_usage(event)}
                 yield {"type": "message_stop"}
+
+    def _begin(self, num_prompt_tokens: int) -> JsonObject:
+        usage = {
+            "input_tokens": num_prompt_tokens,  # how many are cached shows when they are read
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": 0,
+            "output_tokens": 0,
+            "service_tier": "standard",
+        }
+        end = {"stop_reason": None, "stop_sequence": None}
+        return {"type": "message_start", "message": self._answer.write([], usage, end)}
 
     def _think(self, event: ReasoningDelta) -> Iterator[JsonObject]:
         if self._answer.shows_thoughts is False:

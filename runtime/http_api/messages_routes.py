@@ -126,7 +126,8 @@ class _Api:
 
         async def count() -> Response:
             async with self._backend.hold_model(body.model) as model:
-                return JSONResponse({"input_tokens": await _count(model, turn)})
+                count = model.count_tokens(turn.messages, turn.tools, thinks=turn.thinks)
+                return JSONResponse({"input_tokens": await count})
 
         return await unless_gone(request, count)
 
@@ -158,11 +159,9 @@ class _Api:
         }
 
 
-async def _count(model: Model, turn: MessageTurn) -> int:
-    return await model.count_tokens(turn.messages, turn.tools, thinks=turn.thinks)
-
-
-def _open(model: Model, turn: MessageTurn, sampling: SamplingParams) -> AsyncGenerator[ChatEvent]:
+def _open(
+    model: Model, turn: MessageTurn, sampling: SamplingParams, *, tells_start: bool = False
+) -> AsyncGenerator[ChatEvent]:
     return model.stream(
         turn.messages,
         tools=turn.tools,
@@ -171,6 +170,7 @@ def _open(model: Model, turn: MessageTurn, sampling: SamplingParams) -> AsyncGen
         sampling=sampling,
         thinks=turn.thinks,
         admitted=turn.admitted,
+        tells_start=tells_start,
     )
 
 
@@ -185,16 +185,9 @@ async def _run(model: Model, turn: MessageTurn, sampling: SamplingParams) -> Tur
 async def _stream(
     answer: Answer, model: Model, turn: MessageTurn, sampling: SamplingParams, emit: Emit
 ) -> None:
-    """Emit a message's events as they come; what is wrong with it is known before the first."""
-    num_prompt_tokens = await _count(model, turn)
+    """Emit a message's events as they come: the first when what was asked is known to be sound."""
     writer = EventWriter(answer)
-    is_begun = False
-    async with aclosing(_open(model, turn, sampling)) as events:
+    async with aclosing(_open(model, turn, sampling, tells_start=True)) as events:
         async for event in events:
-            written = list(writer.push(event))
-            if not is_begun:
-                is_begun = True
-                for first in writer.begin(num_prompt_tokens):
-                    await emit(first)
-            for value in written:
+            for value in writer.push(event):
                 await emit(value)

@@ -55,6 +55,7 @@ class Model(Protocol):
         sampling: SamplingParams,
         thinks: bool | None,
         admitted: Sequence[ToolSpec] = (),
+        tells_start: bool = False,
     ) -> AsyncGenerator[ChatEvent]: ...
 
 

@@ -19,6 +19,7 @@ from runtime.chat.messages import (
     ToolCallDelta,
     ToolChoice,
     TurnEnd,
+    TurnStart,
 )
 from runtime.chat.model import NO_CHOICES, Output
 from runtime.chat.support import ToolSupport
@@ -127,6 +128,7 @@ class ScriptedChatModel:
         choices: Mapping[str, Sequence[str]] = NO_CHOICES,
         admitted: Sequence[ToolSpec] = (),
         thinks: bool | None = None,
+        tells_start: bool = False,
     ) -> AsyncGenerator[ChatEvent]:
         self.num_open += 1
         try:
@@ -141,6 +143,8 @@ class ScriptedChatModel:
             )
             self.asked.append(asked)
             turn = self.script(asked)
+            if tells_start:
+                yield TurnStart(turn.usage.prompt_tokens)
             for word in re.findall(r"\S+\s*", turn.reasoning):
                 yield ReasoningDelta(word)
                 await anyio.lowlevel.checkpoint()
