@@ -20,6 +20,7 @@ from runtime.chat.messages import (
     ToolCallDelta,
     ToolChoice,
     TurnEnd,
+    TurnStart,
 )
 from runtime.chat.model import ChatModel
 from runtime.errors import GenerationError, PromptTooLongError, UnsupportedSchemaError
@@ -413,7 +414,8 @@ async def test_engine_that_goes_silent_is_an_error() -> None:
 
 async def test_count_tokens_is_the_length_of_the_prompt() -> None:
     model = model_of("x")
-    await turn(model, tools=[NOW])
+    events, _ = await turn(model, tools=[NOW], tells_start=True)
     count = await model.count_tokens([USER], [NOW])
     assert count == len(engine_of(model).requests[0].token_ids)
+    assert events[0] == TurnStart(count)
     assert count > await model.count_tokens([USER])
