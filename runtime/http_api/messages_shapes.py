@@ -249,7 +249,7 @@ class HostedTool(Shape, extra="allow"):
 
 def _kind_of_tool(tool: object) -> str:
     kind = tool.get("type") if isinstance(tool, dict) else getattr(tool, "type", None)
-    return "own" if kind in {None, "custom"} else "hosted"
+    return "own" if kind is None or kind == "custom" else "hosted"
 
 
 AnyTool = Annotated[

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from tests.helpers.anthropic_messages import (
     called,
     post,
     result,
+    said,
 )
 from tests.helpers.model_service import scripted_models
 from tests.helpers.scripted_chat_model import ScriptedTurn, play
@@ -79,6 +83,7 @@ def answered(*blocks: dict[str, Any]) -> dict[str, Any]:
         ({"tools": [ADD, SEARCH]}, "tools.1.type"),
         ({"tools": [{"name": "a b", "input_schema": SCHEMA}]}, "tools.0.name"),
         ({"tools": [{"name": "a"}]}, "tools.0.input_schema"),
+        ({"tools": [{**ADD, "type": {}}]}, "tools.0.type"),
         ({"tools": [{**ADD, "input_schema": {"type": "array"}}]}, "tools.0.input_schema.type"),
         ({"tools": [ADD, ADD]}, "tools.1.name"),
         ({"tools": [{**ADD, "allowed_callers": ["code_execution_20250825"]}]},
@@ -135,3 +140,54 @@ async def test_bodies_that_are_no_request_are_refused() -> None:
             response = await post(app, body)
             assert response.status_code == 400
             assert "error" in response.json()
+
+
+WHOLE: dict[str, Any] = {
+    **HELLO,
+    "system": [said("Be brief.", cache_control={"type": "ephemeral"})],
+    "tools": [ADD, LATER],
+    "tool_choice": {"type": "auto"},
+    "thinking": {"type": "adaptive", "display": "omitted"},
+    "output_config": {"format": FORM},
+    "stop_sequences": ["x"],
+    "messages": called(
+        result([said("3"), {"type": "tool_reference", "tool_name": "sub"}], is_error=True),
+        {"type": "document", "source": {"type": "content", "content": [said("x")]}},
+    ),
+}
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    2**70,
+    1.5,
+    "",
+    "text",
+    "image",
+    [],
+    [[]],
+    {},
+    {"type": {}},
+    [said("x")],
+)
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Each container in a value, with each of its keys."""
+    if isinstance(value, dict | list):
+        for key in list(value) if isinstance(value, dict) else range(len(value)):
+            yield value, key
+            yield from places(value[key])
+
+
+async def test_whatever_is_in_a_request_it_is_answered_or_refused() -> None:
+    draw = random.Random(1)
+    statuses = set()
+    async with open_app(scripted_models(play(SAYS_X))) as app:
+        for _ in range(200):
+            body = copy.deepcopy(WHOLE)
+            container, key = draw.choice(list(places(body)))
+            container[key] = copy.deepcopy(draw.choice(ODD))
+            response = await post(app, body)
+            statuses.add(response.status_code)
+    assert {200, 400} <= statuses <= {200, 400, 404}  # no such model
