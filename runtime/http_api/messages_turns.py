@@ -2,7 +2,8 @@
 
 A call's result is a turn of its own here, and instructions in the middle of a conversation become
 a part of the user's turn there: few chat templates have a place for them. Turns of one role that
-follow each other are one.
+follow each other are one. Results come in the order of the calls, not in that in which a client
+had them: many templates leave their ids out.
 
 Claude Code begins its system prompt with a line that names its version and may differ from request
 to request. It says nothing to a model and would keep the whole prompt from being found in the
@@ -16,6 +17,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from runtime.agent.search import definition
 from runtime.chat.messages import Message, ToolCall
@@ -96,7 +98,7 @@ def read_turns(
             text = reader.read_system(turn, where)
             is_shown = turn.clear_at != "next_user_message" or at > last_user
             messages += [_instruct(text, is_first=not messages)] if text and is_shown else []
-    joined = _join_turns(messages)
+    joined = _join_turns(_order_results(messages, list(reader.called)))
     if not joined or joined[-1].role in {"assistant", "system"}:
         text = "the last turn must be the user's: an answer cannot be begun for this model"
         raise bad_request(text, "messages")
@@ -113,12 +115,13 @@ class _Reader:
 
     Attributes:
         available: names of the tools that may be called after the turns read so far.
+        called: the tool of each call, in their order.
     """
 
     def __init__(self, declared: Mapping[str, ToolSpec], deferred: Collection[str]) -> None:
         self.available = set(declared) - set(deferred)
         self._declared = declared
-        self._called: dict[str, str] = {}
+        self.called: dict[str, str] = {}
 
     def read_user(self, turn: UserTurn, where: str) -> list[Message]:
         """Return what calls returned, then what was said."""
@@ -149,7 +152,7 @@ class _Reader:
                     pass  # nobody here can read it
                 case UnreadableBlock():
                     raise _unreadable(block.type, f"{where}[{at}]")
-        self._called |= {call.call_id: call.name for call in calls}
+        self.called |= {call.call_id: call.name for call in calls}
         return Message("assistant", text, tuple(calls), reasoning=thoughts)
 
     def read_system(self, turn: SystemTurn, where: str) -> str:
@@ -158,7 +161,7 @@ class _Reader:
         return self._read_all(turn.content, where)
 
     def _read_result(self, block: ToolResultBlock, where: str) -> Message:
-        name = self._called.get(block.tool_use_id)
+        name = self.called.get(block.tool_use_id)
         if name is None:
             text = f"no tool_use before it has the id {block.tool_use_id!r}"
             raise bad_request(text, f"{where}.tool_use_id")
@@ -227,6 +230,14 @@ def _instruct(text: str, *, is_first: bool) -> Message:
     if is_first:
         return Message("system", text)
     return Message("user", f"<system-reminder>\n{text}\n</system-reminder>")
+
+
+def _order_results(messages: Sequence[Message], call_ids: Sequence[str]) -> list[Message]:
+    place = {call_id: at for at, call_id in enumerate(call_ids)}
+    ordered: list[Message] = []
+    for _, turns in groupby(messages, key=lambda message: message.role):
+        ordered += sorted(turns, key=lambda turn: place.get(turn.call_id or "", 0))
+    return ordered
 
 
 def _join_turns(messages: Sequence[Message]) -> list[Message]:

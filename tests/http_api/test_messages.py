@@ -136,6 +136,19 @@ async def test_a_result_that_is_an_error_says_so_and_an_empty_one_is_empty() -> 
     assert (await asked_for(messages=called(bare))).messages[-1].content == ""
 
 
+async def test_results_come_in_the_order_of_their_calls() -> None:
+    calls = [{**USE, "id": call_id, "input": {}} for call_id in ("z", "a", "m")]
+    results = [result(call_id, tool_use_id=call_id) for call_id in ("m", "z", "a")]
+    turns = [
+        {"role": "user", "content": "add"},
+        {"role": "assistant", "content": calls},
+        {"role": "user", "content": results[:2]},
+        {"role": "user", "content": [*results[2:], said("Go on.")]},
+    ]
+    asked = await asked_for(messages=turns)
+    assert [message.content for message in asked.messages[2:]] == ["z", "a", "m", "Go on."]
+
+
 async def test_the_attribution_of_claude_code_is_left_out_of_the_prompt() -> None:
     line = "x-anthropic-billing-header: cc_version=2.1.332.18b; cc_entrypoint=cli; cch=%s;"
     for system in (
