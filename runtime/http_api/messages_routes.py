@@ -102,12 +102,16 @@ class _Api:
 
         @asynccontextmanager
         async def begun() -> AsyncIterator[tuple[Model, Answer]]:
+            caller = self._caller_of(request)
             async with (
                 self._backend.hold_model(body.model) as model,
-                self._backend.turn(self._caller_of(request)),
+                self._backend.turn(caller),
             ):
                 length = model.context_length
-                yield model, Answer(body.model, body.max_tokens, length, turn.shows_thoughts)
+                yield (
+                    model.for_caller(caller),
+                    Answer(body.model, body.max_tokens, length, turn.shows_thoughts),
+                )
 
         async def write(emit: Emit) -> None:
             async with begun() as (model, answer):

@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from typing import Protocol
+from typing import Protocol, Self
 
 import anyio
 from starlette.requests import Request
@@ -36,6 +36,8 @@ class Model(Protocol):
 
     @property
     def context_length(self) -> int: ...
+
+    def for_caller(self, caller: str) -> Self: ...
 
     async def count_tokens(
         self,

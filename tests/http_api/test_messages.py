@@ -311,6 +311,16 @@ async def test_tokens_are_counted_as_they_are_used() -> None:
     assert missing.status_code == 404
 
 
+async def test_a_caller_is_told_of_no_tokens_that_others_had_cached() -> None:
+    key = "0123456789abcdef"
+    models = scripted_models(play(SAYS_X))
+    async with open_app(models, [key]) as app:
+        headers = {**HEADERS, "x-api-key": key}
+        await app.request("POST", "/v1/messages", headers, json.dumps(HELLO).encode())
+    (caller,) = models.model.callers
+    assert caller.startswith("user key ")
+
+
 async def test_models_are_described_to_anthropics_clients_in_their_words() -> None:
     plain = {name: value for name, value in HEADERS.items() if name != "anthropic-version"}
     async with open_app(scripted_models(play(SAYS_X))) as app:
