@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runtime.chat.messages import AUTO, Message, OutputSchema, ToolChoice, ToolChoiceMode
 from runtime.http_api.faults import bad_request
@@ -68,7 +68,7 @@ def read_message(request: CountRequest) -> MessageTurn:
     conversation = read_turns(request, declared, deferred)
     available = [tool for tool in declared.values() if tool.name in conversation.available]
     listed = tuple(tool for tool in declared.values() if tool.name not in deferred)
-    return MessageTurn(
+    turn = MessageTurn(
         conversation.messages,
         listed,
         tuple(tool for tool in available if tool.name in deferred),
@@ -77,6 +77,9 @@ def read_message(request: CountRequest) -> MessageTurn:
         _thinks(request, conversation),
         _shows_thoughts(request),
     )
+    if isinstance(request, MessagesRequest) and request.max_tokens == 0:
+        return replace(turn, tool_choice=AUTO, output=None)  # only the prompt is to be cached
+    return turn
 
 
 def read_sampling(request: MessagesRequest) -> SamplingParams:

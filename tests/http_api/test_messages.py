@@ -208,6 +208,13 @@ async def test_sampling_and_formats_reach_the_model() -> None:
     assert (await asked_for(top_p=0)).sampling.top_p == 1e-6
 
 
+async def test_a_prompt_that_is_only_cached_asks_for_no_answer() -> None:
+    form = {"type": "json_schema", "schema": SCHEMA}
+    fields = {"tools": [ADD], "tool_choice": {"type": "any"}, "output_format": form}
+    asked = await asked_for(**fields, max_tokens=0)
+    assert (asked.tool_choice, asked.output, asked.max_tokens) == (ToolChoice(), None, 0)
+
+
 async def test_what_only_advises_a_hosted_service_is_taken() -> None:
     await asked_for(
         cache_control={"type": "ephemeral"},
