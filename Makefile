@@ -37,9 +37,10 @@ check: .venv/installed-dev $(SUITE)/tests
 conformance: .venv/installed-dev
 	$(BIN)/python -m tests.conformance --client "python -m tests.conformance.client"
 
-## The README's programs for OpenAI's clients, each against `zonda serve`: a minute.
+## OpenAI's and Anthropic's clients, and Claude Code, against `zonda serve`: a minute.
 clients: .venv/installed-dev .venv/clients/bin/python
 	$(BIN)/python -m tests.clients .venv/clients/bin/python
+	$(BIN)/python -m tests.clients.claude_code .venv/clients/node_modules/.bin/claude
 
 ## Random turns in every wire format, and a million damaged model files: about fifteen minutes.
 fuzz: .venv/installed-dev
@@ -78,7 +79,10 @@ clean:
 
 .venv/clients/bin/python: .venv/installed-dev
 	@$(PYTHON) -m venv .venv/clients
-	@.venv/clients/bin/python -m pip --disable-pip-version-check install --quiet openai==3.54.0
+	@.venv/clients/bin/python -m pip --disable-pip-version-check install --quiet \
+		openai==3.54.0 anthropic==2.14.0
+	@npm install --silent --no-audit --no-fund --no-save --prefix .venv/clients \
+		@anthropic-ai/claude-code@2.1.332
 
 $(SUITE)/tests: .venv/installed-dev
 	@$(PIP) download --quiet --no-deps --no-binary jsonschema --dest $(SUITE) jsonschema==4.26.0

@@ -140,10 +140,11 @@ class _Api:
 
         @asynccontextmanager
         async def begun() -> AsyncIterator[tuple[Model, ChatTurn]]:
+            caller = self._caller_of(request)
             async with self._backend.hold_model(body.model) as model:
                 turn = read_chat(body, model.context_length)  # what is wrong waits for nobody
-                async with self._backend.turn(self._caller_of(request)):
-                    yield model, turn
+                async with self._backend.turn(caller):
+                    yield model.for_caller(caller), turn
 
         async def write(emit: Emit) -> None:
             usage = bool(body.stream_options and body.stream_options.include_usage)

@@ -15,7 +15,10 @@ from pathlib import Path
 from tests.helpers.http_process import HttpServerProcess
 from tests.helpers.readme import programs
 
-PROGRAMS = {"from openai import": "ChatCompletionMessageFunctionToolCall("}
+PROGRAMS = {
+    "from openai import": "ChatCompletionMessageFunctionToolCall(",
+    "from anthropic import": "ToolUseBlock(",
+}
 """How a program begins, and what it prints in the end."""
 SCRIPTS = {"anthropic_sdk.py": "anthropic's SDK is served as it expects"}
 """A file here that takes the server's address, and what it prints in the end."""
