@@ -39,7 +39,7 @@ from runtime.agent.sampling import model_sampler
 from runtime.agent.tool_tally import TalliedToolset, ToolCallTally
 from runtime.chat.support import ToolSupport
 from runtime.errors import CapacityError
-from tools.errors import InvalidArgumentsError, ZondaError
+from tools.errors import InvalidArgumentsError, UnavailableError, ZondaError
 from tools.questions import decline
 from tools.sampling import Sampler
 from tools.spec import JsonObject, ToolResult, ToolSpec
@@ -135,6 +135,21 @@ class ModelService:
             servers = self._agent.servers if self._agent else ()
             self._listed = names, list_specs(names[0], servers, self.surface, names[1])
         return self._listed[1]
+
+    @property
+    def agent(self) -> AgentSetup | None:
+        """How tool servers are used; None where there are none."""
+        return self._agent
+
+    async def open_toolset(self) -> Toolset:
+        """Wait for the tool servers.
+
+        Raises:
+            ZondaError: there are none, or they could not be opened.
+        """
+        if self._toolset is None:
+            raise UnavailableError("this server has no tool servers")
+        return await self._toolset.get()
 
     def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run something for as long as the service does."""

@@ -16,15 +16,13 @@ import uvicorn
 
 from mcp_servers.guard import Access
 from mcp_servers.model_server.admission import AdmissionLimits
-from mcp_servers.model_server.completions import Completions, caller_of
+from mcp_servers.model_server.completions import Completions, client_routes
 from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
 from mcp_servers.model_server.stdio import GRACE_S, end_process, end_process_within, open_hub
 from mcp_servers.model_server.tools import Surface
 from mcp_servers.web_app import open_web_app
 from runtime.config import Config
-from runtime.http_api.messages_routes import anthropic_routes
-from runtime.http_api.routes import openai_routes
 from tools.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -73,7 +71,7 @@ async def serve_http(
         stop = _Stop(service, config.drain_s)
         server = build_server(service, version=version)
         backend = Completions(service, any_name=config.any_model_name)
-        routes = [*anthropic_routes(backend, caller_of), *openai_routes(backend, caller_of)]
+        routes = client_routes(backend)
         async with open_web_app(server, access, stop.readiness, service.state, routes) as app:
             http = HttpServer(http_config(app.asgi))
             group.start_soon(service.prepare)

@@ -93,13 +93,13 @@ def openai_routes(backend: Backend, caller_of: Callable[[Request], str]) -> list
     """Return the routes under `/v1`; `caller_of` names who sent a request."""
     api = _Api(backend, caller_of)
     return [
-        Route("/v1/chat/completions", _guarded(api.chat), methods=["POST"]),
-        Route("/v1/models", _guarded(api.list_models), methods=["GET"]),
-        Route("/v1/models/{name:path}", _guarded(api.show_model), methods=["GET"]),
+        Route("/v1/chat/completions", guarded(api.chat), methods=["POST"]),
+        Route("/v1/models", guarded(api.list_models), methods=["GET"]),
+        Route("/v1/models/{name:path}", guarded(api.show_model), methods=["GET"]),
     ]
 
 
-def _guarded(answer: Answer) -> Answer:
+def guarded(answer: Answer) -> Answer:
     """Answer with an error instead of raising one; every answer bears its request's id."""
 
     async def guarded(request: Request) -> Response:

@@ -17,15 +17,13 @@ from starlette.types import Receive, Scope, Send
 
 from mcp_servers.guard import make_access
 from mcp_servers.model_server.admission import AdmissionLimits
-from mcp_servers.model_server.completions import Completions, caller_of
+from mcp_servers.model_server.completions import Completions, client_routes
 from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
 from mcp_servers.model_server.tools import Surface
 from mcp_servers.model_server.web import listen
 from mcp_servers.resource_server import ResourceServer
 from mcp_servers.web_app import WebApp, open_web_app
-from runtime.http_api.messages_routes import anthropic_routes
-from runtime.http_api.routes import openai_routes
 from tests.helpers.model_service import ScriptedModels
 
 HEADERS = {
@@ -83,7 +81,7 @@ async def open_app(
             access = make_access("127.0.0.1", keys, tokens=tokens)
             ready = readiness or (lambda: service.readiness)
             backend = Completions(service)
-            routes = [*anthropic_routes(backend, caller_of), *openai_routes(backend, caller_of)]
+            routes = client_routes(backend)
             async with open_web_app(server, access, ready, service.state, routes) as web:
                 yield ServedApp(web, service)
 

@@ -1,0 +1,520 @@
+"""Responses over HTTP with a scripted model: items, events, what is kept, what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import httpx2
+import pytest
+
+from runtime.chat.messages import Message, OutputSchema, ToolCall, ToolChoice
+from tests.helpers.model_service import scripted_models
+from tests.helpers.scripted_chat_model import AskedTurn, Script, ScriptedTurn, play
+from tests.helpers.web_service import ServedApp, on_port, open_app
+
+pytestmark = pytest.mark.anyio
+
+HELLO = {"model": "scripted", "input": "hello"}
+USAGE = {
+    "input_tokens": 10,
+    "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+    "output_tokens": 5,
+    "output_tokens_details": {"reasoning_tokens": 0},
+    "total_tokens": 15,
+}
+ADD = {"type": "function", "name": "add", "parameters": {"properties": {"a": {"type": "integer"}}}}
+CALLS_ADD = ScriptedTurn(calls=(ToolCall("call_1", "add", {"a": 1}),))
+ECHOED = {
+    "background": False,
+    "completed_at": None,
+    "conversation": None,
+    "error": None,
+    "incomplete_details": None,
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "metadata": {},
+    "model": "scripted",
+    "object": "response",
+    "output": [],
+    "parallel_tool_calls": True,
+    "previous_response_id": None,
+    "prompt_cache_key": None,
+    "reasoning": {"effort": None, "summary": None},
+    "safety_identifier": None,
+    "service_tier": "default",
+    "status": "in_progress",
+    "store": True,
+    "temperature": 1.0,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_logprobs": 0,
+    "top_p": 1.0,
+    "truncation": "disabled",
+    "usage": None,
+    "user": None,
+}
+
+
+async def send(
+    app: ServedApp, method: str, path: str, body: object = None, key: str | None = None
+) -> httpx2.Response:
+    headers = {"host": "127.0.0.1", "content-type": "application/json"}
+    headers |= {"authorization": f"Bearer {key}"} if key else {}
+    content = b"" if body is None else json.dumps(body).encode()
+    return await app.request(method, path, headers, content)
+
+
+async def create(app: ServedApp, key: str | None = None, **fields: Any) -> httpx2.Response:
+    return await send(app, "POST", "/v1/responses", {**HELLO, **fields}, key)
+
+
+async def ask(script: Script, **fields: Any) -> tuple[httpx2.Response, list[AskedTurn]]:
+    models = scripted_models(script)
+    async with open_app(models) as app:
+        response = await create(app, **fields)
+    return response, models.model.asked
+
+
+def events_of(response: httpx2.Response) -> list[dict[str, Any]]:
+    """The events of a stream, which are named, numbered from 0 and end once."""
+    assert response.headers["content-type"].startswith("text/event-stream")
+    frames = response.text.removesuffix("\n\n").split("\n\n")
+    assert frames.pop() == "data: [DONE]"
+    events: list[dict[str, Any]] = []
+    for frame in frames:
+        name, data = frame.split("\n")
+        events.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {events[-1]['type']}"
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    ends = {"response.completed", "response.incomplete", "response.failed"}
+    assert [event["type"] in ends for event in events] == [*[False] * (len(events) - 1), True]
+    return events
+
+
+def plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A response without what differs from one to the next."""
+    kept = {name: value[name] for name in value if name not in {"id", "created_at", "completed_at"}}
+    kept["output"] = [
+        {name: item[name] for name in item if name not in {"id", "call_id"}}
+        for item in value["output"]
+    ]
+    return kept
+
+
+def message_item(text: str) -> dict[str, Any]:
+    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    return {"type": "message", "role": "assistant", "status": "completed", "content": [part]}
+
+
+async def test_a_response_has_every_field_that_clients_read() -> None:
+    response, asked = await ask(play(ScriptedTurn("Hi there.")), max_output_tokens=16)
+    body = response.json()
+    assert body["id"].startswith("resp_")
+    assert body["output"][0]["id"].startswith("msg_")
+    assert body["completed_at"] >= body["created_at"] > 0
+    expected = {**ECHOED, "created_at": 1, "id": "", "status": "completed", "usage": USAGE}
+    expected |= {"output": [message_item("Hi there.")], "max_output_tokens": 16}
+    assert plain(body) == plain(expected)
+    assert response.headers["x-request-id"].startswith("req_")
+    assert asked[0].messages == (Message("user", "hello"),)
+    assert asked[0].max_tokens == 16
+
+
+async def test_a_stream_tells_every_step_and_ends_with_the_whole_response() -> None:
+    script = play(ScriptedTurn("one two three"))
+    response, _ = await ask(script, stream=True)
+    events = events_of(response)
+    assert [event["type"] for event in events] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.output_text.delta",
+        "response.output_text.delta",
+        "response.output_text.delta",
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    assert plain(events[0]["response"]) == plain(ECHOED | {"id": "", "created_at": 1})
+    item_id = events[2]["item"]["id"]
+    place = {"item_id": item_id, "output_index": 0, "content_index": 0}
+    assert events[4] == {
+        "type": "response.output_text.delta",
+        "sequence_number": 4,
+        "delta": "one ",
+        "logprobs": [],
+        **place,
+    }
+    assert events[7] == {
+        "type": "response.output_text.done",
+        "sequence_number": 7,
+        "text": "one two three",
+        "logprobs": [],
+        **place,
+    }
+    assert events[9]["item"] == {"id": item_id, **message_item("one two three")}
+    whole, _ = await ask(script)
+    assert plain(events[-1]["response"]) == plain(whole.json())
+
+
+async def test_calls_of_functions_are_items_and_their_outputs_go_back() -> None:
+    response, asked = await ask(play(CALLS_ADD), tools=[ADD], tool_choice="required", stream=True)
+    events = events_of(response)
+    assert [event["type"].removeprefix("response.") for event in events[2:]] == [
+        "output_item.added",
+        "function_call_arguments.delta",
+        "function_call_arguments.done",
+        "output_item.done",
+        "completed",
+    ]
+    call = events[-1]["response"]["output"][0]
+    assert call["call_id"].startswith("call_")
+    assert events[4]["arguments"] == call["arguments"] == '{"a": 1}'
+    assert events[-1]["response"]["tools"] == [{**ADD, "description": None, "strict": True}]
+    assert asked[0].tool_choice == ToolChoice("required")
+    output = {"type": "function_call_output", "call_id": call["call_id"], "output": "2"}
+    user = {"role": "user", "content": [{"type": "input_text", "text": "add"}]}
+    _, asked = await ask(play(ScriptedTurn("2")), tools=[ADD], input=[user, call, output])
+    assert asked[0].messages == (
+        Message("user", "add"),
+        Message("assistant", tool_calls=(ToolCall(call["call_id"], "add", {"a": 1}),)),
+        Message("tool", "2", call_id=call["call_id"], name="add"),
+    )
+
+
+async def test_thoughts_are_items_as_they_are_or_as_summaries() -> None:
+    turn = ScriptedTurn("Four.", reasoning="Two and two.")
+    response, asked = await ask(play(turn), stream=True, reasoning={"effort": "low"})
+    types = [event["type"].removeprefix("response.") for event in events_of(response)]
+    assert types[2:7] == [
+        "output_item.added",
+        "reasoning_text.delta",
+        "reasoning_text.delta",
+        "reasoning_text.delta",
+        "reasoning_text.done",
+    ]
+    assert asked[0].thinks is True
+    options = {"reasoning": {"summary": "auto"}, "include": ["reasoning.encrypted_content"]}
+    response, _ = await ask(play(turn), stream=True, **options)
+    events = events_of(response)
+    assert [event["type"].removeprefix("response.") for event in events[2:10]] == [
+        "output_item.added",
+        "reasoning_summary_part.added",
+        "reasoning_summary_text.delta",
+        "reasoning_summary_text.delta",
+        "reasoning_summary_text.delta",
+        "reasoning_summary_text.done",
+        "reasoning_summary_part.done",
+        "output_item.done",
+    ]
+    thought, said = events[-1]["response"]["output"]
+    assert thought["summary"] == [{"type": "summary_text", "text": "Two and two."}]
+    usage = events[-1]["response"]["usage"]
+    assert usage["output_tokens_details"] == {"reasoning_tokens": len("Two and two.")}
+    for kept in (thought, {**thought, "summary": []}):
+        again = [{"role": "user", "content": "2+2"}, kept, said, {"role": "user", "content": "?"}]
+        _, asked = await ask(play(turn), input=again)
+        assert asked[0].messages[1] == Message("assistant", "Four.", reasoning="Two and two.")
+        _, asked = await ask(play(turn), input=again, reasoning={"context": "current_turn"})
+        assert asked[0].messages[1] == Message("assistant", "Four.")
+
+
+async def test_instructions_and_what_stands_at_the_top_are_one_message() -> None:
+    developer = {"type": "message", "role": "developer", "content": "Be brief."}
+    user = {"role": "user", "content": "hello"}
+    _, asked = await ask(play(ScriptedTurn("x")), instructions="You help.", input=[developer, user])
+    assert asked[0].messages == (
+        Message("system", "You help.\n\nBe brief."),
+        Message("user", "hello"),
+    )
+    _, asked = await ask(play(ScriptedTurn("x")), input=[])
+    assert asked[0].messages == (Message("user"),)
+
+
+async def test_text_formats_constrain_the_answer_and_are_repeated() -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
+    form = {"type": "json_schema", "name": "number", "schema": schema}
+    response, asked = await ask(play(ScriptedTurn("{}")), text={"format": form})
+    assert asked[0].output == OutputSchema(schema)
+    assert response.json()["text"] == {"format": form}
+    _, asked = await ask(play(ScriptedTurn("{}")), text={"format": {"type": "json_object"}})
+    assert asked[0].output == OutputSchema({"type": "object"})
+
+
+async def test_an_answer_that_was_cut_is_incomplete() -> None:
+    response, _ = await ask(play(ScriptedTurn("one two", finish_reason="length")), stream=True)
+    events = events_of(response)
+    body = events[-1]["response"]
+    assert (events[-1]["type"], body["status"]) == ("response.incomplete", "incomplete")
+    assert body["incomplete_details"] == {"reason": "max_output_tokens"}
+    assert body["output"][0]["status"] == "incomplete"
+    assert body["usage"] == USAGE
+
+
+async def test_obfuscation_fills_deltas_up_where_it_is_asked_for() -> None:
+    options = {"stream": True, "stream_options": {"include_obfuscation": True}}
+    response, _ = await ask(play(ScriptedTurn("one two")), **options)
+    deltas = [event for event in events_of(response) if event["type"].endswith(".delta")]
+    assert [len(event["delta"] + event["obfuscation"]) for event in deltas] == [16, 16]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"temprature": 1}, "temprature"),
+        ({"temperature": 2.5}, "temperature"),
+        ({"max_output_tokens": 15}, "max_output_tokens"),
+        ({"input": [{"role": "user"}]}, "input[0].content"),
+        ({"input": [{"type": "computer_call"}]}, "input[0]"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+            "input[0].content[0]",
+        ),
+        ({"input": [{"type": "function_call_output", "call_id": "x", "output": "1"}]}, "input"),
+        (
+            {"input": [{"type": "function_call", "call_id": "x", "name": "f", "arguments": "{}"}]},
+            "input",
+        ),
+        ({"input": [{"type": "mcp_approval_response", "approval_request_id": "x",
+                     "approve": True}]}, "input"),
+        ({"stream_options": {}, "stream": False}, "stream_options"),
+        ({"background": True, "store": False}, "background"),
+        ({"top_logprobs": 1}, "top_logprobs"),
+        ({"top_logprobs": 21}, "top_logprobs"),
+        ({"include": ["message.output_text.logprobs"]}, "include[0]"),
+        ({"include": ["nothing"]}, "include[0]"),
+        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+        ({"context_management": [{"type": "compaction"}]}, "context_management"),
+        ({"moderation": {"model": "m"}}, "moderation"),
+        ({"reasoning": {"summary": "concise"}}, "reasoning.summary"),
+        ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
+        ({"metadata": {"k": "v" * 513}}, "metadata.k"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0]"),
+        ({"tools": [{**ADD, "async": True}]}, "tools[0].async"),
+        ({"tools": [{"type": "mcp", "server_label": "none"}]}, "tools[0].server_label"),
+        ({"tools": [{"type": "mcp", "server_label": "x", "server_url": "http://169.254.169.254/"}]},
+         "tools[0].server_url"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [ADD], "tool_choice": {"type": "function", "name": "sub"}}, "tool_choice"),
+        ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
+        ({"conversation": "c", "previous_response_id": "r"}, "previous_response_id"),
+    ],
+)  # fmt: skip
+async def test_what_cannot_be_honoured_is_refused_by_its_name(
+    fields: dict[str, Any], param: str
+) -> None:
+    for stream in (False, True):
+        response, asked = await ask(play(ScriptedTurn("x")), **{"stream": stream, **fields})
+        assert response.status_code == 400, response.text
+        error = response.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert (error["type"], error["param"]) == ("invalid_request_error", param)
+        assert asked == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_fails_at_once_is_an_error_and_later_it_is_the_end(stream: bool) -> None:
+    response, _ = await ask(play(ScriptedTurn(raises=ValueError("secret"))), stream=stream)
+    assert response.status_code == 500
+    assert "secret" not in response.text
+    failing = play(ScriptedTurn("some words", raises=RuntimeError("secret")))
+    response, _ = await ask(failing, stream=stream)
+    assert response.status_code == 200
+    assert "secret" not in response.text
+    body = events_of(response)[-1]["response"] if stream else response.json()
+    assert (body["status"], body["error"]["code"]) == ("failed", "server_error")
+    assert body["output"][0]["status"] == "incomplete"
+
+
+async def test_a_conversation_goes_on_from_the_previous_response() -> None:
+    models = scripted_models(play(ScriptedTurn("one"), ScriptedTurn("two")))
+    async with open_app(models) as app:
+        first = (await create(app, instructions="Be brief.")).json()
+        second = (await create(app, input="more", previous_response_id=first["id"])).json()
+        listed = await send(app, "GET", f"/v1/responses/{second['id']}/input_items?order=asc")
+        page = await send(
+            app,
+            "GET",
+            f"/v1/responses/{second['id']}/input_items?limit=1&after={first['output'][0]['id']}",
+        )
+        shown = await send(app, "GET", f"/v1/responses/{first['id']}")
+    assert shown.json() == first
+    assert models.model.asked[1].messages == (
+        Message("user", "hello"),
+        Message("assistant", "one"),
+        Message("user", "more"),
+    )
+    items = listed.json()["data"]
+    assert [item["content"][0]["text"] for item in items] == ["hello", "one", "more"]
+    assert {name: page.json()[name] for name in ("data", "has_more")} == {
+        "data": [items[0]],
+        "has_more": False,
+    }
+
+
+async def test_what_is_not_stored_is_not_there() -> None:
+    async with open_app(scripted_models(play(ScriptedTurn("x")))) as app:
+        unstored = (await create(app, store=False)).json()
+        missing = await send(app, "GET", f"/v1/responses/{unstored['id']}")
+        stored = (await create(app)).json()
+        deleted = await send(app, "DELETE", f"/v1/responses/{stored['id']}")
+        gone = await send(app, "DELETE", f"/v1/responses/{stored['id']}")
+        previous = await create(app, previous_response_id=stored["id"])
+        referred = await create(app, input=[{"type": "item_reference", "id": "msg_1"}])
+        conversation = await create(app, conversation="conv_1")
+    assert unstored["store"] is False
+    assert deleted.json() == {"id": stored["id"], "object": "response", "deleted": True}
+    answers = (missing, gone, previous, referred, conversation)
+    assert [answer.status_code for answer in answers] == [404] * 5
+    assert previous.json()["error"]["code"] == "previous_response_not_found"
+
+
+async def test_nobody_sees_what_another_principal_keeps() -> None:
+    keys = ("key-of-alice-0001", "key-of-bobby-0002")
+    async with open_app(scripted_models(play(ScriptedTurn("x"))), keys) as app:
+        kept = (await create(app, keys[0])).json()
+        path = f"/v1/responses/{kept['id']}"
+        own = await send(app, "GET", path, key=keys[0])
+        foreign = [
+            await send(app, "GET", path, key=keys[1]),
+            await send(app, "DELETE", path, key=keys[1]),
+            await send(app, "POST", f"{path}/cancel", key=keys[1]),
+            await send(app, "GET", f"{path}/input_items", key=keys[1]),
+            await create(app, keys[1], previous_response_id=kept["id"]),
+            await create(app, keys[1], input=[{"id": kept["output"][0]["id"]}]),
+        ]
+    assert own.json() == kept
+    assert [answer.status_code for answer in foreign] == [404] * 6
+
+
+async def test_items_are_found_again_by_reference() -> None:
+    models = scripted_models(play(ScriptedTurn("one")))
+    async with open_app(models) as app:
+        first = (await create(app)).json()
+        reference = {"type": "item_reference", "id": first["output"][0]["id"]}
+        await create(app, input=[reference, {"role": "user", "content": "more"}])
+    assert models.model.asked[1].messages == (Message("assistant", "one"), Message("user", "more"))
+
+
+async def finished(app: ServedApp, response_id: str) -> dict[str, Any]:
+    while True:
+        body = (await send(app, "GET", f"/v1/responses/{response_id}")).json()
+        if body["status"] not in {"queued", "in_progress"}:
+            return dict(body)
+        await anyio.lowlevel.checkpoint()
+
+
+async def test_a_response_in_the_background_comes_about_by_itself() -> None:
+    async with open_app(scripted_models(play(ScriptedTurn("one two")))) as app:
+        begun = (await create(app, background=True)).json()
+        body = await finished(app, begun["id"])
+        unstreamed = await send(app, "GET", f"/v1/responses/{begun['id']}?stream=true")
+    assert (begun["status"], begun["output"]) == ("queued", [])
+    assert body["status"] == "completed"
+    assert body["output"][0]["content"][0]["text"] == "one two"
+    assert unstreamed.json()["error"]["param"] == "stream"
+
+
+async def test_a_stream_in_the_background_is_read_again_from_any_event() -> None:
+    async with open_app(scripted_models(play(ScriptedTurn("one two")))) as app:
+        events = events_of(await create(app, background=True, stream=True))
+        path = f"/v1/responses/{events[0]['response']['id']}?stream=true"
+        again = events_of(await send(app, "GET", path))
+        rest = await send(app, "GET", f"{path}&starting_after=4")
+    types = [event["type"] for event in events]
+    assert types[:3] == ["response.created", "response.queued", "response.in_progress"]
+    assert again == events
+    assert json.loads(rest.text.split("\n")[1].removeprefix("data: ")) == events[5]
+
+
+async def test_a_background_response_survives_its_connection_and_is_cancelled_once() -> None:
+    models = scripted_models(play(ScriptedTurn("some words", hangs=True)))
+    async with open_app(models) as app, on_port(app) as url:
+        async with httpx2.AsyncClient(base_url=url.removesuffix("/mcp"), timeout=20) as client:
+            body = {**HELLO, "background": True, "stream": True}
+            async with client.stream("POST", "/v1/responses", json=body) as response:
+                lines = response.aiter_lines()
+                await anext(lines)
+                begun = json.loads((await anext(lines)).removeprefix("data: "))["response"]
+            while not models.model.num_open:
+                await anyio.lowlevel.checkpoint()
+            path = f"/v1/responses/{begun['id']}"
+            waiting = (await client.get(path)).json()
+            first = (await client.post(f"{path}/cancel")).json()
+            num_open = models.model.num_open
+            second = (await client.post(f"{path}/cancel")).json()
+            events = events_of(await client.get(f"{path}?stream=true"))
+            foreground = (await client.post("/v1/conversations", json={})).json()
+    assert waiting["status"] == "in_progress"
+    assert (first["status"], num_open) == ("cancelled", 0)
+    assert first["output"][0]["content"][0]["text"] == "some words"
+    assert second == first == events[-1]["response"]
+    assert foreground["object"] == "conversation"
+
+
+async def test_only_what_runs_in_the_background_is_cancelled() -> None:
+    async with open_app(scripted_models(play(ScriptedTurn("x")))) as app:
+        kept = (await create(app)).json()
+        refused = await send(app, "POST", f"/v1/responses/{kept['id']}/cancel")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "response_id")
+
+
+async def test_a_failure_in_the_background_is_what_became_of_it() -> None:
+    async with open_app(scripted_models(play(ScriptedTurn(raises=ValueError("secret"))))) as app:
+        begun = (await create(app, background=True)).json()
+        body = await finished(app, begun["id"])
+    assert (body["status"], body["error"]["code"]) == ("failed", "server_error")
+    assert "secret" not in json.dumps(body)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_ends_its_response(stream: bool) -> None:
+    models = scripted_models(play(ScriptedTurn("some words", hangs=True)))
+    async with open_app(models) as app, on_port(app) as url:
+        async with httpx2.AsyncClient(base_url=url.removesuffix("/mcp"), timeout=20) as client:
+
+            async def read() -> None:
+                body = {**HELLO, "stream": stream}
+                async with client.stream("POST", "/v1/responses", json=body) as response:
+                    async for _ in response.aiter_lines():
+                        pass
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(read)
+                while not models.model.num_open:
+                    await anyio.lowlevel.checkpoint()
+                group.cancel_scope.cancel()
+        with anyio.fail_after(5):
+            while models.model.num_open:
+                await anyio.lowlevel.checkpoint()
+    assert len(models.model.asked) == 1
+
+
+async def test_input_is_counted_as_a_response_would_read_it() -> None:
+    async with open_app(scripted_models(play(ScriptedTurn("x")))) as app:
+        path = "/v1/responses/input_tokens"
+        counted = await send(app, "POST", path, {**HELLO, "tools": [ADD]})
+        nothing = await send(app, "POST", path, {})
+    assert counted.json() == {"object": "response.input_tokens", "input_tokens": 15}
+    assert nothing.json()["input_tokens"] == 0
+
+
+async def test_truncation_drops_what_is_oldest_and_keeps_instructions() -> None:
+    models = scripted_models(play(ScriptedTurn("x")))
+    models.model.context_length = 100
+    turns = [{"role": "user", "content": f"{number}" * 30} for number in range(5)]
+    async with open_app(models) as app:
+        fields = {"input": turns, "instructions": "Be.", "max_output_tokens": 16}
+        await create(app, truncation="auto", **fields)
+        await create(app, **fields)
+    kept, whole = (asked.messages for asked in models.model.asked)
+    assert [one.content for one in kept] == ["Be.", "3" * 30, "4" * 30]
+    assert len(whole) == 6
