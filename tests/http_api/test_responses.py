@@ -28,7 +28,7 @@ USAGE = {
 }
 ADD = {"type": "function", "name": "add", "parameters": {"properties": {"a": {"type": "integer"}}}}
 CALLS_ADD = ScriptedTurn(calls=(ToolCall("call_1", "add", {"a": 1}),))
-ECHOED = {
+ECHOED: dict[str, Any] = {
     "background": False,
     "completed_at": None,
     "conversation": None,
@@ -437,22 +437,25 @@ async def test_a_stream_in_the_background_is_read_again_from_any_event() -> None
 
 async def test_a_background_response_survives_its_connection_and_is_cancelled_once() -> None:
     models = scripted_models(play(ScriptedTurn("some words", hangs=True)))
-    async with open_app(models) as app, on_port(app) as url:
-        async with httpx2.AsyncClient(base_url=url.removesuffix("/mcp"), timeout=20) as client:
-            body = {**HELLO, "background": True, "stream": True}
-            async with client.stream("POST", "/v1/responses", json=body) as response:
-                lines = response.aiter_lines()
-                await anext(lines)
-                begun = json.loads((await anext(lines)).removeprefix("data: "))["response"]
-            while not models.model.num_open:
-                await anyio.lowlevel.checkpoint()
-            path = f"/v1/responses/{begun['id']}"
-            waiting = (await client.get(path)).json()
-            first = (await client.post(f"{path}/cancel")).json()
-            num_open = models.model.num_open
-            second = (await client.post(f"{path}/cancel")).json()
-            events = events_of(await client.get(f"{path}?stream=true"))
-            foreground = (await client.post("/v1/conversations", json={})).json()
+    async with (
+        open_app(models) as app,
+        on_port(app) as url,
+        httpx2.AsyncClient(base_url=url.removesuffix("/mcp"), timeout=20) as client,
+    ):
+        body = {**HELLO, "background": True, "stream": True}
+        async with client.stream("POST", "/v1/responses", json=body) as response:
+            lines = response.aiter_lines()
+            await anext(lines)
+            begun = json.loads((await anext(lines)).removeprefix("data: "))["response"]
+        while not models.model.num_open:
+            await anyio.lowlevel.checkpoint()
+        path = f"/v1/responses/{begun['id']}"
+        waiting = (await client.get(path)).json()
+        first = (await client.post(f"{path}/cancel")).json()
+        num_open = models.model.num_open
+        second = (await client.post(f"{path}/cancel")).json()
+        events = events_of(await client.get(f"{path}?stream=true"))
+        foreground = (await client.post("/v1/conversations", json={})).json()
     assert waiting["status"] == "in_progress"
     assert (first["status"], num_open) == ("cancelled", 0)
     assert first["output"][0]["content"][0]["text"] == "some words"
@@ -512,7 +515,7 @@ async def test_truncation_drops_what_is_oldest_and_keeps_instructions() -> None:
     models.model.context_length = 100
     turns = [{"role": "user", "content": f"{number}" * 30} for number in range(5)]
     async with open_app(models) as app:
-        fields = {"input": turns, "instructions": "Be.", "max_output_tokens": 16}
+        fields: dict[str, Any] = {"input": turns, "instructions": "Be.", "max_output_tokens": 16}
         await create(app, truncation="auto", **fields)
         await create(app, **fields)
     kept, whole = (asked.messages for asked in models.model.asked)
