@@ -6,11 +6,13 @@ of ours.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.helpers.http_process import HttpServerProcess
 from tests.helpers.readme import programs
@@ -23,9 +25,22 @@ PROGRAMS = {
 SCRIPTS = {"anthropic_sdk.py": "anthropic's SDK is served as it expects"}
 """A file here that takes the server's address, and what it prints in the end."""
 
+WORKBENCH = {"command": sys.executable, "args": ["-m", "mcp_servers", "workbench"]}
+
+
+def use_responses(python: Path) -> int:
+    """Run `responses.py` against a server that has the workbench; return 1 where it fails."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "mcp.json"
+        file.write_text(json.dumps({"mcpServers": {"workbench": WORKBENCH}}), encoding="utf-8")
+        with HttpServerProcess("--mcp-config", str(file), environ=os.environ) as server:
+            program = Path(__file__).with_name("responses.py")
+            command = [python, program, server.url.removesuffix("/mcp")]
+            return int(not _run(program.name, command, "tool_servers"))
+
 
 def main(python: Path) -> int:
-    failed = 0
+    failed = use_responses(python)
     with HttpServerProcess(environ=os.environ) as server:
         for beginning, wanted in PROGRAMS.items():
             (program,) = [one for one in programs() if one.startswith(beginning)]
