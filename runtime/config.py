@@ -47,6 +47,8 @@ class Config:
         drain_s: seconds that runs get to end when `zonda serve` is stopped.
         any_model_name: whether the default model answers OpenAI's clients that name one which
             is not here.
+        mcp_urls: URLs of tool servers, separated by spaces, that requests of the Responses API
+            may name as their `server_url`; "" allows none.
         share: whether every `zonda mcp` of a user with the same settings uses one engine
             process, so that a model is in memory once; off keeps all in the host's own.
         engine_idle_s: seconds that the shared engine process stays after its last host left.
@@ -79,6 +81,7 @@ class Config:
     port: int = 8377
     drain_s: int = 30
     any_model_name: bool = False
+    mcp_urls: str = ""
     share: bool = True
     engine_idle_s: int = 300
     policy_file: Path | None = None

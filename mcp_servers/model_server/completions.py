@@ -13,15 +13,16 @@ from starlette.routing import BaseRoute
 from mcp_servers.model_server.calls import Model
 from mcp_servers.model_server.report import Supervised
 from mcp_servers.model_server.service import ModelService
+from mcp_servers.model_server.url_servers import UrlServers, connect
 from runtime.errors import UnknownModelError
 from runtime.http_api.conversations import conversation_routes
 from runtime.http_api.messages_routes import anthropic_routes
 from runtime.http_api.responses import responses_routes
-from runtime.http_api.responses_mcp import ToolAccess
+from runtime.http_api.responses_mcp import ToolAccess, ToolSources, UrlServer
 from runtime.http_api.responses_store import Memory
 from runtime.http_api.routes import openai_routes
-from tools.errors import UnavailableError, suggest
-from tools.toolset import Toolset
+from tools.errors import suggest
+from tools.toolset import CombinedToolset, Toolset
 
 logger = logging.getLogger(__name__)
 
@@ -33,29 +34,43 @@ class Completions:
         service: has the models.
         any_name: whether a name that no model has means the default one, as for programs that
             ask for a hosted model by name.
+        url_servers: what tool servers requests may name by URL; none where absent.
     """
 
-    def __init__(self, service: ModelService, *, any_name: bool = False) -> None:
+    def __init__(
+        self,
+        service: ModelService,
+        *,
+        any_name: bool = False,
+        url_servers: UrlServers | None = None,
+    ) -> None:
         self._service = service
         self._any_name = any_name
+        self._url_servers = url_servers or UrlServers()
 
     @property
     def model_names(self) -> Sequence[str]:
         return self._service.models.names
 
     @property
-    def server_names(self) -> Sequence[str]:
+    def tool_sources(self) -> ToolSources:
         agent = self._service.agent
-        return () if agent is None else agent.servers
+        return ToolSources(() if agent is None else agent.servers, self._url_servers.urls)
 
-    async def open_tools(self) -> ToolAccess:
+    @asynccontextmanager
+    async def open_tools(self, by_url: Sequence[UrlServer]) -> AsyncIterator[ToolAccess]:
         agent = self._service.agent
-        if agent is None:
-            raise UnavailableError("this server has no tool servers")
-        toolset = await self._service.open_toolset()
-        return ToolAccess(
-            toolset, agent.policy, agent.audit, lambda name: _why_absent(toolset, name)
-        )
+        own = [] if agent is None else [await self._service.open_toolset()]
+        policy = self._url_servers.policy if agent is None else agent.policy
+        audit = self._url_servers.audit if agent is None else agent.audit
+        async with connect(by_url) as connected:
+            toolsets = [*own, *([connected] if by_url else [])]
+            yield ToolAccess(
+                CombinedToolset(*toolsets),
+                policy,
+                audit,
+                lambda name: next(filter(None, (_why_absent(one, name) for one in toolsets)), None),
+            )
 
     def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._service.start(work)

@@ -21,6 +21,7 @@ from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
 from mcp_servers.model_server.stdio import GRACE_S, end_process, end_process_within, open_hub
 from mcp_servers.model_server.tools import Surface
+from mcp_servers.model_server.url_servers import UrlServers
 from mcp_servers.web_app import open_web_app
 from runtime.config import Config
 from tools.errors import ConfigurationError
@@ -70,7 +71,11 @@ async def serve_http(
     ):
         stop = _Stop(service, config.drain_s)
         server = build_server(service, version=version)
-        backend = Completions(service, any_name=config.any_model_name)
+        backend = Completions(
+            service,
+            any_name=config.any_model_name,
+            url_servers=UrlServers.of_config(config, agent),
+        )
         routes = client_routes(backend)
         async with open_web_app(server, access, stop.readiness, service.state, routes) as app:
             http = HttpServer(http_config(app.asgi))

@@ -21,7 +21,15 @@ from runtime.http_api.event_stream import Emit, EventStream, dump_event, unless_
 from runtime.http_api.faults import Fault, FaultError, bad_request
 from runtime.http_api.responses_events import ResponseWriter, WriterOptions, emit_nothing
 from runtime.http_api.responses_items import AnyItem, ReferenceItem, read_items, write_item
-from runtime.http_api.responses_mcp import OfferedTools, ToolAccess, check_servers, offer_tools
+from runtime.http_api.responses_mcp import (
+    OfferedTools,
+    ToolAccess,
+    ToolSources,
+    UrlServer,
+    check_servers,
+    offer_tools,
+    servers_by_url,
+)
 from runtime.http_api.responses_messages import Transcript, read_transcript
 from runtime.http_api.responses_pages import check_query, read_number, read_switch, write_page
 from runtime.http_api.responses_request import ResponseTurn, read_turn, write_settings
@@ -43,8 +51,8 @@ class Backend(Protocol):
         ...
 
     @property
-    def server_names(self) -> Sequence[str]:
-        """The tool servers of the configuration."""
+    def tool_sources(self) -> ToolSources:
+        """Which tool servers there are."""
         ...
 
     def hold_model(self, name: str) -> AbstractAsyncContextManager[AgentModel]:
@@ -56,8 +64,8 @@ class Backend(Protocol):
         """
         ...
 
-    async def open_tools(self) -> ToolAccess:
-        """Wait for the tool servers.
+    def open_tools(self, by_url: Sequence[UrlServer]) -> AbstractAsyncContextManager[ToolAccess]:
+        """Wait for the tool servers; connect those at URLs meanwhile.
 
         Raises:
             ZondaError: they cannot be opened.
@@ -165,12 +173,12 @@ class _Responses:
         turn = read_turn(body)
         items, _, _ = self._input(body, caller)
         transcript = read_transcript(read_items(items), body.instructions)
-        check_servers(body.tools or (), self._backend.server_names)
+        check_servers(body.tools or (), self._backend.tool_sources)
 
         async def complete() -> Response:
             async with self._backend.hold_model(self._model_name(body)) as model:
-                offered = await self._offer(turn)
-                specs = turn.functions if offered is None else offered.specs
+                async with self._offer(turn) as offered:
+                    specs = turn.functions if offered is None else offered.specs
                 number = await model.count_tokens(transcript.messages, specs)
             return JSONResponse({"object": "response.input_tokens", "input_tokens": number})
 
@@ -222,7 +230,7 @@ class _Responses:
 
     def _understand(self, body: ResponseRequest, caller: str) -> _Asked:
         turn = read_turn(body)
-        check_servers(body.tools or (), self._backend.server_names)
+        check_servers(body.tools or (), self._backend.tool_sources)
         items, own, conversation = self._input(body, caller)
         transcript = read_transcript(read_items(items), body.instructions)
         name = self._model_name(body)
@@ -265,15 +273,20 @@ class _Responses:
             raise FaultError(Fault(404, "invalid_request_error", text, "not_found", "input"))
         return found
 
-    async def _offer(self, turn: ResponseTurn) -> OfferedTools | None:
+    @asynccontextmanager
+    async def _offer(self, turn: ResponseTurn) -> AsyncIterator[OfferedTools | None]:
         if not turn.servers:
-            return None
-        return await offer_tools(await self._backend.open_tools(), turn.servers, turn.functions)
+            yield None
+            return
+        async with self._backend.open_tools(servers_by_url(turn.servers)) as access:
+            yield await offer_tools(access, turn.servers, turn.functions)
 
     @asynccontextmanager
     async def _begun(self, asked: _Asked) -> AsyncIterator[tuple[AgentModel, Job]]:
-        async with self._backend.hold_model(asked.model_name) as model:
-            offered = await self._offer(asked.turn)  # what is wrong waits for nobody
+        async with (
+            self._backend.hold_model(asked.model_name) as model,
+            self._offer(asked.turn) as offered,  # what is wrong waits for nobody
+        ):
             job = Job(asked.body, asked.turn, asked.transcript, offered, asked.caller)
             async with self._backend.turn(asked.caller):
                 yield model, job

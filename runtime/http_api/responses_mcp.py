@@ -1,11 +1,12 @@
 """The tool servers of a response: which of their tools it has, and which calls ask first.
 
-Only servers of the operator's configuration are here. What the request says can make a call ask,
-and can never allow what the operator's policy asks about or denies.
+Only servers of the operator's configuration are here, and those at URLs that it allows. What the
+request says can make a call ask, and never allows what the operator's policy asks about or denies.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,10 +19,34 @@ from tools.errors import UnknownToolError, suggest
 from tools.spec import JsonObject, ToolResult, ToolSpec
 from tools.toolset import CallContext, CombinedToolset, FilteredToolset, Toolset
 
+_LABEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]{0,8192}")
+_NOT_SENT = frozenset(
+    ("host", "connection", "content-length", "content-type", "transfer-encoding", "accept")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSources:
+    """Which tool servers requests may use: by these names, and at these URLs."""
+
+    names: Sequence[str] = ()
+    urls: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UrlServer:
+    """A tool server that a request brings: where it is, and what is sent to it."""
+
+    label: str
+    url: str
+    headers: Mapping[str, str]
+
 
 @dataclass(frozen=True, slots=True)
 class ToolAccess:
-    """The tool servers of the configuration, opened.
+    """The tool servers of a response, opened.
 
     Attributes:
         why_absent: by a server's name, why it offers nothing; None where it is there.
@@ -71,8 +96,8 @@ class OfferedTools:
         return {spec.name: label for label, specs in self.by_label.items() for spec in specs}
 
 
-def check_servers(tools: Sequence[FunctionTool | McpTool], known: Sequence[str]) -> None:
-    """Refuse what is no server of the configuration.
+def check_servers(tools: Sequence[FunctionTool | McpTool], sources: ToolSources) -> None:
+    """Refuse servers that are neither in the configuration nor at a URL that it allows.
 
     Raises:
         FaultError: names the field.
@@ -81,19 +106,60 @@ def check_servers(tools: Sequence[FunctionTool | McpTool], known: Sequence[str])
         if not isinstance(tool, McpTool):
             continue
         where = f"tools[{at}]"
-        for name in ("server_url", "connector_id", "tunnel_id", "headers", "authorization"):
+        for name in ("connector_id", "tunnel_id"):
             if getattr(tool, name) is not None:
-                text = (
-                    "only tool servers of this server's configuration can be used, by their"
-                    " server_label; the operator adds them with --mcp-config"
-                )
-                raise bad_request(text, f"{where}.{name}")
+                raise bad_request("only a hosted service has these", f"{where}.{name}")
         if tool.allowed_callers is not None and "direct" not in tool.allowed_callers:
             raise bad_request("the only caller is 'direct'", f"{where}.allowed_callers")
-        if tool.server_label not in known:
-            text = f"no tool server is named {tool.server_label!r}"
-            text += suggest(tool.server_label, known)
-            raise bad_request(text, f"{where}.server_label")
+        if tool.server_url is None:
+            _check_label(tool, sources, where)
+        else:
+            _check_url(tool, tool.server_url, sources, where)
+
+
+def _check_label(tool: McpTool, sources: ToolSources, where: str) -> None:
+    for name in ("headers", "authorization"):
+        if getattr(tool, name) is not None:
+            text = "the configuration says what this server is sent"
+            raise bad_request(text, f"{where}.{name}")
+    if tool.server_label not in sources.names:
+        text = f"no tool server is named {tool.server_label!r}"
+        text += suggest(tool.server_label, sources.names)
+        raise bad_request(text, f"{where}.server_label")
+
+
+def _check_url(tool: McpTool, url: str, sources: ToolSources, where: str) -> None:
+    if url not in sources.urls:
+        text = (
+            "this URL is not among those that this server's operator allows (ZONDA_MCP_URLS);"
+            " servers of its configuration are used by their server_label alone"
+        )
+        raise bad_request(text, f"{where}.server_url")
+    if tool.server_label in sources.names:  # whose rules it would have
+        text = f"{tool.server_label!r} is a server of the configuration; choose another label"
+        raise bad_request(text, f"{where}.server_label")
+    if not _LABEL.fullmatch(tool.server_label):
+        text = "a label is 1 to 64 letters, digits, _ and -"
+        raise bad_request(text, f"{where}.server_label")
+    for name, value in (tool.headers or {}).items():
+        if not _HEADER.fullmatch(name) or name.lower() in _NOT_SENT:
+            raise bad_request("this header cannot be sent", f"{where}.headers")
+        if not _HEADER_VALUE.fullmatch(value):
+            raise bad_request("a header's value is visible ASCII", f"{where}.headers")
+    if not _HEADER_VALUE.fullmatch(tool.authorization or ""):
+        raise bad_request("a token is visible ASCII", f"{where}.authorization")
+
+
+def servers_by_url(wanted: Sequence[McpTool]) -> list[UrlServer]:
+    """The servers that a request brings, which `check_servers` has let through."""
+    found: list[UrlServer] = []
+    for tool in wanted:
+        if tool.server_url is not None:
+            headers = dict(tool.headers or {})
+            if tool.authorization is not None:
+                headers["authorization"] = f"Bearer {tool.authorization}"
+            found.append(UrlServer(tool.server_label, tool.server_url, headers))
+    return found
 
 
 async def offer_tools(

@@ -21,6 +21,7 @@ from mcp_servers.model_server.completions import Completions, client_routes
 from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
 from mcp_servers.model_server.tools import Surface
+from mcp_servers.model_server.url_servers import UrlServers
 from mcp_servers.model_server.web import listen
 from mcp_servers.resource_server import ResourceServer
 from mcp_servers.web_app import WebApp, open_web_app
@@ -71,6 +72,7 @@ async def open_app(
     agent: AgentSetup | None = None,
     surface: Surface | None = None,
     tokens: ResourceServer | None = None,
+    url_servers: UrlServers | None = None,
 ) -> AsyncIterator[ServedApp]:
     """Open the application; every wait is bounded."""
     with anyio.fail_after(20):
@@ -80,8 +82,7 @@ async def open_app(
             server = build_server(service, version="1")
             access = make_access("127.0.0.1", keys, tokens=tokens)
             ready = readiness or (lambda: service.readiness)
-            backend = Completions(service)
-            routes = client_routes(backend)
+            routes = client_routes(Completions(service, url_servers=url_servers))
             async with open_web_app(server, access, ready, service.state, routes) as web:
                 yield ServedApp(web, service)
 

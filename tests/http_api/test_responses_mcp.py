@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from mcp_servers.model_server.service import AgentSetup
+from mcp_servers.model_server.url_servers import UrlServers
 from runtime.agent.policy import Policy
 from runtime.chat.messages import Message, ToolCall, ToolChoice
+from tests.helpers.http_tool_servers import ScriptedHttpServer, http_response
 from tests.helpers.model_service import ScriptedModels, agent_over, scripted_models
 from tests.helpers.scripted_chat_model import ScriptedTurn, play
 from tests.helpers.scripted_tools import ScriptedToolset, echo, fail, make_spec
@@ -26,6 +28,8 @@ FREE = {**FILES, "require_approval": "never"}
 READ = ToolCall("c1", "files__read", {"path": "a"})
 DROP = ToolCall("c2", "files__drop", {"path": "b"})
 ADD: dict[str, Any] = {"type": "function", "name": "add"}
+ALLOWED = "http://tools.example/mcp"
+KEY = "key-of-alice-0001"
 
 
 def tools_of_files() -> ScriptedToolset:
@@ -312,14 +316,26 @@ async def test_a_choice_names_a_servers_tool_or_all_of_them() -> None:
     [
         ({"server_label": "flies"}, "tools[0].server_label"),
         ({"server_label": "files", "server_url": "http://127.0.0.1/mcp"}, "tools[0].server_url"),
+        ({"server_label": "mine", "server_url": f"{ALLOWED}/../x"}, "tools[0].server_url"),
+        ({"server_label": "files", "server_url": ALLOWED}, "tools[0].server_label"),
+        ({"server_label": "a b", "server_url": ALLOWED}, "tools[0].server_label"),
+        ({"server_label": "mine", "server_url": ALLOWED, "headers": {"Host": "secret"}},
+         "tools[0].headers"),
+        ({"server_label": "mine", "server_url": ALLOWED, "headers": {"x": "secret\r\ny: z"}},
+         "tools[0].headers"),
+        ({"server_label": "mine", "server_url": ALLOWED, "authorization": "secret\n"},
+         "tools[0].authorization"),
         ({"server_label": "files", "connector_id": "connector_gmail"}, "tools[0].connector_id"),
         ({"server_label": "files", "authorization": "secret"}, "tools[0].authorization"),
         ({"server_label": "files", "headers": {"x": "secret"}}, "tools[0].headers"),
     ],
-)
-async def test_only_servers_of_the_configuration_are_used(tool: dict[str, Any], param: str) -> None:
+)  # fmt: skip
+async def test_only_servers_that_the_operator_allows_are_used(
+    tool: dict[str, Any], param: str
+) -> None:
     served = Served(ScriptedTurn("x"))
-    async with open_app(served.models, agent=served.agent) as app:
+    urls = UrlServers((ALLOWED,))
+    async with open_app(served.models, agent=served.agent, url_servers=urls) as app:
         refused = await create(app, tools=[{"type": "mcp", **tool}])
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
     assert "secret" not in refused.text
@@ -358,3 +374,49 @@ async def test_stateless_clients_send_back_every_item_that_they_got() -> None:
     assert roles == ["user", "assistant", "tool", "assistant", "user"]
     assert counted.json()["input_tokens"] > 30
     assert json.dumps(second["tools"]) == json.dumps([FREE])
+
+
+def as_scripted(message: dict[str, Any]) -> bytes | None:
+    raise NotImplementedError
+
+
+async def test_a_server_at_a_url_that_is_allowed_is_sent_what_the_request_has_for_it() -> None:
+    remote = ScriptedHttpServer(as_scripted)
+    call = ScriptedTurn(calls=(ToolCall("c1", "mine__echo", {}),))
+    async with (
+        remote.run() as url,
+        open_app(
+            scripted_models(play(call, ScriptedTurn("Done."))),
+            [KEY],
+            url_servers=UrlServers((url,)),
+        ) as app,
+    ):
+        tool = {"type": "mcp", "server_label": "mine", "server_url": url, "authorization": "token"}
+        tool |= {"headers": {"X-Team": "blue"}, "require_approval": "never"}
+        answered = (await create(app, KEY, tools=[tool])).json()
+    listed, called, _ = answered["output"]
+    assert [one["name"] for one in listed["tools"]] == ["echo"]
+    assert (called["status"], called["output"]) == ("completed", "hello")
+    redacted: dict[str, Any] = {"authorization": "<redacted>", "headers": {"X-Team": "<redacted>"}}
+    assert answered["tools"] == [{**tool, **redacted}]
+    heads = [head.lower() for head in remote.requests]
+    assert all("authorization: bearer token\r\n" in head for head in heads)
+    assert all("x-team: blue\r\n" in head for head in heads)
+    assert all(KEY not in head for head in heads)
+
+
+async def test_a_server_that_is_not_there_is_listed_as_failed_and_the_model_goes_on() -> None:
+    remote = ScriptedHttpServer(lambda message: http_response(403))
+    async with (
+        remote.run() as url,
+        open_app(scripted_models(play(ScriptedTurn("x"))), url_servers=UrlServers((url,))) as app,
+    ):
+        tool = {"type": "mcp", "server_label": "mine", "server_url": url}
+        events = events_of(await create(app, tools=[tool], stream=True))
+    assert events[3]["type"] == "response.mcp_list_tools.in_progress"
+    assert events[4]["type"] == "response.mcp_list_tools.failed"
+    listed, message = events[-1]["response"]["output"]
+    assert listed["tools"] == []
+    assert "answered with HTTP status 403" in listed["error"]
+    assert "secret" not in listed["error"]
+    assert message["content"][0]["text"] == "x"
