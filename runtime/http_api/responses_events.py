@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from runtime.chat.messages import ChatEvent, ReasoningDelta, TextDelta, ToolCallDelta, TurnEnd
@@ -81,7 +81,7 @@ class ResponseWriter:
         self._ending: JsonObject = {}
         self._open: _Open | None = None
         self._calls: dict[int, _Open] = {}
-        self._functions: frozenset[str] = frozenset()
+        self._functions: Mapping[str, JsonObject] = {}
         self._mcp: dict[str, _Open] = {}
 
     @property
@@ -116,8 +116,8 @@ class ResponseWriter:
             await self._send("response.created", response=self.response)
         await self._send("response.in_progress", response=self.response)
 
-    def begin_turn(self, functions: frozenset[str]) -> None:
-        """A turn of the model begins, in which calls of these become items."""
+    def begin_turn(self, functions: Mapping[str, JsonObject]) -> None:
+        """A turn of the model begins, in which calls of these become items that say this."""
         self._functions = functions
         self._calls = {}
 
@@ -251,7 +251,7 @@ class ResponseWriter:
                     "id": new_id("function_call"),
                     "type": "function_call",
                     "call_id": f"call_{secrets.token_hex(12)}",
-                    "name": event.name,
+                    **self._functions[event.name],
                     "arguments": "",
                     "status": "in_progress",
                 }

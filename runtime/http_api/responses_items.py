@@ -88,7 +88,7 @@ class FunctionCallItem(Shape):
     arguments: str
     id: str | None = None
     status: Status | None = None
-    namespace: None = None
+    namespace: str | None = None
     caller: Json | None = None
     parsed_arguments: Any = None
 
@@ -101,7 +101,7 @@ class FunctionOutputItem(Shape):
     output: str | list[InputText]
     id: str | None = None
     name: str | None = None
-    namespace: None = None
+    namespace: str | None = None
     caller: Json | None = None
     status: Status | None = None
 

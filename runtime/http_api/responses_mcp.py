@@ -14,7 +14,7 @@ from runtime.agent.audit import AuditLog
 from runtime.agent.policy import Policy, Verdict
 from runtime.http_api.faults import bad_request
 from runtime.http_api.responses_messages import own_name
-from runtime.http_api.responses_shapes import ApprovalFilter, FunctionTool, McpTool, ToolFilter
+from runtime.http_api.responses_shapes import AnyTool, ApprovalFilter, McpTool, ToolFilter
 from tools.errors import UnknownToolError, suggest
 from tools.spec import JsonObject, ToolResult, ToolSpec
 from tools.toolset import CallContext, CombinedToolset, FilteredToolset, Toolset
@@ -96,7 +96,7 @@ class OfferedTools:
         return {spec.name: label for label, specs in self.by_label.items() for spec in specs}
 
 
-def check_servers(tools: Sequence[FunctionTool | McpTool], sources: ToolSources) -> None:
+def check_servers(tools: Sequence[AnyTool], sources: ToolSources) -> None:
     """Refuse servers that are neither in the configuration nor at a URL that it allows.
 
     Raises:

@@ -127,10 +127,7 @@ class _Reader:
                 self._begin_turn()
                 self._add(reasoning=read_thought(item))
             case FunctionCallItem():
-                if item.call_id in self.open_calls:
-                    raise bad_request(f"two calls have the id {item.call_id!r}", "input")
-                self.open_calls[item.call_id] = item.name
-                self._call(ToolCall(item.call_id, item.name, parse_arguments(item.arguments)))
+                self._function_call(item)
             case FunctionOutputItem():
                 self._output(item)
             case McpApprovalRequestItem():
@@ -159,6 +156,15 @@ class _Reader:
             tuple(self.approved.values()),
             frozenset(self.listed),
         )
+
+    def _function_call(self, item: FunctionCallItem) -> None:
+        if item.call_id in self.open_calls:
+            raise bad_request(f"two calls have the id {item.call_id!r}", "input")
+        name = item.name
+        if item.namespace is not None:
+            name = exposed_name(item.namespace, name)
+        self.open_calls[item.call_id] = name
+        self._call(ToolCall(item.call_id, name, parse_arguments(item.arguments)))
 
     def _message(self, item: MessageItem) -> None:
         text = _text(item)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from runtime.chat.messages import AUTO, OutputSchema, ToolChoice
@@ -19,10 +19,13 @@ from runtime.http_api.responses_shapes import (
     InputTokensRequest,
     McpChoice,
     McpTool,
+    NamespaceTool,
     ResponseRequest,
     SchemaFormat,
+    WebSearchTool,
 )
 from runtime.request import SamplingParams
+from tools.mcp_client.names import exposed_name
 from tools.spec import JsonObject, ToolSpec
 
 _REDACTED = "<redacted>"
@@ -34,12 +37,14 @@ class ResponseTurn:
 
     Attributes:
         functions: the client's own, which it calls itself.
+        namespaces: of those that have one, by their names: the namespace and the name in it.
         servers: what it wants of the tool servers, by label.
         thought: as what a model's thought is written.
         seals_thought: whether the thought is also given as `encrypted_content`.
     """
 
     functions: tuple[ToolSpec, ...]
+    namespaces: Mapping[str, tuple[str, str]]
     servers: tuple[McpTool, ...]
     choice: Choice | None
     is_parallel: bool
@@ -57,19 +62,30 @@ def read_turn(request: InputTokensRequest) -> ResponseTurn:
     """
     _refuse_unsupported(request)
     functions: list[ToolSpec] = []
+    namespaces: dict[str, tuple[str, str]] = {}
     servers: list[McpTool] = []
     for at, tool in enumerate(request.tools or ()):
+        where = f"tools[{at}]"
         if isinstance(tool, McpTool):
             if any(tool.server_label == one.server_label for one in servers):
-                raise bad_request("this server is there twice", f"tools[{at}].server_label")
+                raise bad_request("this server is there twice", f"{where}.server_label")
             servers.append(tool)
-        else:
-            functions.append(_function(tool, at))
+        elif isinstance(tool, FunctionTool):
+            functions.append(_function(tool, where))
+        elif isinstance(tool, NamespaceTool):
+            for place, inner in enumerate(tool.tools):
+                spec = _function(inner, f"{where}.tools[{place}]")
+                functions.append(replace(spec, name=exposed_name(tool.name, spec.name)))
+                namespaces[functions[-1].name] = tool.name, spec.name
+        elif tool.external_web_access is not False:
+            text = "the web is not searched here; with false nothing is, as nothing is stored of it"
+            raise bad_request(text, f"{where}.external_web_access")
     reasoning = request.reasoning
     summary = reasoning and (reasoning.summary or reasoning.generate_summary)
     include = request.include if isinstance(request, ResponseRequest) else None
     return ResponseTurn(
         tuple(functions),
+        namespaces,
         tuple(servers),
         request.tool_choice,
         request.parallel_tool_calls is not False,
@@ -149,7 +165,9 @@ def write_settings(request: ResponseRequest) -> JsonObject:
         )
         if choice is not None
         else "auto",
-        "tools": [_write_tool(tool) for tool in request.tools or ()],
+        "tools": [
+            _write_tool(tool) for tool in request.tools or () if not isinstance(tool, WebSearchTool)
+        ],
         "top_logprobs": 0,
         "top_p": 1.0 if request.top_p is None else request.top_p,
         "truncation": request.truncation or "disabled",
@@ -157,10 +175,12 @@ def write_settings(request: ResponseRequest) -> JsonObject:
     }
 
 
-def _write_tool(tool: FunctionTool | McpTool) -> JsonObject:
+def _write_tool(tool: FunctionTool | NamespaceTool | McpTool) -> JsonObject:
     written = tool.model_dump(by_alias=True, exclude_none=True)
     if isinstance(tool, FunctionTool):
         return {"description": None, "parameters": None, "strict": True, **written}
+    if isinstance(tool, NamespaceTool):
+        return {"description": "", **written, "tools": [_write_tool(one) for one in tool.tools]}
     if tool.authorization is not None:
         written["authorization"] = _REDACTED
     if tool.headers is not None:
@@ -205,8 +225,7 @@ def _refuse_settings(request: ResponseRequest) -> None:
         raise bad_request("there is no model that moderates", "moderation")
 
 
-def _function(tool: FunctionTool, at: int) -> ToolSpec:
-    where = f"tools[{at}]"
+def _function(tool: FunctionTool, where: str) -> ToolSpec:
     if tool.is_async:
         raise bad_request("calls are answered in order", f"{where}.async")
     if tool.allowed_callers is not None and "direct" not in tool.allowed_callers:

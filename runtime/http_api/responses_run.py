@@ -32,7 +32,7 @@ from runtime.http_api.responses_messages import Transcript, own_name, without_ol
 from runtime.http_api.responses_request import ResponseTurn, read_choice, read_sampling
 from runtime.http_api.responses_shapes import ResponseRequest
 from runtime.request import SamplingParams, Usage
-from tools.spec import ToolSpec
+from tools.spec import JsonObject, ToolSpec
 
 _CODES = {400: "invalid_prompt", 429: "rate_limit_exceeded"}
 
@@ -107,7 +107,6 @@ class _Answer:
         self._model = model
         self._writer = writer
         self._sampling = read_sampling(job.request, model.context_length)
-        self._functions = frozenset(spec.name for spec in job.turn.functions)
         self._usage = Usage()
         self._num_calls = 0
 
@@ -147,7 +146,7 @@ class _Answer:
             sampling=self._sampling,
             thinks=turn.thinks,
         )
-        self._writer.begin_turn(self._functions)
+        self._writer.begin_turn(_called(turn))
         end: TurnEnd | None = None
         async with aclosing(stream) as events:
             async for event in events:
@@ -244,7 +243,7 @@ class _Tap:
         self._model = model
         self._writer = writer
         self._choice = choice
-        self._functions = frozenset(spec.name for spec in job.turn.functions)
+        self._functions = _called(job.turn)
         self._approved = job.transcript.approved
         self._is_resuming = False
         self._is_listed = False
@@ -340,6 +339,14 @@ class _Tap:
             if label not in self._job.transcript.listed:
                 listed = write_listed(label, specs)
                 await self._writer.list_tools(label, listed, offered.errors.get(label))
+
+
+def _called(turn: ResponseTurn) -> dict[str, JsonObject]:
+    """What the call of each of the client's functions says, by the name the model knows."""
+    called: dict[str, JsonObject] = {spec.name: {"name": spec.name} for spec in turn.functions}
+    for offered, (namespace, name) in turn.namespaces.items():
+        called[offered] = {"name": name, "namespace": namespace}
+    return called
 
 
 def _check(end: TurnEnd) -> None:

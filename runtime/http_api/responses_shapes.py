@@ -53,6 +53,26 @@ class FunctionTool(Shape):
     is_async: Annotated[bool | None, Field(alias="async")] = None
 
 
+class NamespaceTool(Shape):
+    """Functions of the client's that belong together; the name of each call says to which."""
+
+    type: Literal["namespace"]
+    name: Name
+    description: str | None = None
+    tools: Annotated[list[FunctionTool], Field(min_length=1)]
+
+
+class WebSearchTool(Shape):
+    """A search of what the server has stored of the web, which here is nothing."""
+
+    type: Literal["web_search", "web_search_2025_08_26", "web_search_preview"]
+    external_web_access: bool | None = None
+    filters: Json | None = None
+    search_context_size: Literal["low", "medium", "high"] | None = None
+    search_content_types: list[str] | None = None
+    user_location: Json | None = None
+
+
 class ToolFilter(Shape):
     """Some of a server's tools."""
 
@@ -84,7 +104,9 @@ class McpTool(Shape):
     allowed_callers: list[Caller] | None = None
 
 
-AnyTool = Annotated[FunctionTool | McpTool, Field(discriminator="type")]
+AnyTool = Annotated[
+    FunctionTool | NamespaceTool | McpTool | WebSearchTool, Field(discriminator="type")
+]
 
 
 class FunctionChoice(Shape):

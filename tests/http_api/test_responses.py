@@ -190,6 +190,21 @@ async def test_calls_of_functions_are_items_and_their_outputs_go_back() -> None:
     )
 
 
+async def test_functions_of_a_namespace_are_called_by_their_name_in_it() -> None:
+    agents = {"type": "namespace", "name": "agents", "description": "Others.", "tools": [ADD]}
+    stored = {"type": "web_search", "external_web_access": False}  # there is nothing stored
+    made = ScriptedTurn(calls=(ToolCall("call_1", "agents__add", {"a": 1}),))
+    response, asked = await ask(play(made), tools=[agents, ADD, stored])
+    (call,) = response.json()["output"]
+    assert (call["namespace"], call["name"]) == ("agents", "add")
+    assert asked[0].tools == ("agents__add", "add")
+    assert [tool["type"] for tool in response.json()["tools"]] == ["namespace", "function"]
+    output = {"type": "function_call_output", "call_id": call["call_id"], "output": "2"}
+    _, asked = await ask(play(ScriptedTurn("2")), tools=[agents], input=[call, output])
+    assert asked[0].messages[0].tool_calls[0].name == "agents__add"
+    assert asked[0].messages[1].name == "agents__add"
+
+
 async def test_thoughts_are_items_as_they_are_or_as_summaries() -> None:
     turn = ScriptedTurn("Four.", reasoning="Two and two.")
     response, asked = await ask(play(turn), stream=True, reasoning={"effort": "low"})
@@ -297,7 +312,8 @@ async def test_obfuscation_fills_deltas_up_where_it_is_asked_for() -> None:
         ({"reasoning": {"summary": "concise"}}, "reasoning.summary"),
         ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
         ({"metadata": {"k": "v" * 513}}, "metadata.k"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0]"),
+        ({"tools": [{"type": "file_search"}]}, "tools[0]"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].external_web_access"),
         ({"tools": [{**ADD, "async": True}]}, "tools[0].async"),
         ({"tools": [{"type": "mcp", "server_label": "none"}]}, "tools[0].server_label"),
         ({"tools": [{"type": "mcp", "server_label": "x", "server_url": "http://169.254.169.254/"}]},

@@ -391,8 +391,9 @@ async def test_a_server_at_a_url_that_is_allowed_is_sent_what_the_request_has_fo
             url_servers=UrlServers((url,)),
         ) as app,
     ):
-        tool = {"type": "mcp", "server_label": "mine", "server_url": url, "authorization": "token"}
-        tool |= {"headers": {"X-Team": "blue"}, "require_approval": "never"}
+        tool: dict[str, Any] = {"type": "mcp", "server_label": "mine", "server_url": url}
+        tool |= {"authorization": "token", "headers": {"X-Team": "blue"}}
+        tool |= {"require_approval": "never"}
         answered = (await create(app, KEY, tools=[tool])).json()
     listed, called, _ = answered["output"]
     assert [one["name"] for one in listed["tools"]] == ["echo"]
