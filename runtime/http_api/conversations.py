@@ -86,7 +86,7 @@ class _Conversations:
         body = await read_body(request, ChangedConversation)
         found = self._find(request)
         found.metadata = body.metadata or {}
-        self._keep(request, found)
+        self._renew(request, found)
         return JSONResponse(_write(found))
 
     async def delete(self, request: Request) -> Response:
@@ -104,7 +104,7 @@ class _Conversations:
         found = self._find(request)
         added = _written(body.items)
         found.add(added)
-        self._keep(request, found)
+        self._renew(request, found)
         return JSONResponse(
             {
                 "object": "list",
@@ -130,10 +130,9 @@ class _Conversations:
         conversation_id = request.path_params["conversation_id"]
         return self._memory.conversations.get(self._caller_of(request), conversation_id)
 
-    def _keep(self, request: Request, changed: KeptConversation) -> None:
-        """It has changed: its time begins anew."""
+    def _renew(self, request: Request, changed: KeptConversation) -> None:
         principal = self._caller_of(request)
-        self._memory.conversations.put(principal, changed.conversation_id, changed)
+        self._memory.conversations.renew(principal, changed.conversation_id)
 
 
 def _item(conversation: KeptConversation, request: Request) -> JsonObject:

@@ -35,11 +35,19 @@ from runtime.http_api.responses_pages import check_query, read_number, read_swit
 from runtime.http_api.responses_request import ResponseTurn, read_turn, write_settings
 from runtime.http_api.responses_run import Job, write_failure, write_response
 from runtime.http_api.responses_shapes import InputTokensRequest, ResponseRequest
-from runtime.http_api.responses_store import KeptConversation, KeptResponse, Memory
+from runtime.http_api.responses_store import (
+    KeptConversation,
+    KeptResponse,
+    Memory,
+    whole_items,
+)
 from runtime.http_api.routes import guarded
 from tools.spec import JsonObject
 
 MAX_EVENTS = 10**9
+BEGIN_WITHIN_S = 5.0
+"""Seconds after which a stream begins although the model has said nothing yet; what is wrong with
+the request is an ordinary error until then."""
 
 
 class Backend(Protocol):
@@ -160,10 +168,12 @@ class _Responses:
             return await self._start(asked)
 
         async def write(emit: Emit) -> None:
-            await self._write(asked, emit)
+            await self._stream(asked, emit)
 
         async def complete() -> Response:
-            return JSONResponse(await self._write(asked, emit_nothing))
+            writer = self._writer(asked, emit_nothing)
+            await self._write(asked, writer)
+            return JSONResponse(writer.response)
 
         return ResponseStream(write) if asked.body.stream else await unless_gone(request, complete)
 
@@ -249,7 +259,7 @@ class _Responses:
         elif body.previous_response_id is not None:
             kept = self._previous(caller, body.previous_response_id)
             before = kept.history
-        own = [self._resolve(item, before, caller) for item in body.input or ()]
+        own = self._resolve(body.input or [], before, caller)
         return [*before, *own], own, conversation
 
     def _previous(self, caller: str, response_id: str) -> KeptResponse:
@@ -263,14 +273,22 @@ class _Responses:
             raise bad_request("the previous response is not finished", "previous_response_id")
         return kept
 
-    def _resolve(self, item: AnyItem, before: list[JsonObject], caller: str) -> JsonObject:
-        if not isinstance(item, ReferenceItem):
-            return write_item(item)
-        known = (one for one in before if one["id"] == item.id)
-        found = next(known, None) or self._memory.find_item(caller, item.id)
-        if found is None:
-            text = f"Item with id {item.id[:80]!r} not found."
-            raise FaultError(Fault(404, "invalid_request_error", text, "not_found", "input"))
+    def _resolve(
+        self, items: Sequence[AnyItem], before: list[JsonObject], caller: str
+    ) -> list[JsonObject]:
+        """Write the items, those that are meant by their ids in full."""
+        known: dict[str, JsonObject] | None = None
+        found: list[JsonObject] = []
+        for item in items:
+            if not isinstance(item, ReferenceItem):
+                found.append(write_item(item))
+                continue
+            if known is None:  # once for all of them: there may be many
+                known = {one["id"]: one for one in (*self._memory.items_of(caller), *before)}
+            if item.id not in known:
+                text = f"Item with id {item.id[:80]!r} not found."
+                raise FaultError(Fault(404, "invalid_request_error", text, "not_found", "input"))
+            found.append(known[item.id])
         return found
 
     @asynccontextmanager
@@ -291,8 +309,8 @@ class _Responses:
             async with self._backend.turn(asked.caller):
                 yield model, job
 
-    async def _write(self, asked: _Asked, emit: Emit) -> JsonObject:
-        """Write a response whose client waits for it; return it."""
+    def _writer(self, asked: _Asked, emit: Emit) -> ResponseWriter:
+        """What writes a response whose client waits for it."""
 
         async def tell(event: JsonObject) -> None:
             if writer.is_over:  # it may be asked for as soon as its end is read
@@ -300,17 +318,48 @@ class _Responses:
             await emit(event)
 
         writer = ResponseWriter(asked.settings, tell, asked.options)
-        async with self._begun(asked) as (model, job):
-            await write_response(job, model, writer)
-        return writer.response
+        return writer
+
+    async def _write(self, asked: _Asked, writer: ResponseWriter) -> None:
+        try:
+            async with self._begun(asked) as (model, job):
+                await write_response(job, model, writer)
+        except Exception as exc:
+            if not writer.is_begun:
+                raise
+            await write_failure(writer, exc)
+
+    async def _stream(self, asked: _Asked, emit: Emit) -> None:
+        """Write a response to a client that sees its stream begin before long."""
+        writer = self._writer(asked, emit)
+        problem: Exception | None = None
+        async with anyio.create_task_group() as group:
+            group.start_soon(writer.begin_after, BEGIN_WITHIN_S)
+            try:
+                await self._write(asked, writer)
+            except Exception as exc:  # noqa: BLE001 - raised below, without its group
+                problem = exc
+            group.cancel_scope.cancel()
+        if problem is None:
+            return
+        if not writer.is_begun:
+            raise problem
+        await write_failure(writer, problem)
 
     def _remember(self, asked: _Asked, kept: KeptResponse) -> None:
         response = kept.response
-        if asked.conversation is not None and response["status"] != "failed":
-            asked.conversation.add([*asked.own, *response["output"]])
+        if response["status"] != "failed":
+            self._go_on(asked, response)
         if asked.body.store is not False:
             kept.measure()
             self._memory.responses.put(asked.caller, response["id"], kept)
+
+    def _go_on(self, asked: _Asked, response: JsonObject) -> None:
+        """Let the conversation, where there is one, have what was said."""
+        if asked.conversation is not None:
+            asked.conversation.add([*asked.own, *whole_items(response["output"])])
+            conversation_id = asked.conversation.conversation_id
+            self._memory.conversations.renew(asked.caller, conversation_id)
 
     async def _start(self, asked: _Asked) -> Response:
         """Let a response come about by itself."""
@@ -320,8 +369,8 @@ class _Responses:
             if events is not None:
                 events.append(event)
             kept.tell(writer.response, is_over=writer.is_over)
-            if writer.is_over and asked.conversation is not None:
-                asked.conversation.add([*asked.own, *kept.response["output"]])
+            if writer.is_over and kept.response["status"] != "failed":
+                self._go_on(asked, kept.response)
 
         writer = ResponseWriter(asked.settings, tell, asked.options)
         scope = anyio.CancelScope()

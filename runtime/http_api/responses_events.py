@@ -14,6 +14,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+import anyio
+
 from runtime.chat.messages import ChatEvent, ReasoningDelta, TextDelta, ToolCallDelta, TurnEnd
 from runtime.http_api.responses_items import new_id
 from runtime.http_api.responses_messages import seal_thought
@@ -77,6 +79,7 @@ class ResponseWriter:
         self._options = options
         self._created_at = int(time.time())
         self._number = 0
+        self._beginning = anyio.Lock()
         self._status = "queued" if options.is_queued else "in_progress"
         self._ending: JsonObject = {}
         self._open: _Open | None = None
@@ -107,14 +110,21 @@ class ResponseWriter:
         await self._send("response.queued", response=self.response)
 
     async def begin(self) -> None:
-        """Tell that the model is at work, unless that is told."""
-        if self.is_begun:
-            return
-        self.is_begun = True
-        self._status = "in_progress"
-        if not self._options.is_queued:
-            await self._send("response.created", response=self.response)
-        await self._send("response.in_progress", response=self.response)
+        """Tell that the model is at work, unless that is told; others may tell it meanwhile."""
+        async with self._beginning:
+            if self.is_begun:
+                return
+            self._status = "in_progress"
+            if not self._options.is_queued:
+                await self._send("response.created", response=self.response)
+            await self._send("response.in_progress", response=self.response)
+            self.is_begun = True
+
+    async def begin_after(self, seconds: float) -> None:
+        """Begin even where nothing is written yet, so that a client that waits sees a stream."""
+        await anyio.sleep(seconds)
+        with anyio.CancelScope(shield=True):  # no stream has half a beginning
+            await self.begin()
 
     def begin_turn(self, functions: Mapping[str, JsonObject]) -> None:
         """A turn of the model begins, in which calls of these become items that say this."""

@@ -24,7 +24,7 @@ from runtime.agent.loop import GREEDY, NO_CHOICES, Agent, AgentModel
 from runtime.chat.messages import AUTO, ChatEvent, Message, ToolCall, ToolChoice, TurnEnd
 from runtime.chat.model import Output
 from runtime.chat.support import ToolSupport
-from runtime.errors import GenerationError, PromptTooLongError
+from runtime.errors import GenerationError, PromptTooLongError, UnsupportedSchemaError
 from runtime.http_api.faults import Fault, FaultError, bad_request, fault_of
 from runtime.http_api.responses_events import ResponseWriter, dump
 from runtime.http_api.responses_mcp import OfferedTools, write_listed
@@ -66,6 +66,10 @@ async def write_response(job: Job, model: AgentModel, writer: ResponseWriter) ->
         if isinstance(exc, PromptTooLongError):
             code = "context_length_exceeded"
             error = FaultError(Fault(400, "invalid_request_error", str(exc), code, "input"))
+        elif isinstance(exc, UnsupportedSchemaError):
+            at_fault = [one.name for one in job.turn.functions if f"{one.name!r}" in str(exc)]
+            field = "tools" if at_fault else "text.format.schema"
+            error = bad_request(str(exc), field, exc.code)
         if not writer.is_begun:
             raise error from exc
         await write_failure(writer, error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -70,6 +70,11 @@ class Shelf(Generic[AnyKept]):
         self._kept.move_to_end((principal, item_id))
         self._trim()
 
+    def renew(self, principal: str, item_id: str) -> None:
+        """It has changed, where it is still kept: its time begins anew."""
+        if (found := self._kept.get((principal, item_id))) is not None:
+            self.put(principal, item_id, found[1])
+
     def get(self, principal: str, item_id: str) -> AnyKept:
         """Return what this principal has kept.
 
@@ -116,9 +121,10 @@ def count_bytes(value: object) -> int:
     return len(json.dumps(value, ensure_ascii=False).encode())
 
 
-def _is_cut_call(item: JsonObject) -> bool:
-    """Whether it is a call that was not written to its end, and so never made."""
-    return item["type"] in {"function_call", "mcp_call"} and item["status"] == "incomplete"
+def whole_items(output: Sequence[JsonObject]) -> list[JsonObject]:
+    """A response's output without calls that were not written to their end, and so never made."""
+    calls = {"function_call", "mcp_call"}
+    return [one for one in output if one["type"] not in calls or one["status"] != "incomplete"]
 
 
 @dataclass(eq=False)
@@ -153,8 +159,7 @@ class KeptResponse:
     @property
     def history(self) -> list[JsonObject]:
         """The conversation as the next response finds it."""
-        output = self.response["output"]
-        return [*self.items, *(one for one in output if not _is_cut_call(one))]
+        return [*self.items, *whole_items(self.response["output"])]
 
     def tell(self, response: JsonObject, *, is_over: bool) -> None:
         """Take in how far it is, and wake who waits for that."""
@@ -194,14 +199,9 @@ class Memory:
     responses: Shelf[KeptResponse] = field(default_factory=lambda: Shelf("Response"))
     conversations: Shelf[KeptConversation] = field(default_factory=lambda: Shelf("Conversation"))
 
-    def find_item(self, principal: str, item_id: str) -> JsonObject | None:
-        """An item of any response or conversation that the principal has kept."""
+    def items_of(self, principal: str) -> Iterator[JsonObject]:
+        """The items of all responses and conversations that the principal has kept."""
         for response in self.responses.of(principal):
-            for item in reversed(response.history):
-                if item.get("id") == item_id:
-                    return item
+            yield from response.history
         for conversation in self.conversations.of(principal):
-            for item in conversation.items:
-                if item.get("id") == item_id:
-                    return item
-        return None
+            yield from conversation.items

@@ -34,7 +34,8 @@ TURN_USAGE = Usage(prompt_tokens=10, completion_tokens=5, forced_tokens=2, forwa
 class ScriptedTurn:
     """What the model does in one turn: thoughts, text, calls, then an end, a failure or nothing.
 
-    `rejected` is a call that its schema refuses, `error` says why.
+    `rejected` is a call that its schema refuses, `error` says why. `begun` is the name of a call
+    and the arguments it had when the turn was cut.
     """
 
     text: str = ""
@@ -48,6 +49,7 @@ class ScriptedTurn:
     reasoning: str = ""
     stopped_by: str | None = None
     usage: Usage = TURN_USAGE
+    begun: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,9 @@ class ScriptedChatModel:
             for index, call in enumerate(turn.calls):
                 yield ToolCallDelta(index, name=call.name)
                 await anyio.lowlevel.checkpoint()
+            if turn.begun is not None:
+                yield ToolCallDelta(0, name=turn.begun[0])
+                yield ToolCallDelta(0, arguments=turn.begun[1])
             if turn.raises is not None:
                 raise turn.raises
             if turn.hangs:

@@ -12,8 +12,10 @@ import httpx2
 import pytest
 
 from runtime.chat.messages import Message, OutputSchema, ToolCall, ToolChoice
+from runtime.http_api.responses import BEGIN_WITHIN_S
 from tests.helpers.model_service import scripted_models
 from tests.helpers.scripted_chat_model import AskedTurn, Script, ScriptedTurn, play
+from tests.helpers.virtual_time import VIRTUAL_TIME
 from tests.helpers.web_service import ServedApp, on_port, open_app
 
 pytestmark = pytest.mark.anyio
@@ -274,6 +276,18 @@ async def test_an_answer_that_was_cut_is_incomplete() -> None:
     assert body["usage"] == USAGE
 
 
+async def test_a_call_that_was_cut_is_no_call_and_the_conversation_goes_on() -> None:
+    cut = ScriptedTurn(begun=("add", '{"a": '), finish_reason="length")
+    models = scripted_models(play(cut, ScriptedTurn("Hm.")))
+    async with open_app(models) as app:
+        first = (await create(app, tools=[ADD])).json()
+        second = (await create(app, input="again", previous_response_id=first["id"])).json()
+    (call,) = first["output"]
+    assert (call["status"], call["arguments"]) == ("incomplete", '{"a": ')
+    assert second["status"] == "completed"
+    assert models.model.asked[1].messages == (Message("user", "hello"), Message("user", "again"))
+
+
 async def test_obfuscation_fills_deltas_up_where_it_is_asked_for() -> None:
     options = {"stream": True, "stream_options": {"include_obfuscation": True}}
     response, _ = await ask(play(ScriptedTurn("one two")), **options)
@@ -348,6 +362,23 @@ async def test_what_fails_at_once_is_an_error_and_later_it_is_the_end(stream: bo
     body = events_of(response)[-1]["response"] if stream else response.json()
     assert (body["status"], body["error"]["code"]) == ("failed", "server_error")
     assert body["output"][0]["status"] == "incomplete"
+
+
+@pytest.mark.parametrize("anyio_backend", [VIRTUAL_TIME])
+async def test_a_stream_begins_before_the_model_speaks(anyio_backend: object) -> None:
+    models = scripted_models(play(ScriptedTurn(raises=ValueError("secret"))))
+    models.loaded = anyio.Event()
+    found: list[httpx2.Response] = []
+
+    async def stream(app: ServedApp) -> None:
+        found.append(await create(app, stream=True))
+
+    async with open_app(models) as app, anyio.create_task_group() as group:
+        group.start_soon(stream, app)
+        await anyio.sleep(BEGIN_WITHIN_S + 1)  # of a clock that jumps
+        models.loaded.set()
+    types = [event["type"] for event in events_of(found[0])]
+    assert types == ["response.created", "response.in_progress", "response.failed"]
 
 
 async def test_a_conversation_goes_on_from_the_previous_response() -> None:
