@@ -19,6 +19,7 @@ from runtime.agent.loop import AgentModel
 from runtime.http_api.body import read_body
 from runtime.http_api.event_stream import Emit, EventStream, dump_event, unless_gone
 from runtime.http_api.faults import Fault, FaultError, bad_request
+from runtime.http_api.responses_compact import CompactRequest, compact
 from runtime.http_api.responses_events import ResponseWriter, WriterOptions, emit_nothing
 from runtime.http_api.responses_items import AnyItem, ReferenceItem, read_items, write_item
 from runtime.http_api.responses_mcp import (
@@ -32,7 +33,12 @@ from runtime.http_api.responses_mcp import (
 )
 from runtime.http_api.responses_messages import Transcript, read_transcript
 from runtime.http_api.responses_pages import check_query, read_number, read_switch, write_page
-from runtime.http_api.responses_request import ResponseTurn, read_turn, write_settings
+from runtime.http_api.responses_request import (
+    ResponseTurn,
+    instructions_of,
+    read_turn,
+    write_settings,
+)
 from runtime.http_api.responses_run import Job, write_failure, write_response
 from runtime.http_api.responses_shapes import InputTokensRequest, ResponseRequest
 from runtime.http_api.responses_store import (
@@ -110,6 +116,7 @@ def responses_routes(
     answers: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
         ("POST", "/v1/responses", api.create),
         ("POST", "/v1/responses/input_tokens", api.count),
+        ("POST", "/v1/responses/compact", api.compact),
         ("GET", one, api.show),
         ("DELETE", one, api.delete),
         ("POST", f"{one}/cancel", api.cancel),
@@ -182,7 +189,7 @@ class _Responses:
         caller = self._caller_of(request)
         turn = read_turn(body)
         items, _, _ = self._input(body, caller)
-        transcript = read_transcript(read_items(items), body.instructions)
+        transcript = read_transcript(read_items(items), instructions_of(body))
         check_servers(body.tools or (), self._backend.tool_sources)
 
         async def complete() -> Response:
@@ -191,6 +198,19 @@ class _Responses:
                     specs = turn.functions if offered is None else offered.specs
                 number = await model.count_tokens(transcript.messages, specs)
             return JSONResponse({"object": "response.input_tokens", "input_tokens": number})
+
+        return await unless_gone(request, complete)
+
+    async def compact(self, request: Request) -> Response:
+        body = await read_body(request, CompactRequest)
+        caller = self._caller_of(request)
+        asked = InputTokensRequest(input=body.input, previous_response_id=body.previous_response_id)
+        items, _, _ = self._input(asked, caller)
+        transcript = read_transcript(read_items(items), body.instructions)
+
+        async def complete() -> Response:
+            async with self._backend.hold_model(body.model) as model, self._backend.turn(caller):
+                return JSONResponse(await compact(model, transcript, items))
 
         return await unless_gone(request, complete)
 
@@ -242,7 +262,7 @@ class _Responses:
         turn = read_turn(body)
         check_servers(body.tools or (), self._backend.tool_sources)
         items, own, conversation = self._input(body, caller)
-        transcript = read_transcript(read_items(items), body.instructions)
+        transcript = read_transcript(read_items(items), instructions_of(body))
         name = self._model_name(body)
         return _Asked(body, name, turn, transcript, items, own, conversation, caller)
 

@@ -18,7 +18,7 @@ import anyio
 
 from runtime.chat.messages import ChatEvent, ReasoningDelta, TextDelta, ToolCallDelta, TurnEnd
 from runtime.http_api.responses_items import new_id
-from runtime.http_api.responses_messages import seal_thought
+from runtime.http_api.responses_messages import seal_text
 from runtime.request import Usage
 from tools.spec import JsonObject, ToolResult
 
@@ -309,7 +309,7 @@ class ResponseWriter:
     async def _close_thought(self, opened: _Open, place: JsonObject) -> None:
         self.thoughts.append(opened.text)
         if self._options.seals_thought:
-            opened.item["encrypted_content"] = seal_thought(opened.text)
+            opened.item["encrypted_content"] = seal_text(opened.text)
         if not self._options.has_summary:
             opened.item["content"] = [{"type": "reasoning_text", "text": opened.text}]
             await self._send("response.reasoning_text.done", **place, content_index=0)

@@ -26,6 +26,7 @@ _PREFIXES = {
     "mcp_approval_request": "mcpr",
     "mcp_approval_response": "mcpa",
     "mcp_call": "mcp",
+    "compaction": "cmp",
 }
 
 
@@ -159,6 +160,15 @@ class McpCallItem(Shape):
     status: Literal["in_progress", "completed", "incomplete", "calling", "failed"] | None = None
 
 
+class CompactionItem(Shape):
+    """A summary of what was said before, carried by the client."""
+
+    type: Literal["compaction"]
+    encrypted_content: str
+    id: str | None = None
+    created_by: str | None = None
+
+
 class ReferenceItem(Shape):
     """An item that the server still has."""
 
@@ -183,6 +193,7 @@ AnyItem = Annotated[
     | Annotated[McpApprovalRequestItem, Tag("mcp_approval_request")]
     | Annotated[McpApprovalResponseItem, Tag("mcp_approval_response")]
     | Annotated[McpCallItem, Tag("mcp_call")]
+    | Annotated[CompactionItem, Tag("compaction")]
     | Annotated[ReferenceItem, Tag("item_reference")],
     Discriminator(_kind),
 ]

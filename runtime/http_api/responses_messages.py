@@ -16,6 +16,7 @@ from runtime.http_api.chat_shapes import RefusalPart
 from runtime.http_api.faults import bad_request
 from runtime.http_api.responses_items import (
     AnyItem,
+    CompactionItem,
     FunctionCallItem,
     FunctionOutputItem,
     McpApprovalRequestItem,
@@ -28,6 +29,8 @@ from runtime.http_api.responses_items import (
 )
 from tools.mcp_client.names import exposed_name, server_prefix
 from tools.spec import JsonObject
+
+_SUMMARY = "Summary of our conversation so far:\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +87,24 @@ def parse_arguments(text: str) -> JsonObject:
     return arguments
 
 
-def seal_thought(text: str) -> str:
-    """A thought as `encrypted_content`: opaque to clients, which see its text beside it."""
+def seal_text(text: str) -> str:
+    """A text as `encrypted_content`: for clients to carry, and no secret from them."""
     return base64.urlsafe_b64encode(text.encode()).decode()
+
+
+def unseal_text(sealed: str) -> str | None:
+    """The text that was sealed; None where this server did not seal it."""
+    try:
+        return base64.b64decode(sealed, altchars=b"-_", validate=True).decode()
+    except ValueError:
+        return None
 
 
 def read_thought(item: ReasoningItem) -> str:
     """What the model thought, from whichever form of it the client has sent back."""
     if parts := item.content or item.summary:
         return "\n".join(part.text for part in parts)
-    try:
-        return base64.urlsafe_b64decode(item.encrypted_content or "").decode()
-    except ValueError:  # another server's, which nobody here can read
-        return ""
+    return unseal_text(item.encrypted_content or "") or ""
 
 
 def without_old_thoughts(messages: Sequence[Message]) -> tuple[Message, ...]:
@@ -136,6 +144,8 @@ class _Reader:
                 self._answer(item)
             case McpCallItem():
                 self._mcp_call(item)
+            case CompactionItem():
+                self._summary(item)
             case McpListItem():
                 if item.error is None:
                     self.listed.add(item.server_label)
@@ -174,6 +184,13 @@ class _Reader:
         else:
             self._end_turn()
             self.messages.append(Message("user" if item.role == "user" else "system", text))
+
+    def _summary(self, item: CompactionItem) -> None:
+        text = unseal_text(item.encrypted_content)
+        if text is None:
+            raise bad_request("this server did not write this compaction", "input")
+        self._end_turn()
+        self.messages.append(Message("user", f"{_SUMMARY}{text}"))
 
     def _begin_turn(self) -> None:
         """What is said after calls that have results belongs to the next turn."""

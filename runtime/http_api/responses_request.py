@@ -25,7 +25,7 @@ from runtime.http_api.responses_shapes import (
     WebSearchTool,
 )
 from runtime.request import SamplingParams
-from tools.mcp_client.names import exposed_name
+from tools.mcp_client.names import exposed_name, server_prefix
 from tools.spec import JsonObject, ToolSpec
 
 _REDACTED = "<redacted>"
@@ -94,6 +94,17 @@ def read_turn(request: InputTokensRequest) -> ResponseTurn:
         has_summary=bool(summary),
         seals_thought="reasoning.encrypted_content" in (include or ()),
     )
+
+
+def instructions_of(request: InputTokensRequest) -> str | None:
+    """What the model is told at first: the instructions, and what tool servers are for."""
+    told = [
+        f"About the tools whose names begin with {server_prefix(tool.server_label)}:"
+        f" {tool.server_description}"
+        for tool in request.tools or ()
+        if isinstance(tool, McpTool) and tool.server_description
+    ]
+    return "\n\n".join(filter(None, (request.instructions, *told))) or None
 
 
 def read_sampling(request: ResponseRequest, context_length: int) -> SamplingParams:

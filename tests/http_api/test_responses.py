@@ -557,6 +557,30 @@ async def test_input_is_counted_as_a_response_would_read_it() -> None:
     assert nothing.json()["input_tokens"] == 0
 
 
+async def test_a_conversation_is_made_short_and_goes_on_from_its_summary() -> None:
+    models = scripted_models(play(ScriptedTurn("one"), ScriptedTurn("He said hello.")))
+    async with open_app(models) as app:
+        first = (await create(app)).json()
+        body = {"model": "scripted", "previous_response_id": first["id"]}
+        short = (await send(app, "POST", "/v1/responses/compact", body)).json()
+        foreign = {"type": "compaction", "encrypted_content": "§"}
+        refused = await create(app, input=[foreign])
+        await create(app, input=[*short["output"], {"role": "user", "content": "?"}])
+        nothing = await send(app, "POST", "/v1/responses/compact", {"model": "scripted"})
+    assert short["object"] == "response.compaction"
+    assert [item["type"] for item in short["output"]] == ["message", "compaction"]
+    assert short["usage"] == USAGE
+    assert refused.json()["error"]["param"] == "input"
+    asked, after = models.model.asked[1:]
+    assert [one.role for one in asked.messages] == ["user", "assistant", "user"]
+    assert [one.content for one in after.messages] == [
+        "hello",
+        "Summary of our conversation so far:\nHe said hello.",
+        "?",
+    ]
+    assert nothing.json()["usage"]["total_tokens"] == 0
+
+
 async def test_truncation_drops_what_is_oldest_and_keeps_instructions() -> None:
     models = scripted_models(play(ScriptedTurn("x")))
     models.model.context_length = 100

@@ -275,6 +275,14 @@ async def test_allowed_tools_are_all_that_is_listed_and_offered(
     assert set(offered) == {f"files__{name}" for name in names}
 
 
+async def test_the_model_is_told_what_a_server_is_for() -> None:
+    served = Served(ScriptedTurn("x"))
+    await served.ask({"tools": [{**FREE, "server_description": "My disk."}], "instructions": "Be."})
+    system = served.models.model.asked[0].messages[0]
+    told = "Be.\n\nAbout the tools whose names begin with files__: My disk."
+    assert system == Message("system", told)
+
+
 async def test_tools_are_listed_once_in_a_conversation() -> None:
     served = Served(ScriptedTurn("x"))
     first, second = await served.ask({"tools": [FREE]}, {"tools": [FREE]})
