@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from starlette.requests import Request
-from starlette.routing import BaseRoute
+from starlette.routing import Route
 
 from mcp_servers.model_server.calls import Model
 from mcp_servers.model_server.report import Supervised
@@ -89,7 +89,7 @@ class Completions:
         return self._service.turn(caller)
 
 
-def client_routes(backend: Completions) -> list[BaseRoute]:
+def client_routes(backend: Completions) -> list[Route]:
     """All routes of the APIs that other clients than MCP's speak."""
     memory = Memory()
     return [

@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 from runtime.http_api.body import read_body
 from runtime.http_api.chat_shapes import Shape
@@ -49,7 +49,7 @@ class AddedItems(Shape):
     items: NewItems
 
 
-def conversation_routes(caller_of: Callable[[Request], str], memory: Memory) -> list[BaseRoute]:
+def conversation_routes(caller_of: Callable[[Request], str], memory: Memory) -> list[Route]:
     """Return the routes of conversations; `caller_of` names who sent a request."""
     api = _Conversations(caller_of, memory)
     one = "/v1/conversations/{conversation_id}"

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import anyio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 from runtime.agent.loop import AgentModel
 from runtime.http_api.body import read_body
@@ -52,8 +52,8 @@ from tools.spec import JsonObject
 
 MAX_EVENTS = 10**9
 BEGIN_WITHIN_S = 5.0
-"""Seconds after which a stream begins although the model has said nothing yet; what is wrong with
-the request is an ordinary error until then."""
+"""Seconds after which a stream begins although the model computes nothing yet; until it does, what
+is wrong with the request is an ordinary error."""
 
 
 class Backend(Protocol):
@@ -109,7 +109,7 @@ class ResponseStream(EventStream):
 
 def responses_routes(
     backend: Backend, caller_of: Callable[[Request], str], memory: Memory
-) -> list[BaseRoute]:
+) -> list[Route]:
     """Return the routes of responses; `caller_of` names who sent a request."""
     api = _Responses(backend, caller_of, memory)
     one = "/v1/responses/{response_id}"
@@ -156,6 +156,7 @@ class _Asked:
             seals_thought=self.turn.seals_thought,
             obfuscates=bool(stream and stream.include_obfuscation),
             is_queued=bool(self.body.background),
+            begins_early=bool(self.body.stream),
         )
 
 

@@ -16,7 +16,14 @@ from dataclasses import dataclass
 
 import anyio
 
-from runtime.chat.messages import ChatEvent, ReasoningDelta, TextDelta, ToolCallDelta, TurnEnd
+from runtime.chat.messages import (
+    ChatEvent,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    TurnEnd,
+    TurnStart,
+)
 from runtime.http_api.responses_items import new_id
 from runtime.http_api.responses_messages import seal_text
 from runtime.request import Usage
@@ -40,12 +47,14 @@ class WriterOptions:
         seals_thought: give thoughts as `encrypted_content` too.
         obfuscates: fill deltas up, so that their size does not tell their text.
         is_queued: begin with the time in the queue.
+        begins_early: begin once the model computes, before it says anything.
     """
 
     has_summary: bool = False
     seals_thought: bool = False
     obfuscates: bool = False
     is_queued: bool = False
+    begins_early: bool = False
 
 
 @dataclass(slots=True)
@@ -133,6 +142,8 @@ class ResponseWriter:
 
     async def push(self, event: ChatEvent) -> None:
         """Write one event of a model's turn."""
+        if isinstance(event, TurnStart) and not self._options.begins_early:
+            return
         await self.begin()
         match event:
             case TextDelta():

@@ -21,7 +21,7 @@ from runtime.agent.events import (
 )
 from runtime.agent.limits import Limits
 from runtime.agent.loop import GREEDY, NO_CHOICES, Agent, AgentModel
-from runtime.chat.messages import AUTO, ChatEvent, Message, ToolCall, ToolChoice, TurnEnd
+from runtime.chat.messages import AUTO, ChatEvent, Message, ToolCall, ToolChoice, TurnEnd, TurnStart
 from runtime.chat.model import Output
 from runtime.chat.support import ToolSupport
 from runtime.errors import GenerationError, PromptTooLongError, UnsupportedSchemaError
@@ -149,6 +149,7 @@ class _Answer:
             output=turn.output,
             sampling=self._sampling,
             thinks=turn.thinks,
+            tells_start=True,
         )
         self._writer.begin_turn(_called(turn))
         end: TurnEnd | None = None
@@ -291,6 +292,7 @@ class _Tap:
         choices: Mapping[str, Sequence[str]] = NO_CHOICES,
         admitted: Sequence[ToolSpec] = (),
         thinks: bool | None = None,
+        tells_start: bool = False,
     ) -> AsyncGenerator[ChatEvent]:
         self._is_resuming, approved, self._approved = bool(self._approved), self._approved, ()
         if approved:
@@ -311,13 +313,19 @@ class _Tap:
             choices=choices,
             admitted=admitted,
             thinks=self._job.turn.thinks,
+            tells_start=True,
         )
         async with aclosing(spoken) as events:
             async for event in events:
-                await self._list_tools()
+                if isinstance(event, TurnStart):
+                    await self._writer.push(event)
+                if self._writer.is_begun or not isinstance(event, TurnStart):
+                    await self._list_tools()
                 yield await self._take(event)
 
     async def _take(self, event: ChatEvent) -> ChatEvent:
+        if isinstance(event, TurnStart):
+            return event
         if not isinstance(event, TurnEnd):
             await self._writer.push(event)
             return event

@@ -35,7 +35,7 @@ def use_responses(python: Path) -> int:
         file.write_text(json.dumps({"mcpServers": {"workbench": WORKBENCH}}), encoding="utf-8")
         with HttpServerProcess("--mcp-config", str(file), environ=os.environ) as server:
             program = Path(__file__).with_name("responses.py")
-            command = [python, program, server.url.removesuffix("/mcp")]
+            command: list[str | Path] = [python, program, server.url.removesuffix("/mcp")]
             return int(not _run(program.name, command, "tool_servers"))
 
 

@@ -69,7 +69,9 @@ def conversation(client: Any) -> None:
 
 def functions(client: Any) -> None:
     fields = {"tools": [WEATHER], "max_output_tokens": 64}
-    asked = client.responses.create(input="In Rome?", tool_choice="required", **fields)
+    asked = client.responses.create(
+        input="In Rome?", tool_choice="required", parallel_tool_calls=False, **fields
+    )
     call = next(one for one in asked.output if one.type == "function_call")
     assert json.loads(call.arguments) in ({"city": "Paris"}, {"city": "Rome"})
     output = {"type": "function_call_output", "call_id": call.call_id, "output": "sun"}

@@ -350,11 +350,20 @@ async def test_what_cannot_be_honoured_is_refused_by_its_name(
         assert asked == []
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_what_fails_at_once_is_an_error_and_later_it_is_the_end(stream: bool) -> None:
-    response, _ = await ask(play(ScriptedTurn(raises=ValueError("secret"))), stream=stream)
+async def test_what_fails_before_the_model_speaks_is_an_error_and_in_a_stream_its_end() -> None:
+    failing = play(ScriptedTurn(raises=ValueError("secret")))
+    response, _ = await ask(failing)
+    streamed, _ = await ask(failing, stream=True)
     assert response.status_code == 500
-    assert "secret" not in response.text
+    events = events_of(streamed)
+    types = ["response.created", "response.in_progress", "response.failed"]
+    assert [event["type"] for event in events] == types
+    assert events[-1]["response"]["error"]["code"] == "server_error"
+    assert "secret" not in response.text + streamed.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_fails_later_is_the_end(stream: bool) -> None:
     failing = play(ScriptedTurn("some words", raises=RuntimeError("secret")))
     response, _ = await ask(failing, stream=stream)
     assert response.status_code == 200
