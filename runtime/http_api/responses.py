@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import anyio
 from starlette.requests import Request
@@ -56,6 +56,14 @@ BEGIN_WITHIN_S = 5.0
 is wrong with the request is an ordinary error."""
 
 
+class Model(AgentModel, Protocol):
+    """What a response needs of a loaded model; `ChatModel` is one."""
+
+    def for_caller(self, caller: str) -> Self:
+        """The same model; what this caller says is not shared with others."""
+        ...
+
+
 class Backend(Protocol):
     """What answers: the models, the tool servers, and who may use them now."""
 
@@ -69,7 +77,7 @@ class Backend(Protocol):
         """Which tool servers there are."""
         ...
 
-    def hold_model(self, name: str) -> AbstractAsyncContextManager[AgentModel]:
+    def hold_model(self, name: str) -> AbstractAsyncContextManager[Model]:
         """Wait for a model; it stays loaded meanwhile.
 
         Raises:
@@ -211,7 +219,7 @@ class _Responses:
 
         async def complete() -> Response:
             async with self._backend.hold_model(body.model) as model, self._backend.turn(caller):
-                return JSONResponse(await compact(model, transcript, items))
+                return JSONResponse(await compact(model.for_caller(caller), transcript, items))
 
         return await unless_gone(request, complete)
 
@@ -328,7 +336,7 @@ class _Responses:
         ):
             job = Job(asked.body, asked.turn, asked.transcript, offered, asked.caller)
             async with self._backend.turn(asked.caller):
-                yield model, job
+                yield model.for_caller(asked.caller), job
 
     def _writer(self, asked: _Asked, emit: Emit) -> ResponseWriter:
         """What writes a response whose client waits for it."""

@@ -435,7 +435,8 @@ async def test_what_is_not_stored_is_not_there() -> None:
 
 async def test_nobody_sees_what_another_principal_keeps() -> None:
     keys = ("key-of-alice-0001", "key-of-bobby-0002")
-    async with open_app(scripted_models(play(ScriptedTurn("x"))), keys) as app:
+    models = scripted_models(play(ScriptedTurn("x")))
+    async with open_app(models, keys) as app:
         kept = (await create(app, keys[0])).json()
         path = f"/v1/responses/{kept['id']}"
         own = await send(app, "GET", path, key=keys[0])
@@ -447,7 +448,9 @@ async def test_nobody_sees_what_another_principal_keeps() -> None:
             await create(app, keys[1], previous_response_id=kept["id"]),
             await create(app, keys[1], input=[{"id": kept["output"][0]["id"]}]),
         ]
+        await create(app, keys[1])
     assert own.json() == kept
+    assert len(models.model.callers) == len(set(models.model.callers)) == 2
     assert [answer.status_code for answer in foreign] == [404] * 6
 
 
