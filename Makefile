@@ -5,11 +5,14 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 QUIET := --quiet --constraint .ci/constraints.txt
 
-# Real MCP peers of the tests: a host, a tool server, and the node release they need.
+# Real MCP peers of the tests: a host, tool servers, the official tests, and node for them.
 MCP := @modelcontextprotocol
 PEERS := node@22 $(MCP)/inspector@2.12.0 $(MCP)/server-everything@2026.8.31 \
 	$(MCP)/server-filesystem@2026.8.31 $(MCP)/server-memory@2026.8.31 \
-	$(MCP)/conformance@0.2.0-alpha.12
+	$(MCP)/server-sequential-thinking@2026.8.31 $(MCP)/conformance@0.2.0-alpha.12
+
+# A server that does not start with the SDK of today, for tests; apart, so that nothing finds it.
+CRASHING := .venv/sqlite
 
 # The official tests of JSON Schema come with the source of the validator that we use.
 SUITE := .venv/json-schema-test-suite
@@ -34,9 +37,10 @@ check: .venv/installed-dev $(SUITE)/tests
 conformance: .venv/installed-dev
 	$(BIN)/python -m tests.conformance --client "python -m tests.conformance.client"
 
-## The README's programs for OpenAI's clients, each against `zonda serve`: a minute.
+## OpenAI's and Anthropic's clients, and Claude Code, against `zonda serve`: a minute.
 clients: .venv/installed-dev .venv/clients/bin/python
 	$(BIN)/python -m tests.clients .venv/clients/bin/python
+	$(BIN)/python -m tests.clients.claude_code .venv/clients/node_modules/.bin/claude
 
 ## Random turns in every wire format, and a million damaged model files: about fifteen minutes.
 fuzz: .venv/installed-dev
@@ -70,11 +74,15 @@ clean:
 	@$(PIP) install --quiet torch==2.13.0
 	@$(PIP) install $(QUIET) --group dev
 	@npm install --silent --no-audit --no-fund --no-save --prefix .venv/node $(PEERS)
+	@$(PIP) install --quiet --no-deps --upgrade --target $(CRASHING) mcp-server-sqlite==2025.4.25
 	@touch $@
 
 .venv/clients/bin/python: .venv/installed-dev
 	@$(PYTHON) -m venv .venv/clients
-	@.venv/clients/bin/python -m pip --disable-pip-version-check install --quiet openai==3.54.0
+	@.venv/clients/bin/python -m pip --disable-pip-version-check install --quiet \
+		openai==3.54.0 anthropic==2.14.0
+	@npm install --silent --no-audit --no-fund --no-save --prefix .venv/clients \
+		@anthropic-ai/claude-code@2.1.332
 
 $(SUITE)/tests: .venv/installed-dev
 	@$(PIP) download --quiet --no-deps --no-binary jsonschema --dest $(SUITE) jsonschema==4.26.0

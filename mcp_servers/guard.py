@@ -1,7 +1,7 @@
-"""The one door of the HTTP server: Host, Origin and key of every request, whatever its path.
+"""The one door of the HTTP server: Host, Origin and key or token of every request on any path.
 
 Wraps the application, so no route, mistyped path or error page lies outside it. What passes
-bears its caller's name and no longer its key.
+bears its caller's name and no longer its key. Only where tokens come from is told to everyone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from mcp.server.auth.provider import AccessToken
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tools.errors import ConfigurationError
+from mcp_servers.resource_server import InvalidTokenError, ResourceServer
+from tools.errors import ConfigurationError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 MIN_KEY_CHARS = 16
 
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?P<port>:[0-9]{1,5})?")
+_KEY_HEADERS = frozenset({b"authorization", b"x-api-key"})  # Anthropic's clients send the second
 _KEY = re.compile(r"[A-Za-z0-9._~+/=-]+")
 
 
@@ -40,14 +42,21 @@ class Access:
         hosts: names under which we are known, besides this machine's own addresses.
         is_open: whether other machines reach us; any address is then ours, for a page's script
             can be led to us by a name only.
+        tokens: checks the tokens of an authorization server, which count beside the keys.
     """
 
     keys: Sequence[bytes] = ()
     hosts: frozenset[str] = LOOPBACK
     is_open: bool = False
+    tokens: ResourceServer | None = None
 
 
-def make_access(host: str, keys: Iterable[str], names: Iterable[str] = ()) -> Access:
+def make_access(
+    host: str,
+    keys: Iterable[str],
+    names: Iterable[str] = (),
+    tokens: ResourceServer | None = None,
+) -> Access:
     """Decide who is let in on a server that is bound to `host`.
 
     Raises:
@@ -56,15 +65,17 @@ def make_access(host: str, keys: Iterable[str], names: Iterable[str] = ()) -> Ac
     """
     hashed = [_hash_key(key) for key in keys]
     is_open = not _is_loopback(host)
-    if is_open and not hashed:
+    if is_open and not hashed and tokens is None:
         raise ConfigurationError(
             f"other machines can reach {host}, so a key is needed: give --api-key-file or set "
-            "ZONDA_API_KEY, or bind 127.0.0.1"
+            "ZONDA_API_KEY, or oauth_issuer for tokens, or bind 127.0.0.1"
         )
     known = {_plain_name(name) for name in (*LOOPBACK, *names)}
+    if tokens is not None:
+        known.add(_plain_name(tokens.host))
     if is_open and not _is_address(host):
         known.add(_plain_name(host))
-    return Access(tuple(hashed), frozenset(known), is_open)
+    return Access(tuple(hashed), frozenset(known), is_open, tokens)
 
 
 def read_keys(path: Path) -> list[str]:
@@ -86,7 +97,10 @@ def read_keys(path: Path) -> list[str]:
 
 
 class Guard:
-    """Refuses foreign hosts (421), foreign origins (403) and missing or wrong keys (401)."""
+    """Refuses foreign hosts (421), foreign origins (403) and missing or wrong keys (401).
+
+    A token that is good but has too few scopes gets 403.
+    """
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
@@ -96,8 +110,9 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            refusal = self._refuse_address(scope) or self._refuse_caller(scope)
-            await (refusal or self._app)(scope, receive, send)
+            answer = self._refuse_address(scope) or self._tell(scope)
+            answer = answer or await self._refuse_caller(scope)
+            await (answer or self._app)(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1008})
 
@@ -115,19 +130,56 @@ class Guard:
     def _is_ours(self, host: str) -> bool:
         return host in self._access.hosts or (self._access.is_open and _is_address(host))
 
-    def _refuse_caller(self, scope: Scope) -> Response | None:
-        """Check the key, take it out of the request, and put in who was let in."""
-        given = _values(scope, b"authorization")
-        scope["headers"] = [item for item in scope["headers"] if item[0] != b"authorization"]
-        if not self._access.keys:
+    def _tell(self, scope: Scope) -> Response | None:
+        """Answer who asks where tokens come from: who has none yet."""
+        tokens = self._access.tokens
+        if tokens is None or scope["path"] not in tokens.metadata_paths:
             return None
-        if (key := _bearer(given)) is None:
-            return _refusal(401, "a key is needed: Authorization: Bearer KEY", "Bearer")
-        if (name := self._find_key(key)) is None:
-            return _refusal(401, "the key is wrong", 'Bearer error="invalid_token"')
-        # As a user of the SDK's kind, so that it binds its sessions to who opened them.
-        scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=name, scopes=[]))
+        if scope["method"] not in {"GET", "HEAD"}:
+            return _refusal(405, "this can only be read")
+        return JSONResponse(tokens.metadata, headers={"cache-control": "max-age=3600"})
+
+    async def _refuse_caller(self, scope: Scope) -> Response | None:
+        """Check the key or token, take it out of the request, and put in who was let in.
+
+        It is a user of the SDK's kind, so that the SDK binds its sessions to who opened them.
+        """
+        key = _bearer(_values(scope, b"authorization")) or _only(_values(scope, b"x-api-key"))
+        scope["headers"] = [item for item in scope["headers"] if item[0] not in _KEY_HEADERS]
+        if not self._access.keys and self._access.tokens is None:
+            return None
+        if key is None:
+            return _refusal(401, "a key is needed: Authorization: Bearer KEY", self._challenge())
+        if (name := self._find_key(key)) is not None:
+            scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=name, scopes=[]))
+            return None
+        if self._access.tokens is None:
+            return _refusal(401, "the key is wrong", self._challenge("invalid_token"))
+        return await self._refuse_token(scope, key, self._access.tokens)
+
+    async def _refuse_token(
+        self, scope: Scope, token: str, tokens: ResourceServer
+    ) -> Response | None:
+        try:
+            user = await tokens.check(token)
+        except InvalidTokenError as exc:
+            return _refusal(401, str(exc), self._challenge("invalid_token"))
+        except UnavailableError as exc:
+            return _refusal(503, str(exc))
+        if missing := tokens.missing_scopes(user):
+            text = f"the token lacks the scope {' '.join(missing)}"
+            return _refusal(403, text, self._challenge("insufficient_scope"))
+        scope["user"] = user
         return None
+
+    def _challenge(self, error: str = "") -> str:
+        """Say how to get in. Source: RFC 6750, section 3; RFC 9728, section 5.1."""
+        fields = {"error": error}
+        if (tokens := self._access.tokens) is not None:
+            fields |= {"scope": " ".join(tokens.settings.scopes)}
+            fields |= {"resource_metadata": tokens.metadata_url}
+        said = ", ".join(f'{name}="{value}"' for name, value in fields.items() if value)
+        return f"Bearer {said}".rstrip()
 
     def _find_key(self, key: str) -> str | None:
         """Return the name of a key; takes as long whether and wherever it is found."""
@@ -143,6 +195,10 @@ def _values(scope: Scope, name: bytes) -> list[str]:
 def _bearer(given: list[str]) -> str | None:
     scheme, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
     return key.strip() if scheme.lower() == "bearer" and key.strip() else None
+
+
+def _only(given: list[str]) -> str | None:
+    return given[0].strip() or None if len(given) == 1 else None
 
 
 def _host_name(text: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The HTTP server as one ASGI application: `/mcp`, `/health`, `/ready`, behind one guard.
+"""The HTTP server as one ASGI app: `/mcp`, `/health`, `/ready`, `/metrics`, behind one guard.
 
 Knows no process: signals, sockets and the model belong to who opens it.
 """
@@ -16,12 +16,15 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from mcp_servers.guard import Access, Guard
 from mcp_servers.message_check import MessageCheck
+from mcp_servers.metrics import metrics_route
 from mcp_servers.request_limits import MAX_BODY_BYTES, RequestLimits
+from mcp_servers.request_tally import CountResponses, RequestTally, count_requests
+from mcp_servers.service_state import ServiceState
 
 MAX_SESSIONS = 4096
 RETRY_READY_S = 2
@@ -40,12 +43,16 @@ async def open_web_app(
     server: Server[Any],
     access: Access,
     readiness: Callable[[], str],
-    routes: Sequence[BaseRoute] = (),
+    state: Callable[[], ServiceState],
+    routes: Sequence[Route] = (),
 ) -> AsyncIterator[WebApp]:
     """Offer an MCP server over streamable HTTP, both eras, and `routes`; leaving ends its sessions.
 
-    `readiness` says "ready", or why not; `/ready` answers 503 until then.
+    `readiness` says "ready", or why not; `/ready` answers 503 until then. `state` is what
+    `/metrics` shows beside what is asked here.
     """
+    tally = RequestTally()
+    count_requests(server, tally)
     # The guard has checked Host and Origin, by rules that hold for every route.
     unchecked = TransportSecuritySettings(enable_dns_rebinding_protection=False)
     server.streamable_http_app(
@@ -63,9 +70,11 @@ async def open_web_app(
         return JSONResponse({"status": status}, 503, {"retry-after": str(RETRY_READY_S)})
 
     checked = [Route("/mcp", MessageCheck(StreamableHTTPASGIApp(server.session_manager)))]
-    own = [Route("/health", health), Route("/ready", ready)]
-    app = Starlette(routes=[*checked, *routes, *own])
+    metrics = Route("/metrics", metrics_route(tally, state))
+    all_routes = [*checked, *routes, Route("/health", health), Route("/ready", ready), metrics]
+    app = Starlette(routes=all_routes)
     app.router.redirect_slashes = False  # a mistyped path is no page, and leads nowhere
     limits = RequestLimits(app)
     async with server.session_manager.run():
-        yield WebApp(Guard(limits, access), limits.end_streams)
+        counted = CountResponses(Guard(limits, access), [one.path for one in all_routes], tally)
+        yield WebApp(counted, limits.end_streams)

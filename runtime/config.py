@@ -47,6 +47,8 @@ class Config:
         drain_s: seconds that runs get to end when `zonda serve` is stopped.
         any_model_name: whether the default model answers OpenAI's clients that name one which
             is not here.
+        mcp_urls: URLs of tool servers, separated by spaces, that requests of the Responses API
+            may name as their `server_url`; "" allows none.
         share: whether every `zonda mcp` of a user with the same settings uses one engine
             process, so that a model is in memory once; off keeps all in the host's own.
         engine_idle_s: seconds that the shared engine process stays after its last host left.
@@ -54,6 +56,12 @@ class Config:
             of the list of servers.
         audit: whether each tool call leaves a line in `audit.jsonl` in the state folder.
         audit_contents: whether these lines hold arguments and results, too.
+        oauth_issuer: issuer of the authorization server whose tokens `zonda serve` takes, beside
+            keys; "" takes none.
+        oauth_resource: URL at which clients reach `zonda serve`, which tokens have to name as
+            their audience: https://…/mcp.
+        oauth_scopes: scopes that a token needs, separated by spaces.
+        oauth_keys: URL or file of the issuer's JWK Set; "" asks the issuer where it is.
     """
 
     model: str = "smollm2-135m"
@@ -73,11 +81,16 @@ class Config:
     port: int = 8377
     drain_s: int = 30
     any_model_name: bool = False
+    mcp_urls: str = ""
     share: bool = True
     engine_idle_s: int = 300
     policy_file: Path | None = None
     audit: bool = True
     audit_contents: bool = False
+    oauth_issuer: str = ""
+    oauth_resource: str = ""
+    oauth_scopes: str = ""
+    oauth_keys: str = ""
 
     @property
     def audit_file(self) -> Path:
@@ -242,6 +255,8 @@ def _check(config: Config, origins: Mapping[str, str]) -> None:
         raise refuse("kv_type", "int8 or bf16")
     if not 0 <= config.port <= 65535:
         raise refuse("port", "from 0 to 65535")
+    if config.oauth_issuer and not config.oauth_resource:
+        raise refuse("oauth_resource", "the URL of /mcp as clients know it, beside oauth_issuer")
     for name in ("threads", "context_length", "drain_s", "engine_idle_s"):
         if getattr(config, name) < 0:
             raise refuse(name, "at least 0")

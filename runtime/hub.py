@@ -28,7 +28,7 @@ from runtime.engine.embedding import HiddenRunner
 from runtime.engine.engine import Engine, EngineLimits, Runner
 from runtime.engine.loading import LoadedRunner, load_runner
 from runtime.engine.saved_pages import SavedPages
-from runtime.engine.status import EngineStatus
+from runtime.engine.tally import EngineState
 from runtime.errors import UnknownModelError
 from runtime.models.config import ModelConfig
 from runtime.sources import pull_model, resolve_model
@@ -137,13 +137,9 @@ class Hub:
         """
         return self._find(name).info
 
-    def status(self, name: str) -> EngineStatus:
-        """What a loaded model's engine does now.
-
-        Raises:
-            UnknownModelError: it is not loaded.
-        """
-        return self._find(name).engine.status()
+    def states(self) -> Mapping[str, EngineState]:
+        """What each loaded model's engine does and did, by the model's name."""
+        return {name: loaded.engine.state() for name, loaded in self._loaded.items()}
 
     async def get(
         self, name: str | None = None, report: Callable[[str], None] = lambda doing: None

@@ -1,4 +1,4 @@
-"""Where log records go: stderr, and a rotating file when one is wanted.
+"""Where log records go, stderr and a rotating file when one is wanted; and how times add up.
 
 Standard output is never touched: it belongs to the protocol. Nothing a user wrote is logged
 above DEBUG, so a log file may be shown to others.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from bisect import bisect_left
+from collections.abc import Sequence
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -51,3 +53,19 @@ def _open_log_file(path: Path) -> logging.Handler:
             f"the log file {str(path)!r} cannot be written ({exc.strerror}); "
             "name another with --log-file"
         ) from exc
+
+
+class Histogram:
+    """Counts values by the first bound that they do not exceed, and sums them.
+
+    Written by one thread, read by any.
+    """
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)  # the last one is of values above all bounds
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value

@@ -1,4 +1,8 @@
-"""What all tests share: one async backend, hypothesis' profiles, the real model."""
+"""What all tests share: one async backend, hypothesis' profiles, the real model, torch's threads.
+
+torch is the reference of small computations, on which its threads wait for each other more than
+they compute: one takes half the processor time, and a third of the time on a busy machine.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ from hypothesis import settings
 from runtime.config import load_config
 from runtime.sources import pull_model
 from runtime.telemetry import PACKAGES
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, here or in a child
 
 settings.register_profile("check", derandomize=True, max_examples=50, deadline=None)
 settings.register_profile("ci", derandomize=True, max_examples=1000, deadline=None)

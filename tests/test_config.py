@@ -41,11 +41,16 @@ def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:
         "port": "default",
         "drain_s": "default",
         "any_model_name": "default",
+        "mcp_urls": "default",
         "share": "default",
         "engine_idle_s": "default",
         "policy_file": "default",
         "audit": "default",
         "audit_contents": "default",
+        "oauth_issuer": "default",
+        "oauth_resource": "default",
+        "oauth_scopes": "default",
+        "oauth_keys": "default",
     }
     assert (settings.path, settings.is_read) == (file, True)
 

@@ -16,7 +16,7 @@ from runtime.chat.model import ChatModel
 from runtime.chat.support import TemplateFeatures
 from runtime.config import Config
 from runtime.engine.loading import load_runner
-from runtime.engine.status import EngineStatus
+from runtime.engine.tally import EngineState
 from runtime.errors import CapacityError, MemoryShortError, UnknownModelError
 from runtime.hub import Hub, ModelInfo
 from runtime.memory import HEADROOM_BYTES
@@ -111,7 +111,7 @@ async def test_loaded_model_is_described_and_says_what_it_does(tiny: Path) -> No
                 hub.info(name)
             model = await hub.get()
             info, end = hub.info(name), await _finish_turn(model)
-            status = hub.status(name)
+            states = hub.states()
     assert info == ModelInfo(
         name=name,
         architecture="llama",
@@ -141,17 +141,18 @@ async def test_loaded_model_is_described_and_says_what_it_does(tiny: Path) -> No
     assert 501 * 64 < info.num_parameters < 1_000_000
     assert 0 < info.weight_bytes < 4 * info.num_parameters
     assert 7 << 20 < info.kv_bytes <= 8 << 20
-    assert status == EngineStatus(
+    status = states[name]
+    assert status == EngineState(
         num_running=0,
         num_waiting=0,
         num_pages=status.num_pages,
         num_used_pages=0,
-        page_tokens=16,
+        page_size=16,
         num_preemptions=0,
-        num_generated=end.usage.completion_tokens,
         tokens_per_s=status.tokens_per_s,
+        tally=status.tally,
     )
-    assert status.num_generated > 0
+    assert status.tally.generated_tokens == end.usage.completion_tokens > 0
     assert status.tokens_per_s > 0
 
 

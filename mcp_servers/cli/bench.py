@@ -52,6 +52,7 @@ AREAS: Mapping[str, Area] = {
     "serve": Area("bench_serve", (128,), 128, takes_url=True),
     "prefix": Area("bench_serve", (2000,), takes_url=True),
     "tools": Area("bench_tools", (2000,), new_tokens=200),
+    "mcp": Area("bench_mcp"),
     "startup": Area("bench_startup"),
 }
 

@@ -49,14 +49,14 @@ def chat(
 
     from mcp_servers.cli.console import ensure_model, open_console
     from mcp_servers.cli.session import open_session
-    from mcp_servers.cli.tool_servers import find_servers, open_pins, open_store
+    from mcp_servers.cli.tool_servers import find_servers, open_pins, open_store, open_tokens
     from runtime.request import SamplingParams
 
     console = open_console()
     ensure_model(config.model, config.cache_dir, console)
     sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature)
     servers, pins, store = find_servers(mcp_config), open_pins(config), open_store(config)
-    opened = open_session(config, servers, pins, store=store)
+    opened = open_session(config, servers, pins, store=store, tokens=open_tokens(config))
     # The loop runs in a thread of its own: the main thread reads lines, and Ctrl-C reaches
     # whichever of the two it belongs to.
     with (

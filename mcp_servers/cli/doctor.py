@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tools.mcp_client.config import ServerConfig
     from tools.mcp_client.pins import Pins
     from tools.mcp_client.server import ServerState
+    from tools.mcp_client.token_store import TokenStore
     from tools.spec import ToolSpec
 
 _GIB = 1 << 30
@@ -187,7 +188,7 @@ def _command(document: Any, host: Host) -> str | None:
 def _servers(mcp_config: Path | None, config: Config | None) -> Iterator[Check]:
     import anyio
 
-    from mcp_servers.cli.tool_servers import find_servers, open_pins
+    from mcp_servers.cli.tool_servers import find_servers, open_pins, open_tokens
 
     try:
         servers = find_servers(mcp_config)
@@ -197,7 +198,8 @@ def _servers(mcp_config: Path | None, config: Config | None) -> Iterator[Check]:
     if config is not None and config.policy_file is not None:
         yield _policy(config.policy_file, servers)
     pins = None if config is None else open_pins(config)
-    states, tools = anyio.run(_try_servers, servers, pins)
+    tokens = None if config is None else open_tokens(config)
+    states, tools = anyio.run(_try_servers, servers, pins, tokens)
     measured = None if config is None else _measure(config, tools)
     support = {} if measured is None else measured.support
     for name, state in states.items():
@@ -235,7 +237,9 @@ def _server(name: str, config: ServerConfig, state: ServerState) -> Iterator[Che
     if state.status == "disabled":
         yield Check(f"server {name}", "ok", reason)
         return
-    if config.problem is not None or reason.startswith("cannot be started"):
+    if reason.startswith("needs "):
+        advice = f"zonda mcp login {name}"
+    elif config.problem is not None or reason.startswith("cannot be started"):
         advice = "mend its entry"
     elif config.url:
         advice = "check that the server runs there and what it logs"
@@ -312,7 +316,7 @@ def _measure(config: Config, tools: Sequence[ToolSpec]) -> _Measured | None:
 
 
 async def _try_servers(
-    servers: Mapping[str, ServerConfig], pins: Pins | None
+    servers: Mapping[str, ServerConfig], pins: Pins | None, tokens: TokenStore | None
 ) -> tuple[Mapping[str, ServerState], Sequence[ToolSpec]]:
     """Start every server at once; return where each stands, and the tools of all.
 
@@ -320,7 +324,7 @@ async def _try_servers(
     """
     from tools.mcp_client.toolset import open_toolset
 
-    async with open_toolset(servers, pins=pins) as toolset:
+    async with open_toolset(servers, pins=pins, tokens=tokens) as toolset:
         states = {
             name: await toolset.wait_for(name, "ready", "failed", "disabled") for name in servers
         }

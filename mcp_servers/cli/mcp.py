@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from mcp_servers.cli import server_content, server_list
+from mcp_servers.cli import server_content, server_list, server_login
 from mcp_servers.cli.errors import exit_status
 from mcp_servers.cli.options import (
     Admin,
@@ -48,6 +48,8 @@ SUBCOMMANDS = {
     "test": server_list.try_server,
     "remove": server_list.remove_server,
     "approve": server_list.approve_server,
+    "login": server_login.log_in_to_server,
+    "logout": server_login.log_out_of_server,
     "resources": server_content.resources,
     "prompts": server_content.prompts,
 }
@@ -138,6 +140,7 @@ def agent_setup(
         open_audit,
         open_pins,
         open_store,
+        open_tokens,
     )
     from mcp_servers.model_server.service import AgentSetup
     from tools.mcp_client.toolset import open_toolset
@@ -147,6 +150,12 @@ def agent_setup(
         named = mcp_config or own_servers
         logger.warning("%s names no server, so agent_run is not offered", named)
         return None
-    toolset = partial(open_toolset, servers, pins=open_pins(config), store=open_store(config))
+    toolset = partial(
+        open_toolset,
+        servers,
+        pins=open_pins(config),
+        store=open_store(config),
+        tokens=open_tokens(config),
+    )
     policy = load_rules(config, servers)
     return AgentSetup(tuple(servers), toolset, policy, open_audit(config))

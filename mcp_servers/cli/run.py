@@ -83,12 +83,13 @@ async def _run(
         terminal_approver,
     )
     from mcp_servers.cli.session import open_session, watch, with_mentions
-    from mcp_servers.cli.tool_servers import find_servers, open_pins, open_store
+    from mcp_servers.cli.tool_servers import find_servers, open_pins, open_store, open_tokens
     from runtime.agent.loop import Agent
 
     out, err = open_console(), open_console(stderr=True)
     servers, pins, store = find_servers(mcp_config), open_pins(config), open_store(config)
-    async with open_session(config, servers, pins, store=store) as session:
+    opened = open_session(config, servers, pins, store=store, tokens=open_tokens(config))
+    async with opened as session:
         specs = await session.toolset.list_tools()
         printer = AgentPrinter(err if specs else out, specs, stream_text=not specs)
         approver, ask = terminal_approver(err), terminal_asker(err)

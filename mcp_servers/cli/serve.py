@@ -70,12 +70,13 @@ def serve(  # noqa: PLR0913 - one argument for each option
     from mcp_servers.guard import make_access, read_keys
     from mcp_servers.model_server.stdio import end_process
     from mcp_servers.model_server.web import listen, serve_http
+    from mcp_servers.resource_server import make_resource_server
     from mcp_servers.version import installed_version
 
     keys = [] if api_key_file is None else read_keys(api_key_file)
     if not keys and (key := process_environment().get("ZONDA_API_KEY")):
         keys = [key]
-    access = make_access(config.host, keys, allow_host or ())
+    access = make_access(config.host, keys, allow_host or (), make_resource_server(config))
     agent = agent_setup(mcp_config, config)
     surface = make_surface(config, admin=admin, expose=expose, prompts=prompts)
     listener = listen(config.host, config.port)

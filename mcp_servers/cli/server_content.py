@@ -82,16 +82,17 @@ def _ask(
 
     from mcp_servers.cli.asking import terminal_asker
     from mcp_servers.cli.console import open_console
-    from mcp_servers.cli.tool_servers import find_server, open_pins
+    from mcp_servers.cli.tool_servers import find_server, open_pins, open_tokens
     from tools.mcp_client.toolset import open_toolset
     from tools.toolset import CallContext
 
     config = find_server(server, mcp_config)
-    pins = open_pins(load_config(config_file=config_file))
+    settings = load_config(config_file=config_file)
+    pins, tokens = open_pins(settings), open_tokens(settings)
 
     async def run() -> Sequence[T]:
         context = CallContext(ask=terminal_asker(open_console(stderr=True)))
-        async with open_toolset({server: config}, pins=pins) as toolset:
+        async with open_toolset({server: config}, pins=pins, tokens=tokens) as toolset:
             return await ask(toolset, context)
 
     return anyio.run(run)

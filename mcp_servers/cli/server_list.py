@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tools.mcp_client.config import ServerConfig
     from tools.mcp_client.pins import DefinitionChange, Pins
     from tools.mcp_client.server import ServerState
+    from tools.mcp_client.token_store import TokenStore
 
 SECTION = "mcpServers"
 
@@ -98,12 +99,12 @@ def try_server(name: Name, *, mcp_config: McpConfig = None, config_file: ConfigF
     configure_logging()
     import anyio
 
-    from mcp_servers.cli.tool_servers import find_server, open_pins
+    from mcp_servers.cli.tool_servers import find_server, open_pins, open_tokens
     from tools.mcp_client.pins import why_held
 
     server = find_server(name, mcp_config)
-    pins = open_pins(load_config(config_file=config_file))
-    state, tools = anyio.run(_try, server, pins)
+    config = load_config(config_file=config_file)
+    state, tools = anyio.run(_try, server, open_pins(config), open_tokens(config))
     if state.status != "ready":
         typer.echo(f"{name} {state.reason or 'is ' + state.status}")
         raise typer.Exit(1)
@@ -116,8 +117,9 @@ def try_server(name: Name, *, mcp_config: McpConfig = None, config_file: ConfigF
 
 
 def remove_server(name: Name, *, config_file: ConfigFile = None) -> None:
-    """Take an MCP server out of the list, and forget the definitions of its tools."""
-    from mcp_servers.cli.tool_servers import open_pins, open_store
+    """Take an MCP server out of the list; forget the definitions of its tools and its login."""
+    from mcp_servers.cli.tool_servers import find_servers, open_pins, open_store, open_tokens
+    from tools.mcp_client.config import parse_servers
     from tools.mcp_client.jsonc import remove_member
 
     path = _path()
@@ -129,6 +131,9 @@ def remove_server(name: Name, *, config_file: ConfigFile = None) -> None:
     config = load_config(config_file=config_file)
     open_pins(config).forget(name)
     open_store(config).forget(name)
+    url = parse_servers(before, path, process_environment())[name].url
+    if url and url not in {server.url for server in find_servers(None).values()}:
+        open_tokens(config).forget(url)
     typer.echo(f"{name} was taken out of {path}.")
 
 
@@ -251,10 +256,12 @@ def _state(server: ServerConfig) -> str:
     return "ok" if server.is_enabled else "disabled"
 
 
-async def _try(server: ServerConfig, pins: Pins) -> tuple[ServerState, list[str]]:
+async def _try(
+    server: ServerConfig, pins: Pins, tokens: TokenStore
+) -> tuple[ServerState, list[str]]:
     from tools.mcp_client.toolset import open_toolset
 
-    async with open_toolset({server.name: server}, pins=pins) as toolset:
+    async with open_toolset({server.name: server}, pins=pins, tokens=tokens) as toolset:
         state = await toolset.wait_for(server.name, "ready", "failed", "disabled")
         return state, [tool.name for tool in await toolset.list_tools()]
 

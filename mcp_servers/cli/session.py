@@ -20,6 +20,7 @@ from tools.mcp_client.catalogue_store import CatalogueStore
 from tools.mcp_client.config import ServerConfig
 from tools.mcp_client.pins import Pins
 from tools.mcp_client.server import ServerState
+from tools.mcp_client.token_store import TokenStore
 from tools.mcp_client.toolset import open_toolset
 from tools.questions import Ask
 from tools.toolset import CallContext, Toolset
@@ -48,6 +49,7 @@ async def open_session(
     pins: Pins | None = None,
     *,
     store: CatalogueStore | None = None,
+    tokens: TokenStore | None = None,
 ) -> AsyncIterator[Session]:
     """Start the tool servers and load the model meanwhile; leaving ends both.
 
@@ -65,7 +67,8 @@ async def open_session(
         async def hold() -> AsyncIterator[NamedModel]:
             yield await hub.get(None)
 
-        opened = open_toolset(servers, pins=pins, store=store, sampler=model_sampler(hold))
+        sampler = model_sampler(hold)
+        opened = open_toolset(servers, pins=pins, store=store, sampler=sampler, tokens=tokens)
         toolset = await stack.enter_async_context(opened)
         model = await hub.get(None)
         audit = open_audit(config)

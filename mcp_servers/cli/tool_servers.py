@@ -14,6 +14,7 @@ from tools.errors import ConfigurationError, suggest
 from tools.mcp_client.catalogue_store import CatalogueStore
 from tools.mcp_client.config import ServerConfig, load_servers
 from tools.mcp_client.pins import Pins
+from tools.mcp_client.token_store import TokenStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +90,8 @@ def open_pins(config: Config) -> Pins:
 def open_store(config: Config) -> CatalogueStore:
     """Return what servers offered when they last ran, which is kept in the state folder."""
     return CatalogueStore(config.state_dir / "tool-catalogues")
+
+
+def open_tokens(config: Config) -> TokenStore:
+    """Return the logins at servers, which are kept in the state folder."""
+    return TokenStore(config.state_dir / "tokens")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tools.mcp_client.config import ServerConfig
     from tools.mcp_client.pins import Pins
     from tools.mcp_client.server import ServerState
+    from tools.mcp_client.token_store import TokenStore
     from tools.spec import JsonObject, ToolResult, ToolSpec
 
 McpConfig = Annotated[Path | None, typer.Option(help="A file of more MCP servers.")]
@@ -48,14 +49,14 @@ def list_tools(
     configure_logging()
     import anyio
 
-    from mcp_servers.cli.tool_servers import find_server, find_servers, open_pins
+    from mcp_servers.cli.tool_servers import find_server, find_servers, open_pins, open_tokens
     from tools.mcp_client.pins import why_held
 
-    pins = open_pins(load_config(config_file=config_file))
+    settings = load_config(config_file=config_file)
     chosen = find_servers(mcp_config)
     if server is not None:
         chosen = {server: find_server(server, mcp_config)}
-    states, specs = anyio.run(_list, chosen, pins)
+    states, specs = anyio.run(_list, chosen, open_pins(settings), open_tokens(settings))
     if as_json:
         typer.echo(json.dumps({"tools": [_definition(spec) for spec in specs]}))
     else:
@@ -126,11 +127,11 @@ def _definition(spec: ToolSpec) -> JsonObject:
 
 
 async def _list(
-    servers: Mapping[str, ServerConfig], pins: Pins
+    servers: Mapping[str, ServerConfig], pins: Pins, tokens: TokenStore
 ) -> tuple[Mapping[str, ServerState], list[ToolSpec]]:
     from tools.mcp_client.toolset import open_toolset
 
-    async with open_toolset(servers, pins=pins) as toolset:
+    async with open_toolset(servers, pins=pins, tokens=tokens) as toolset:
         for name in servers:  # each has its own time to start
             await toolset.wait_for(name, "ready", "failed", "disabled")
         return toolset.states(), list(await toolset.list_tools())
@@ -152,13 +153,14 @@ async def _call(
     """
     from mcp_servers.cli.asking import terminal_asker
     from mcp_servers.cli.console import open_console
-    from mcp_servers.cli.tool_servers import load_rules, open_pins
+    from mcp_servers.cli.tool_servers import load_rules, open_pins, open_tokens
     from tools.mcp_client.names import exposed_name
     from tools.mcp_client.toolset import open_toolset
     from tools.toolset import CallContext
 
     policy = load_rules(config, servers)
-    async with open_toolset({server: servers[server]}, pins=open_pins(config)) as toolset:
+    chosen, pins, tokens = {server: servers[server]}, open_pins(config), open_tokens(config)
+    async with open_toolset(chosen, pins=pins, tokens=tokens) as toolset:
         await toolset.wait_for(server, "ready", "failed", "disabled")
         known = {spec.name: spec for spec in await toolset.list_tools()}
         name = tool if tool in known else exposed_name(server, tool)

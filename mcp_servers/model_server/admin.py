@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,7 +25,7 @@ from tools.spec import JsonObject, TextContent, ToolAnnotations, ToolResult, Too
 from tools.toolset import Changes
 
 if TYPE_CHECKING:
-    from runtime.engine.status import EngineStatus
+    from runtime.engine.tally import EngineState
     from runtime.hub import ModelInfo
 
 _STATE: JsonObject = {
@@ -68,12 +68,8 @@ class Models(Protocol):
         """
         ...
 
-    def status(self, name: str) -> EngineStatus:
-        """What a loaded model's engine does now.
-
-        Raises:
-            UnknownModelError: it is not loaded.
-        """
+    def states(self) -> Mapping[str, EngineState]:
+        """What each loaded model's engine does and did, by the model's name."""
         ...
 
     async def unload(self, name: str) -> ModelInfo:

@@ -31,6 +31,11 @@ class Background(Generic[T]):
         self._value: T | None = None
         self._error: Exception | None = None
 
+    @property
+    def value(self) -> T | None:
+        """What was opened; None before that and when it could not be."""
+        return self._value
+
     def want(self) -> None:
         """Let the opening begin; does not wait."""
         self._wanted.set()

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import anyio.to_thread
 
@@ -42,6 +42,18 @@ class Model(AgentModel, Protocol):
 
     @property
     def name(self) -> str: ...
+
+    def for_caller(self, caller: str) -> Self:
+        """The same model; what this caller says is not shared with others."""
+        ...
+
+    async def count_tokens(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSpec] = (),
+        *,
+        thinks: bool | None = None,
+    ) -> int: ...
 
     async def choose(
         self, messages: Sequence[Message], options: Sequence[str]

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 from starlette.requests import Request
+from starlette.routing import Route
 
+from mcp_servers.model_server.calls import Model
+from mcp_servers.model_server.report import Supervised
 from mcp_servers.model_server.service import ModelService
+from mcp_servers.model_server.url_servers import UrlServers, connect
 from runtime.errors import UnknownModelError
-from runtime.http_api.routes import Model
+from runtime.http_api.conversations import conversation_routes
+from runtime.http_api.messages_routes import anthropic_routes
+from runtime.http_api.openapi import document_route
+from runtime.http_api.operations import OPERATIONS
+from runtime.http_api.responses import responses_routes
+from runtime.http_api.responses_mcp import ToolAccess, ToolSources, UrlServer
+from runtime.http_api.responses_store import Memory
+from runtime.http_api.routes import guarded, openai_routes
+from runtime.http_api.text_routes import text_routes
 from tools.errors import suggest
+from tools.toolset import CombinedToolset, Toolset
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +37,19 @@ class Completions:
         service: has the models.
         any_name: whether a name that no model has means the default one, as for programs that
             ask for a hosted model by name.
+        url_servers: what tool servers requests may name by URL; none where absent.
     """
 
-    def __init__(self, service: ModelService, *, any_name: bool = False) -> None:
+    def __init__(
+        self,
+        service: ModelService,
+        *,
+        any_name: bool = False,
+        url_servers: UrlServers | None = None,
+    ) -> None:
         self._service = service
         self._any_name = any_name
+        self._url_servers = url_servers or UrlServers()
 
     @property
     def model_names(self) -> Sequence[str]:
@@ -35,6 +57,29 @@ class Completions:
 
     def has_model(self, name: str) -> bool:
         return self._any_name or name in self._service.models.names
+
+    @property
+    def tool_sources(self) -> ToolSources:
+        agent = self._service.agent
+        return ToolSources(() if agent is None else agent.servers, self._url_servers.urls)
+
+    @asynccontextmanager
+    async def open_tools(self, by_url: Sequence[UrlServer]) -> AsyncIterator[ToolAccess]:
+        agent = self._service.agent
+        own = [] if agent is None else [await self._service.open_toolset()]
+        policy = self._url_servers.policy if agent is None else agent.policy
+        audit = self._url_servers.audit if agent is None else agent.audit
+        async with connect(by_url) as connected:
+            toolsets = [*own, *([connected] if by_url else [])]
+            yield ToolAccess(
+                CombinedToolset(*toolsets),
+                policy,
+                audit,
+                lambda name: next(filter(None, (_why_absent(one, name) for one in toolsets)), None),
+            )
+
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._service.start(work)
 
     @asynccontextmanager
     async def hold_model(self, name: str) -> AsyncIterator[Model]:
@@ -48,6 +93,27 @@ class Completions:
 
     def turn(self, caller: str) -> AbstractAsyncContextManager[None]:
         return self._service.turn(caller)
+
+
+def client_routes(backend: Completions, version: str) -> list[Route]:
+    """All routes of the APIs that other clients than MCP's speak."""
+    memory = Memory()
+    return [
+        *anthropic_routes(backend, caller_of),
+        *openai_routes(backend, caller_of),
+        *responses_routes(backend, caller_of, memory),
+        *conversation_routes(caller_of, memory),
+        *text_routes(backend, caller_of),
+        document_route(OPERATIONS, version, guarded),
+    ]
+
+
+def _why_absent(toolset: Toolset, name: str) -> str | None:
+    """Why a tool server offers nothing; None where it is there."""
+    state = toolset.states().get(name) if isinstance(toolset, Supervised) else None
+    if state is None or state.status == "ready":
+        return None
+    return f"{name} {state.reason or f'is {state.status}'}"
 
 
 def caller_of(request: Request) -> str:

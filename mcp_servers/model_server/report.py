@@ -9,11 +9,11 @@ import logging
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import anyio
 
-from mcp_servers.model_server.admin import ModelList, Models
+from mcp_servers.model_server.admin import ModelList
 from mcp_servers.model_server.admission import Admission
 from mcp_servers.model_server.background import Background
 from runtime.agent.budget import ToolReport, report_tools
@@ -23,6 +23,9 @@ from tools.errors import ZondaError, suggest
 from tools.mcp_client.server import ServerState
 from tools.spec import JsonObject, ToolResult, ToolSpec
 from tools.toolset import Toolset
+
+if TYPE_CHECKING:
+    from runtime.engine.tally import EngineState
 
 logger = logging.getLogger(__name__)
 
@@ -140,12 +143,15 @@ class Report:
     def status_version(self) -> Hashable:
         """Another value once the status says something else."""
         models = self._models.opened
-        engines = [] if models is None else [models.status(name) for name in models.names]
+        engines = {} if models is None else models.states()
         return (
             self._admission.num_running,
             self._admission.num_waiting,
             len(self._runs),
-            tuple((one.num_running, one.num_waiting, one.num_generated) for one in engines),
+            tuple(
+                (one.num_running, one.num_waiting, one.tally.generated_tokens)
+                for one in engines.values()
+            ),
             tuple(self._states().items()),
         )
 
@@ -160,7 +166,7 @@ class Report:
                 "waiting": self._admission.num_waiting,
                 "kept_runs": len(self._runs),
             },
-            "models": [] if models is None else [_engine(models, name) for name in models.names],
+            "models": [] if models is None else [_engine(*one) for one in models.states().items()],
             "tool_servers": self._describe_servers(counted),
         }
         if counted is not None:
@@ -215,19 +221,18 @@ class Report:
         return None
 
 
-def _engine(models: Models, name: str) -> JsonObject:
-    status = models.status(name)
+def _engine(name: str, status: EngineState) -> JsonObject:
     used, pages = status.num_used_pages, status.num_pages
     return {
         "name": name,
         "batch_size": status.num_running,
         "queue_depth": status.num_waiting,
         "tokens_per_s": round(status.tokens_per_s, 1),
-        "generated_tokens": status.num_generated,
+        "generated_tokens": status.tally.generated_tokens,
         "preemptions": status.num_preemptions,
         "kv": {
-            "used_tokens": used * status.page_tokens,
-            "all_tokens": pages * status.page_tokens,
+            "used_tokens": used * status.page_size,
+            "all_tokens": pages * status.page_size,
             "used_share": round(used / pages, 3),
         },
     }

@@ -28,6 +28,7 @@ from mcp_servers.model_server.resources import describe_support
 from mcp_servers.model_server.schemas import DEFAULT_WAIT_S, MAX_STEPS
 from mcp_servers.model_server.tools import Surface, list_specs
 from mcp_servers.model_server.waiting import answers_by, follow, settle, tied_to
+from mcp_servers.service_state import ServiceState
 from runtime.agent.approval import approve_by_form
 from runtime.agent.audit import AuditLog
 from runtime.agent.limits import Limits
@@ -35,9 +36,10 @@ from runtime.agent.loop import Agent
 from runtime.agent.policy import Policy
 from runtime.agent.runs import Run, Runs
 from runtime.agent.sampling import model_sampler
+from runtime.agent.tool_tally import TalliedToolset, ToolCallTally
 from runtime.chat.support import ToolSupport
 from runtime.errors import CapacityError
-from tools.errors import InvalidArgumentsError, ZondaError
+from tools.errors import InvalidArgumentsError, UnavailableError, ZondaError
 from tools.questions import decline
 from tools.sampling import Sampler
 from tools.spec import JsonObject, ToolResult, ToolSpec
@@ -112,6 +114,7 @@ class ModelService:
         self._toolset = toolset
         self._tasks = tasks
         self._prepared: dict[str, list[ToolSpec]] = {}  # by model: what it is ready for
+        self._tool_calls = ToolCallTally()
         self._is_following = False
         self.vectors = VectorStore()
         self.report = Report(models, runs, admission, toolset)
@@ -133,9 +136,35 @@ class ModelService:
             self._listed = names, list_specs(names[0], servers, self.surface, names[1])
         return self._listed[1]
 
+    @property
+    def agent(self) -> AgentSetup | None:
+        """How tool servers are used; None where there are none."""
+        return self._agent
+
+    async def open_toolset(self) -> Toolset:
+        """Wait for the tool servers.
+
+        Raises:
+            ZondaError: there are none, or they could not be opened.
+        """
+        if self._toolset is None:
+            raise UnavailableError("this server has no tool servers")
+        return await self._toolset.get()
+
     def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run something for as long as the service does."""
         self._tasks.start_soon(work)
+
+    def state(self) -> ServiceState:
+        """Say what goes on and what was done."""
+        models = self.models.opened
+        return ServiceState(
+            self._admission.num_running,
+            self._admission.num_waiting,
+            self._runs.num_ended,
+            self._tool_calls,
+            {} if models is None else models.states(),
+        )
 
     async def prepare(self) -> None:
         """Open tool servers and models and load the default model, before a call needs them.
@@ -298,11 +327,12 @@ class ModelService:
         if name == "model_unload":
             self._prepared.pop(arguments["model"], None)
             return await self.models.unload(run, arguments)
-        async with self.models.use(run, arguments.get("model")) as model:
+        async with self.models.use(run, arguments.get("model")) as loaded:
+            model = loaded.for_caller(run.principal)
             if name == "agent_run":
                 agent = await self._make_agent(run, model, arguments)
                 result = await calls.agent_run(run, agent, model.name, arguments)
-                self._tasks.start_soon(self._prepare_tools, model)
+                self._tasks.start_soon(self._prepare_tools, loaded)
                 return result
             if name == "embed":
                 return await embed(run, model, self.vectors, arguments)
@@ -316,6 +346,7 @@ class ModelService:
         if (servers := arguments.get("servers")) is not None:
             toolset = FilteredToolset(toolset, lambda tool: tool.server in servers)
         limits = Limits(max_steps=arguments.get("max_steps", MAX_STEPS))
+        toolset = TalliedToolset(toolset, self._tool_calls)
         agent = Agent(model, toolset, self._agent.policy, limits, audit=self._agent.audit)
         if not run.can_ask:
             return agent

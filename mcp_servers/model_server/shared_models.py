@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from mcp_servers.model_server.host_log import leave_session
 from runtime.errors import UnknownModelError
 
 if TYPE_CHECKING:
-    from runtime.engine.status import EngineStatus
+    from runtime.engine.tally import EngineState
     from runtime.hub import ModelInfo
 
 
@@ -42,8 +42,8 @@ class SharedModels:
     def info(self, name: str) -> ModelInfo:
         return self._open(name).info(name)
 
-    def status(self, name: str) -> EngineStatus:
-        return self._open(name).status(name)
+    def states(self) -> Mapping[str, EngineState]:
+        return {} if self._models.opened is None else self._models.opened.states()
 
     async def unload(self, name: str) -> ModelInfo:
         return await self._open(name).unload(name)

@@ -16,17 +16,14 @@ import uvicorn
 
 from mcp_servers.guard import Access
 from mcp_servers.model_server.admission import AdmissionLimits
-from mcp_servers.model_server.completions import Completions, caller_of
+from mcp_servers.model_server.completions import Completions, client_routes
 from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
 from mcp_servers.model_server.stdio import GRACE_S, end_process, end_process_within, open_hub
 from mcp_servers.model_server.tools import Surface
+from mcp_servers.model_server.url_servers import UrlServers
 from mcp_servers.web_app import open_web_app
 from runtime.config import Config
-from runtime.http_api.openapi import document_route
-from runtime.http_api.operations import OPERATIONS
-from runtime.http_api.routes import guarded, openai_routes
-from runtime.http_api.text_routes import text_routes
 from tools.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -44,11 +41,16 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
-        return socket.create_server((str(address[0]), int(address[1])), family=family, backlog=1024)
+        endpoint = (str(address[0]), int(address[1]))
+        listener = socket.create_server(endpoint, family=family, backlog=1024)
     except OSError as exc:
         raise ConfigurationError(
             f"{host} port {port} cannot be bound: {exc.strerror}; give another --host or --port"
         ) from exc
+    # Connections inherit it. asyncio sets it where it made the socket itself; without it the
+    # end of each answer waits 40 ms for the client to acknowledge the beginning.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 async def serve_http(
@@ -69,11 +71,14 @@ async def serve_http(
     ):
         stop = _Stop(service, config.drain_s)
         server = build_server(service, version=version)
-        backend = Completions(service, any_name=config.any_model_name)
-        document = document_route(OPERATIONS, version, guarded)
-        routes = [*openai_routes(backend, caller_of), *text_routes(backend, caller_of), document]
-        async with open_web_app(server, access, stop.readiness, routes) as app:
-            http = _HttpServer(_http_config(app.asgi))
+        backend = Completions(
+            service,
+            any_name=config.any_model_name,
+            url_servers=UrlServers.of_config(config, agent),
+        )
+        routes = client_routes(backend, version)
+        async with open_web_app(server, access, stop.readiness, service.state, routes) as app:
+            http = HttpServer(http_config(app.asgi))
             group.start_soon(service.prepare)
             async with anyio.create_task_group() as serving:
                 serving.start_soon(http.serve, [listener])
@@ -121,7 +126,7 @@ class _Stop:
         scope.cancel()
 
 
-class _HttpServer(uvicorn.Server):
+class HttpServer(uvicorn.Server):
     """Leaves signals to us: the library's own handlers would close the socket at once."""
 
     @contextmanager
@@ -129,7 +134,8 @@ class _HttpServer(uvicorn.Server):
         yield
 
 
-def _http_config(app: object) -> uvicorn.Config:
+def http_config(app: object) -> uvicorn.Config:
+    """How our applications are served: nothing logged of requests, no client's word on itself."""
     return uvicorn.Config(
         app,  # type: ignore[arg-type]  # Starlette's and uvicorn's ASGI types differ in spelling
         http="h11",

@@ -26,8 +26,9 @@ from tools.errors import UnavailableError
 
 HOSTS_OWN = frozenset(
     {
-        *("share", "engine_idle_s", "host", "port", "drain_s", "any_model_name"),
+        *("share", "engine_idle_s", "host", "port", "drain_s", "any_model_name", "mcp_urls"),
         *("policy_file", "audit", "audit_contents"),
+        *("oauth_issuer", "oauth_resource", "oauth_scopes", "oauth_keys"),
     }
 )
 """Settings that two hosts of one engine process may have different."""

@@ -98,11 +98,13 @@ class AgentModel(Protocol):
         choices: Mapping[str, Sequence[str]] = NO_CHOICES,
         admitted: Sequence[ToolSpec] = (),
         thinks: bool | None = None,
+        tells_start: bool = False,
     ) -> AsyncGenerator[ChatEvent]:
         """Stream one turn; the last event is a `TurnEnd`.
 
         `conversation` names the lease that keeps the conversation's pages between turns;
-        `admitted` may be called as `tools` may, and are not in the prompt.
+        `admitted` may be called as `tools` may, and are not in the prompt; `tells_start` has a
+        `TurnStart` come first.
         The loop takes each event under a cancel scope of its own, so an implementation
         must not keep a scope or a task group open while it yields.
         """

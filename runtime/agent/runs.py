@@ -187,7 +187,8 @@ class Runs:
 
     Results stay in memory for `expiry_s` seconds after a run ended, never on disk. When
     `max_runs` are kept, the principal with most finished runs loses the one that started first.
-    Questions stay open for `answer_within_s`.
+    Questions stay open for `answer_within_s`. `num_ended` counts the runs that ended, by what
+    became of them.
     """
 
     def __init__(
@@ -201,6 +202,7 @@ class Runs:
         self._expiry_s = expiry_s
         self._answer_within_s = answer_within_s
         self._runs: dict[str, Run] = {}
+        self.num_ended = Counter[RunStatus]()
         self._group = anyio.create_task_group()
 
     async def __aenter__(self) -> Self:
@@ -274,6 +276,7 @@ class Runs:
         finally:
             if not run.is_finished:
                 run.finish("cancelled")
+            self.num_ended[run.status] += 1
         if run.status != "cancelled" or run.is_handed_out:  # else nobody can ask for it
             with anyio.move_on_after(self._expiry_s):
                 await run.discarded.wait()

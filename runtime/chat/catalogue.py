@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
 import anyio
+import numpy as np
 from anyio.to_thread import run_sync as _in_thread
 
 from runtime.chat.messages import Message
@@ -30,6 +31,9 @@ BuildPrompt = Callable[[Sequence[Message], Sequence[ToolSpec]], list[int]]
 
 MAX_PREFIXES = 4
 """System texts whose prefix is pinned; the one warmed longest ago goes first."""
+
+MAX_SHARED = 256
+"""Prefixes known as everybody's, pinned or not."""
 
 _PROBES = ("0", "Z")
 """What two users might say: where their prompts part, the shared prefix ends."""
@@ -54,6 +58,7 @@ class Catalogue:
         self._engine = engine
         self._saved = saved
         self._leases: list[str] = []
+        self._shared: dict[bytes, int] = {}  # lengths by digest, the oldest first
         self._lock = anyio.Lock()
 
     async def warm(self, tools: Sequence[ToolSpec], *, system: str | None = None) -> None:
@@ -71,9 +76,23 @@ class Catalogue:
         except Exception:
             logger.exception("the tools' part of the prompt is not kept")
 
+    def num_shared(self, token_ids: Sequence[int]) -> int:
+        """How many of a prompt's first tokens are a prefix that was computed for everybody."""
+        lengths = sorted({n for n in self._shared.values() if n <= len(token_ids)}, reverse=True)
+        found = (n for n in lengths if _digest(token_ids[:n]) in self._shared)
+        return next(found, 0)
+
+    def _share(self, prefix: tuple[int, ...]) -> None:
+        digest = _digest(prefix)
+        self._shared.pop(digest, None)
+        self._shared[digest] = len(prefix)
+        if len(self._shared) > MAX_SHARED:
+            del self._shared[next(iter(self._shared))]
+
     async def _warm(self, tools: Sequence[ToolSpec], system: str | None) -> None:
         prefix = await _in_thread(self._find_prefix, tools, system)
         lease = await self._make_lease(system)
+        self._share(prefix)
         if not await self._engine.hold_prefix(lease, prefix):
             if await self._restore(lease, prefix):
                 logger.info("%d tokens of tools and system text are read from disk", len(prefix))
@@ -123,3 +142,7 @@ class Catalogue:
             async for chunk in chunks:
                 if chunk.finish_reason == "error":
                     raise GenerationError(chunk.error or "the engine failed; see the log")
+
+
+def _digest(token_ids: Sequence[int]) -> bytes:
+    return hashlib.blake2b(np.asarray(token_ids, np.int32).tobytes(), digest_size=16).digest()

@@ -46,6 +46,13 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnStart:
+    """What was asked is sound, and is being computed; only for who asks to be told."""
+
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReasoningDelta:
     """More of what the model thinks before it answers."""
 
@@ -84,6 +91,7 @@ class TurnEnd:
         rejected: the call whose arguments its schema refuses, if that is why; it is not among
             the message's and must not be made.
         scores: of the visible answer's tokens, where they were asked for.
+        stopped_by: the stop string that ended the text; None where none did.
     """
 
     message: Message
@@ -92,9 +100,10 @@ class TurnEnd:
     error: str | None = None
     rejected: ToolCall | None = None
     scores: tuple[TokenScore, ...] = ()
+    stopped_by: str | None = None
 
 
-ChatEvent = ReasoningDelta | TextDelta | ToolCallDelta | TurnEnd
+ChatEvent = TurnStart | ReasoningDelta | TextDelta | ToolCallDelta | TurnEnd
 
 ToolChoiceMode = Literal["auto", "none", "required"]
 

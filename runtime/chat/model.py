@@ -5,6 +5,7 @@ Joins template, wire format, grammar, engine and parser; knows no scheduler and 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -15,10 +16,19 @@ from types import MappingProxyType
 import anyio
 import anyio.to_thread
 
+from runtime.chat.callers import CallersEngine
 from runtime.chat.catalogue import Catalogue
 from runtime.chat.grammars import Grammars
 from runtime.chat.limited import limits_of
-from runtime.chat.messages import AUTO, ChatEvent, Message, OutputSchema, ToolChoice, TurnEnd
+from runtime.chat.messages import (
+    AUTO,
+    ChatEvent,
+    Message,
+    OutputSchema,
+    ToolChoice,
+    TurnEnd,
+    TurnStart,
+)
 from runtime.chat.prompt import Prompt, PromptBuilder
 from runtime.chat.support import ToolSupport
 from runtime.chat.tempered import temperatures_of
@@ -98,6 +108,17 @@ class ChatModel:
         self.features = self._prompts.features()
         self._grammars = Grammars(self._prompts.bound, tokenizer, self._prompts.end_of_turn_id)
 
+    def for_caller(self, caller: str) -> ChatModel:
+        """The same model for one of several callers, who must not learn what others ask.
+
+        Only the prefix that `prepare` keeps is shared with them; "" shares everything.
+        """
+        if not caller:
+            return self
+        own = copy.copy(self)
+        own._engine = CallersEngine(self._engine, caller, self._catalogue.num_shared)
+        return own
+
     async def support_of(self, tools: Sequence[ToolSpec]) -> dict[str, ToolSupport]:
         """Return how strictly the calls of each tool are decoded, by the tool's name."""
         return await anyio.to_thread.run_sync(self._grammars.support_of, tools)
@@ -128,6 +149,7 @@ class ChatModel:
         thinks: bool | None = None,
         choices: Mapping[str, Sequence[str]] = NO_CHOICES,
         admitted: Sequence[ToolSpec] = (),
+        tells_start: bool = False,
     ) -> AsyncGenerator[ChatEvent]:
         """Let the model take a turn; the last event is its `TurnEnd`.
 
@@ -145,6 +167,7 @@ class ChatModel:
             choices: lists that `x-choices-from` in tools' schemas refers to by their names.
             admitted: what it can call besides `tools`, and is not told of at the prompt's
                 beginning: the conversation tells. The prompt stays the same when they change.
+            tells_start: whether the first event is a `TurnStart`, before anything is computed.
 
         Raises:
             InvalidRequestError: no messages, bad tool names, a choice that cannot be met, too
@@ -155,6 +178,8 @@ class ChatModel:
         """
         asked = _Asked(messages, tools, tool_choice, output, sampling, thinks, choices, admitted)
         plan = await anyio.to_thread.run_sync(self._plan, asked)
+        if tells_start:
+            yield TurnStart(len(plan.prompt.token_ids))
         sampling = replace(sampling, stop=())  # they end the visible text, which is ours to know
         restart, usage, last = Restart(), Usage(), TokenChunk()
         refused: Attempt | None = None
@@ -274,14 +299,21 @@ class ChatModel:
         return [encode(one) if isinstance(one, str) else list(one) for one in texts]
 
     async def count_tokens(
-        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSpec] = (),
+        *,
+        thinks: bool | None = None,
     ) -> int:
         """Return the length of the prompt that these messages and tools make.
+
+        `thinks` is that of `stream`.
 
         Raises:
             TemplateError: the template cannot render the messages.
         """
-        return len((await anyio.to_thread.run_sync(self._prompts.build, messages, tools)).token_ids)
+        build = partial(self._prompts.build, messages, tools, thinks=thinks)
+        return len((await anyio.to_thread.run_sync(build)).token_ids)
 
     def _plan(self, asked: _Asked) -> TurnPlan:
         try:
@@ -397,6 +429,7 @@ class ChatModel:
             error,
             rejected.call if rejected and is_call else None,
             attempt.scores(),
+            attempt.stopped_by,
         )
 
 

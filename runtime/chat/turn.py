@@ -158,6 +158,11 @@ class Attempt:
         """A stop string ended the text."""
         return self._stop.is_stopped
 
+    @property
+    def stopped_by(self) -> str | None:
+        """The stop string that ended the text."""
+        return self._stop.found
+
     def breaks_off_in(self, refused: Attempt) -> bool:
         """Whether too few tokens were left to say the call that was refused in another way."""
         is_same = len(self.parser.calls) == len(refused.parser.calls)

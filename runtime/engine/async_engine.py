@@ -25,6 +25,7 @@ from anyio.abc import TaskStatus
 from runtime.engine.embedding import Vectors
 from runtime.engine.engine import Engine
 from runtime.engine.prefix_pages import PageBytes, Turns
+from runtime.engine.tally import EngineState
 from runtime.errors import CapacityError, GenerationError
 from runtime.grammar.constraint import Constraint
 from runtime.request import GenerateRequest, TokenChunk
@@ -247,6 +248,10 @@ class ThreadedEngine:
             self._open.remove(mailbox)
             self._box.put(lambda: self._drop(chores))
         return result[0] if result else None
+
+    def state(self) -> EngineState:
+        """Say what goes on in the engine and what it did."""
+        return self._engine.state()
 
     def _drop(self, chores: list[_Chore[Any]]) -> None:
         """End work that nobody waits for any more."""

@@ -26,7 +26,7 @@ from runtime.engine.prefix_cache import PrefixCache
 from runtime.engine.prefix_pages import PageMemory, PrefixPages, Turns
 from runtime.engine.scheduler import ScheduledStep, Scheduler
 from runtime.engine.sequence import Sequence, TextDecoder
-from runtime.engine.status import EngineStatus, Throughput
+from runtime.engine.tally import EngineState, EngineTally, Throughput
 from runtime.errors import CapacityError, PromptTooLongError
 from runtime.grammar.constraint import Constraint
 from runtime.kernels.forward_batch import ForwardBatch, SamplingBatch
@@ -127,23 +127,24 @@ class Engine:
         self._sampling = SamplingBuilder(runner.vocab_size)
         self._sequences: dict[int, Sequence] = {}
         self._next_id = 0
+        self._tally = EngineTally()
         self._throughput = Throughput(clock())
 
     @property
     def has_work(self) -> bool:
         return self.scheduler.has_work
 
-    def status(self) -> EngineStatus:
-        """What it is doing now; may be asked from another thread."""
-        return EngineStatus(
+    def state(self) -> EngineState:
+        """Say what goes on and what was done; any thread may ask."""
+        return EngineState(
             num_running=len(self.scheduler.running),
             num_waiting=len(self.scheduler.waiting),
             num_pages=self.pool.num_pages,
             num_used_pages=self.pool.num_pages - self.pool.num_free,
-            page_tokens=self._runner.page_size,
+            page_size=self._runner.page_size,
             num_preemptions=self.scheduler.num_preemptions,
-            num_generated=self._throughput.num_tokens,
             tokens_per_s=self._throughput.tokens_per_s(self._clock()),
+            tally=self._tally,
         )
 
     def check(self, request: GenerateRequest) -> None:
@@ -227,6 +228,7 @@ class Engine:
             max_tokens=min(sampling.max_tokens, self.context_length - len(request.token_ids)),
         )
         self._next_id += 1
+        sequence.times.added = self._clock()
         if sequence.max_tokens == 0:
             sequence.finish_reason = "length"
         self._force(sequence)
@@ -250,6 +252,9 @@ class Engine:
             return {}
         for item in step.items:
             item.sequence.num_steps += 1
+            if item.sequence.times.started is None:
+                item.sequence.times.started = started
+        self._tally.step_tokens.observe(step.num_decoding + step.num_prompt_tokens)
         batch, rows = self._batches.build(step)
         try:
             drawn = self._runner.run(batch, self._sampling.build(rows))
@@ -278,11 +283,14 @@ class Engine:
             else:
                 sequence.add_score(_score_of(drawn, index, sequence))
         chunks: dict[int, TokenChunk] = {}
+        now = self._clock()
         for item in step.items:
             sequence = item.sequence
             if not sequence.is_scored:
                 sequence.rewind()  # its tokens are told with their log-probabilities
-            elif sequence.finish_reason is not None and item.end >= sequence.num_prompt:
+                continue
+            self._tally.add_tokens(sequence, now)
+            if sequence.finish_reason is not None and item.end >= sequence.num_prompt:
                 chunks[sequence.sequence_id] = self._end(sequence, sequence.finish_reason)
             elif sequence.new_ids:
                 chunks[sequence.sequence_id] = sequence.take_chunk()
@@ -342,6 +350,7 @@ class Engine:
     ) -> TokenChunk:
         sequence.finish_reason = finish_reason
         sequence.error = error or sequence.error
+        self._tally.add_end(sequence, finish_reason, self._clock())
         self.scheduler.remove(sequence)
         del self._sequences[sequence.sequence_id]
         return sequence.take_chunk()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +25,16 @@ class TextDecoder(Protocol):
     def flush(self) -> str: ...
 
 
+@dataclass(slots=True)
+class SequenceTimes:
+    """When things happened to a sequence, by the engine's clock; None is not yet."""
+
+    added: float = 0.0
+    started: float | None = None
+    first_token: float | None = None
+    last_token: float = 0.0
+
+
 class Sequence:
     """A prompt and what was generated after it.
 
@@ -41,6 +52,7 @@ class Sequence:
         new_ids: tokens generated since the last chunk was taken.
         finish_reason: set once no more token will be drawn; what is forced may be uncomputed.
         max_tokens: most tokens to generate, within the context.
+        times: for the engine's tally.
     """
 
     def __init__(
@@ -77,6 +89,7 @@ class Sequence:
         self.num_cached = 0
         self.num_forced = 0
         self.num_steps = 0
+        self.times = SequenceTimes()
 
     @property
     def num_generated(self) -> int:

@@ -1,1 +1,1 @@
-"""OpenAI's shapes to ours and back: routes only, no process, no socket and no key."""
+"""OpenAI's and Anthropic's shapes to ours and back: routes only, no process, no socket, no key."""

@@ -67,7 +67,9 @@ def _place(value: object, path: tuple[int | str, ...]) -> str:
         if isinstance(part, int):
             found += f"[{part}]"
             value = value[part] if isinstance(value, list) and part < len(value) else None
-        elif isinstance(value, dict) and (part in value or at == len(path) - 1):
+        elif isinstance(value, dict) and (
+            at == len(path) - 1 or isinstance(value.get(part), dict | list)
+        ):
             found += f".{part}" if found else part
             value = value.get(part)
     return found

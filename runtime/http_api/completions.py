@@ -126,13 +126,13 @@ class Completions:
             async with self._backend.hold_model(asked.model) as model:
                 plan = read_plan(asked, model)
                 async with self._backend.turn(caller):
-                    await _stream(header, model, plan, emit, has_usage=has_usage)
+                    await _stream(header, model.for_caller(caller), plan, emit, has_usage=has_usage)
 
         async def complete() -> Response:
             async with self._backend.hold_model(asked.model) as model:
                 plan = read_plan(asked, model)
                 async with self._backend.turn(caller):
-                    written = await _run(model, plan)
+                    written = await _run(model.for_caller(caller), plan)
             return JSONResponse(_write(header, model.tokenizer, plan, written))
 
         return EventStream(write) if asked.stream else await unless_gone(request, complete)

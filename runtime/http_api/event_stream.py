@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from runtime.http_api.faults import fault_of
+from runtime.http_api.faults import Fault, fault_of
 from tools.spec import JsonObject
 
 PING_S = 15.0
@@ -30,8 +30,16 @@ class EventStream(Response):
     """Sends each object that `write` emits as one event, then `[DONE]`.
 
     What fails before the first of them is an ordinary error, later it is the last event. When
-    the client leaves or stops reading, `write` is cancelled.
+    the client leaves or stops reading, `write` is cancelled. Subclasses write the streams of
+    other APIs.
+
+    Attributes:
+        done: what ends a stream that did not fail.
+        ping: what is sent in silence.
     """
+
+    done = "data: [DONE]\n\n"
+    ping = ": ping\n\n"
 
     def __init__(self, write: Callable[[Emit], Awaitable[None]]) -> None:
         super().__init__(media_type="text/event-stream")
@@ -41,7 +49,7 @@ class EventStream(Response):
         self._write = write
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sender = _Sender(self.raw_headers, send)
+        sender = _Sender(self, send)
         async with anyio.create_task_group() as group:
             group.start_soon(_leave_with_client, receive, group.cancel_scope)
             group.start_soon(sender.ping)
@@ -51,32 +59,48 @@ class EventStream(Response):
             except Exception as exc:  # noqa: BLE001 - the edge of the API: it becomes an answer
                 fault = fault_of(exc)
                 if sender.is_begun:
-                    await sender.emit(fault.body)
+                    await sender.emit(self.report(fault))
                 else:
-                    refusal = fault.as_response()
-                    refusal.headers["x-request-id"] = self.headers["x-request-id"]
-                    await refusal(scope, receive, send)
+                    await self.refuse(fault)(scope, receive, send)
             else:
-                await sender.put("data: [DONE]\n\n")
+                await sender.put(self.done)
             if sender.is_begun:
                 await sender.end()
             group.cancel_scope.cancel()
+
+    def frame(self, value: JsonObject) -> str:
+        """Write one event."""
+        return f"data: {dump_event(value)}\n\n"
+
+    def report(self, fault: Fault) -> JsonObject:
+        """The last event of a stream that fails."""
+        return fault.body
+
+    def refuse(self, fault: Fault) -> Response:
+        """The answer in place of a stream that fails before its first event."""
+        refusal = fault.as_response()
+        refusal.headers["x-request-id"] = self.headers["x-request-id"]
+        return refusal
+
+
+def dump_event(value: JsonObject) -> str:
+    """Write what an event says, on one line."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 class _Sender:
     """Writes the parts of one answer; the first part brings status and headers."""
 
-    def __init__(self, headers: list[tuple[bytes, bytes]], send: Send) -> None:
+    def __init__(self, stream: EventStream, send: Send) -> None:
         self.is_begun = False
         self.give_up: Callable[[], None] = lambda: None
-        self._headers = headers
+        self._stream = stream
         self._send = send
         self._lock = anyio.Lock()
         self._num_sent = 0
 
     async def emit(self, value: JsonObject) -> None:
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-        await self.put(f"data: {text}\n\n")
+        await self.put(self._stream.frame(value))
 
     async def put(self, text: str) -> None:
         with anyio.move_on_after(SLOW_READER_S) as scope:
@@ -84,7 +108,7 @@ class _Sender:
                 if not self.is_begun:
                     self.is_begun = True
                     start = {"type": "http.response.start", "status": 200}
-                    await self._send({**start, "headers": self._headers})
+                    await self._send({**start, "headers": self._stream.raw_headers})
                 body = {"type": "http.response.body", "body": text.encode()}
                 await self._send({**body, "more_body": True})
                 self._num_sent += 1
@@ -100,7 +124,7 @@ class _Sender:
             seen = self._num_sent
             await anyio.sleep(PING_S)
             if self.is_begun and seen == self._num_sent:
-                await self.put(": ping\n\n")
+                await self.put(self._stream.ping)
 
 
 async def unless_gone(request: Request, answer: Callable[[], Awaitable[Response]]) -> Response:

@@ -11,11 +11,11 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
-from typing import Protocol
+from typing import Protocol, Self
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 from runtime.chat.messages import ChatEvent, Message, ToolChoice, TurnEnd
 from runtime.chat.model import Output
@@ -44,9 +44,19 @@ class Model(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
 
+    def for_caller(self, caller: str) -> Self: ...
+
     def complete(
         self, request: GenerateRequest, output: Output | None = None
     ) -> AsyncGenerator[TokenChunk]: ...
+
+    async def count_tokens(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSpec] = (),
+        *,
+        thinks: bool | None = None,
+    ) -> int: ...
 
     def render(
         self,
@@ -67,6 +77,8 @@ class Model(Protocol):
         output: Output | None,
         sampling: SamplingParams,
         thinks: bool | None,
+        admitted: Sequence[ToolSpec] = (),
+        tells_start: bool = False,
     ) -> AsyncGenerator[ChatEvent]: ...
 
 
@@ -102,7 +114,7 @@ class Backend(Protocol):
 Answer = Callable[[Request], Awaitable[Response]]
 
 
-def openai_routes(backend: Backend, caller_of: Callable[[Request], str]) -> list[BaseRoute]:
+def openai_routes(backend: Backend, caller_of: Callable[[Request], str]) -> list[Route]:
     """Return the routes under `/v1`; `caller_of` names who sent a request."""
     store = StoredChats()
     api = _Api(backend, caller_of, store)
@@ -170,10 +182,11 @@ class _Api:
 
         @asynccontextmanager
         async def begun() -> AsyncIterator[tuple[Model, ChatTurn]]:
+            caller = self._caller_of(request)
             async with self._backend.hold_model(asked.model) as model:
                 turn = read_chat(asked, model.context_length)  # what is wrong waits for nobody
-                async with self._backend.turn(self._caller_of(request)):
-                    yield model, turn
+                async with self._backend.turn(caller):
+                    yield model.for_caller(caller), turn
 
         def keep(model: Model, turn: ChatTurn, ends: list[TurnEnd]) -> JsonObject:
             answer = {**_write(header, model, turn, ends), "metadata": asked.metadata or {}}

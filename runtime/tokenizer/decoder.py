@@ -35,12 +35,19 @@ class StopStrings:
     """Passes text on up to, and without, the first of some strings.
 
     Text that may be the beginning of one is held back until it is certain.
+
+    Attributes:
+        found: the string that ended the text; None while it goes on.
     """
 
     def __init__(self, stop: Iterable[str]) -> None:
         self._stop = tuple(filter(None, stop))
         self._held = ""
-        self.is_stopped = False
+        self.found: str | None = None
+
+    @property
+    def is_stopped(self) -> bool:
+        return self.found is not None
 
     def push(self, text: str) -> str:
         """Take more text; return what is certain now."""
@@ -49,10 +56,11 @@ class StopStrings:
         if self.is_stopped:
             return ""
         text = self._held + text
-        ends = [at for string in self._stop if (at := text.find(string)) >= 0]
+        ends = [(at, string) for string in self._stop if (at := text.find(string)) >= 0]
         if ends:
-            self.is_stopped, self._held = True, ""
-            return text[: min(ends)]
+            end, self.found = min(ends)
+            self._held = ""
+            return text[:end]
         keep = max(overlap(text, string) for string in self._stop)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

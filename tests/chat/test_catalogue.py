@@ -232,3 +232,21 @@ async def test_sessions_and_on_request_the_next_start_find_the_tools_computed(
     said = [record.message.rpartition(" are ")[2] for record in caplog.records]
     assert said == ["computed", "read from disk" if keep else "computed"]
     assert len(files_in(tmp_path, "catalogues/*")) == int(keep)
+
+
+async def test_callers_share_the_tools_and_nothing_that_they_say(
+    tiny: Path, tmp_path: Path
+) -> None:
+    with anyio.fail_after(30):
+        async with Hub(config_of(tiny, tmp_path, keep=False)) as hub:
+            model = await hub.get()
+            await model.prepare([CLOCK, FILES])
+            question = "What time is it? " * 20
+            ends = [
+                await ask(model.for_caller(caller), question)
+                for caller in ("ada", "bob", "ada", "bob")
+            ]
+    first, foreign, again, own = (end.usage.cached_tokens for end in ends)
+    assert 0 < first == foreign
+    assert first + len(question) // 8 < again == own
+    assert [end.message for end in ends] == 4 * [ends[0].message]

@@ -20,6 +20,7 @@ from runtime.chat.messages import (
     ToolCallDelta,
     ToolChoice,
     TurnEnd,
+    TurnStart,
 )
 from runtime.chat.model import ChatModel
 from runtime.errors import GenerationError, PromptTooLongError, UnsupportedSchemaError
@@ -180,6 +181,7 @@ async def test_text_cut_by_the_limit_keeps_its_tokens_and_one_cut_by_a_stop_stri
     assert AS_BYTES.decode(end.message.token_ids) == "abc"
     _, end = await turn(model_of("abcdef"), sampling=SamplingParams(max_tokens=9, stop=("cd",)))
     assert (end.finish_reason, end.message.content) == ("stop", "ab")
+    assert end.stopped_by == "cd"
     assert end.message.token_ids == ()
 
 
@@ -332,6 +334,7 @@ async def test_calls_behind_a_stop_string_are_not_made_however_tokens_come() -> 
         assert events == [event for event in events if isinstance(event, TextDelta)]
         assert text_of(events) == "It "
         assert (end.message, end.finish_reason) == (Message("assistant", "It "), "stop")
+        assert end.stopped_by == "STOP"
 
 
 async def test_prepare_takes_tools_whose_hints_refer_to_what_is_not_known_yet() -> None:
@@ -411,9 +414,10 @@ async def test_engine_that_goes_silent_is_an_error() -> None:
 
 async def test_count_tokens_is_the_length_of_the_prompt() -> None:
     model = model_of("x")
-    await turn(model, tools=[NOW])
+    events, _ = await turn(model, tools=[NOW], tells_start=True)
     count = await model.count_tokens([USER], [NOW])
     assert count == len(engine_of(model).requests[0].token_ids)
+    assert events[0] == TurnStart(count)
     assert count > await model.count_tokens([USER])
 
 

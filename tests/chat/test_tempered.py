@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.chat.cursor import JsonCursor, TurnCursor
@@ -114,7 +114,8 @@ JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.text(), JSON, min_size=1))
+@settings(max_examples=100)
+@given(st.dictionaries(st.text(max_size=20), JSON, min_size=1, max_size=8))
 def test_cursor_knows_the_path_of_every_scalar(value: dict[str, object]) -> None:
     cursor, found = JsonCursor(), []
     for char in json.dumps(value, ensure_ascii=False):

@@ -16,12 +16,16 @@ from mcp.shared.exceptions import MCPDeprecationWarning
 from mcp_servers.guard import make_access
 from mcp_servers.model_server.run_calls import serve_runs
 from mcp_servers.prompt_handlers import Prompt
+from mcp_servers.service_state import ServiceState
 from mcp_servers.toolset_server import OfferingServer, build_server
 from mcp_servers.web_app import open_web_app
 from runtime.agent.runs import Runs
+from runtime.agent.tool_tally import ToolCallTally
 from tests.conformance.handlers import list_specs, wrap
 from tests.conformance.offers import PROMPTS, RESOURCES
 from tests.conformance.tools import TASK_AFTER_S, FixtureToolset
+
+NOTHING = ServiceState(0, 0, {}, ToolCallTally(), {})
 
 
 async def serve() -> None:
@@ -30,7 +34,8 @@ async def serve() -> None:
         server = make_server(runs)
         assert server.announcements is not None
         tasks.start_soon(server.announcements.watch)
-        async with open_web_app(server, make_access("127.0.0.1", ()), lambda: "ready") as app:
+        access = make_access("127.0.0.1", ())
+        async with open_web_app(server, access, lambda: "ready", lambda: NOTHING) as app:
             config = uvicorn.Config(app.asgi, lifespan="off", log_config=None)
             with socket.create_server(("127.0.0.1", 0)) as listener:
                 port = listener.getsockname()[1]

@@ -191,9 +191,12 @@ async def test_agent_calls_published_tool_servers_with_valid_arguments(
             assert result.structured_content is not None
             assert result.structured_content["status"] == "done"
             made = result.structured_content["steps"]
-            assert {step["tool"].split("__")[0] for step in made} <= {*only}
-            steps += made
-    assert len(steps) >= len(tasks) - 1
+            # Of servers whose definitions are over a fifth of the context the model searches.
+            sent = [step for step in made if step["tool"] not in {"search_tools", "describe_tool"}]
+            assert {step["tool"].split("__")[0] for step in sent} <= {*only}
+            assert made
+            steps += sent
+    assert len(steps) >= len(tasks) - 2
     for step in steps:
         assert first_problem(schemas[step["tool"]], step["arguments"]) is None
         assert step.get("approved_by") == "policy", f"not sent to its server: {step}"

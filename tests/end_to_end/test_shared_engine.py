@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
@@ -251,16 +252,18 @@ def test_where_no_engine_can_be_shared_it_is_said_and_everything_is_in_one_proce
     what: str, tmp_path: Path, environ: dict[str, str]
 ) -> None:
     model = str(tmp_path / "no.gguf")
-    place = find_place(load_config(environ, model=model), environ)
-    if what == "the folder":
-        place.folder.rmdir()
-        place.folder.write_text("", "utf-8")
-    else:
-        place.socket.mkdir()
-    with ServerProcess(["--model", model], environ) as server:
-        server.initialize()
-        server.end()
-    log = (tmp_path / "state" / "logs" / "mcp.log").read_text("utf-8")
+    with tempfile.TemporaryDirectory(dir="/tmp") as state:  # of a deeper one another is taken
+        environ = {**environ, "ZONDA_STATE_DIR": state}
+        place = find_place(load_config(environ, model=model), environ)
+        if what == "the folder":
+            place.folder.rmdir()
+            place.folder.write_text("", "utf-8")
+        else:
+            place.socket.mkdir()
+        with ServerProcess(["--model", model], environ) as server:
+            server.initialize()
+            server.end()
+        log = Path(state, "logs", "mcp.log").read_text("utf-8")
     first, second, *_ = log.splitlines()
     assert "WARNING mcp_servers.cli.mcp: the engine is not shared: the " in first
     assert "serving MCP over stdio" in second

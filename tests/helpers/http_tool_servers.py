@@ -14,6 +14,12 @@ import uvicorn
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 from mcp.server import Server
+from mcp.server.sse import SseServerTransport
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
 
 from mcp_servers.toolset_server import build_server
 from tools.toolset import Toolset
@@ -30,15 +36,39 @@ async def serve_http(toolset: Toolset) -> AsyncIterator[str]:
 async def serve_server(served: Server) -> AsyncIterator[str]:
     """Serve a server of the SDK's over streamable HTTP; yield its URL."""
     app = served.streamable_http_app()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with serve_app(app, listener):
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
+
+
+@asynccontextmanager
+async def serve_app(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve an application on a bound socket."""
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()  # whoever connects before the server runs waits
-        async with anyio.create_task_group() as group:
-            group.start_soon(server.serve, [listener])
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
-            server.should_exit = True
+    async with anyio.create_task_group() as group:
+        group.start_soon(server.serve, [listener])
+        yield
+        server.should_exit = True
+
+
+def older_app(toolset: Toolset) -> ASGIApp:
+    """The SDK's server of this transport; a post to where its events are is not allowed."""
+    transport = SseServerTransport("/messages/")
+    server = build_server("older", toolset)
+
+    async def events(request: Request) -> Response:
+        connection = transport.connect_sse(request.scope, request.receive, request._send)
+        async with connection as (incoming, outgoing):
+            await server.run(incoming, outgoing, server.create_initialization_options())
+        return Response()
+
+    return Starlette(
+        routes=[
+            Route("/sse", events, methods=["GET"]),
+            Mount("/messages/", app=transport.handle_post_message),
+        ]
+    )
 
 
 Answer = Callable[[dict[str, Any]], bytes | None]

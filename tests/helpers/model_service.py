@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import numpy as np
@@ -19,7 +19,7 @@ from runtime.chat.messages import Message
 from runtime.chat.model import Output
 from runtime.chat.support import TemplateFeatures
 from runtime.engine.embedding import Vectors
-from runtime.engine.status import EngineStatus
+from runtime.engine.tally import EngineState, EngineTally
 from runtime.errors import UnknownModelError
 from runtime.hub import ModelInfo
 from runtime.request import GenerateRequest, TokenChunk
@@ -57,16 +57,19 @@ INFO = ModelInfo(
         has_reasoning=False,
     ),
 )
-STATUS = EngineStatus(
+
+
+STATE = EngineState(
     num_running=1,
     num_waiting=2,
     num_pages=100,
     num_used_pages=25,
-    page_tokens=16,
+    page_size=16,
     num_preemptions=0,
-    num_generated=1234,
     tokens_per_s=56.78,
+    tally=EngineTally(),
 )
+STATE.tally.generated_tokens = 1234
 
 
 @dataclass
@@ -84,7 +87,12 @@ class ServedModel(ScriptedChatModel):
     writes: Writes = field(default_factory=lambda: say("and time"))
     outputs: list[Output | None] = field(default_factory=list)
     scores: Mapping[str, float] = field(default_factory=dict)
+    callers: list[str] = field(default_factory=list)
     weighed: list[tuple[tuple[Message, ...], tuple[str, ...]]] = field(default_factory=list)
+
+    def for_caller(self, caller: str) -> Self:
+        self.callers.append(caller)
+        return self
 
     async def choose(
         self, messages: Sequence[Message], options: Sequence[str]
@@ -123,13 +131,14 @@ class ServedModel(ScriptedChatModel):
 class ScriptedModels:
     """One model by the name "scripted", loaded at once unless `loaded` is not set yet.
 
-    By each name of `others` it is another model.
+    By each name of `others` it is another model. `state` is what its engines say.
     """
 
     model: ServedModel
     loaded: anyio.Event | None = None
     broken: Exception | None = None
     num_opened: int = 0
+    state: EngineState = STATE
     others: tuple[str, ...] = ()
     kept: dict[str, ServedModel] = field(default_factory=dict)
 
@@ -157,14 +166,13 @@ class ScriptedModels:
             raise UnknownModelError(f"no model that is loaded is named {name!r}")
         return replace(INFO, name=name)
 
-    def status(self, name: str) -> EngineStatus:
-        self.info(name)
-        return STATUS
-
     async def unload(self, name: str) -> ModelInfo:
         info = self.info(name)
         del self.kept[name]
         return info
+
+    def states(self) -> Mapping[str, EngineState]:
+        return dict.fromkeys(self.names, self.state)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[ScriptedModels]:

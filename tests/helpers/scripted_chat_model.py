@@ -13,11 +13,13 @@ from runtime.chat.messages import (
     AUTO,
     ChatEvent,
     Message,
+    ReasoningDelta,
     TextDelta,
     ToolCall,
     ToolCallDelta,
     ToolChoice,
     TurnEnd,
+    TurnStart,
 )
 from runtime.chat.model import NO_CHOICES, Output
 from runtime.chat.support import ToolSupport
@@ -30,9 +32,10 @@ TURN_USAGE = Usage(prompt_tokens=10, completion_tokens=5, forced_tokens=2, forwa
 
 @dataclass(frozen=True)
 class ScriptedTurn:
-    """What the model does in one turn: text, then calls, then an end, a failure or nothing.
+    """What the model does in one turn: thoughts, text, calls, then an end, a failure or nothing.
 
-    `rejected` is a call that its schema refuses, `error` says why.
+    `rejected` is a call that its schema refuses, `error` says why. `begun` is the name of a call
+    and the arguments it had when the turn was cut.
     """
 
     text: str = ""
@@ -43,6 +46,10 @@ class ScriptedTurn:
     raises: Exception | None = None
     hangs: bool = False
     breaks_off: bool = False
+    reasoning: str = ""
+    stopped_by: str | None = None
+    usage: Usage = TURN_USAGE
+    begun: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,8 @@ class AskedTurn:
     conversation: str | None
     choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     admitted: tuple[str, ...] = ()
+    sampling: SamplingParams = GREEDY
+    thinks: bool | None = None
 
 
 Script = Callable[[AskedTurn], ScriptedTurn]
@@ -99,7 +108,11 @@ class ScriptedChatModel:
         self.was_prepared = anyio.Event()
 
     async def count_tokens(
-        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSpec] = (),
+        *,
+        thinks: bool | None = None,
     ) -> int:
         """Count each tool as ten tokens and each character of a message as one."""
         await anyio.lowlevel.checkpoint()
@@ -117,6 +130,7 @@ class ScriptedChatModel:
         choices: Mapping[str, Sequence[str]] = NO_CHOICES,
         admitted: Sequence[ToolSpec] = (),
         thinks: bool | None = None,
+        tells_start: bool = False,
     ) -> AsyncGenerator[ChatEvent]:
         self.num_open += 1
         try:
@@ -126,15 +140,25 @@ class ScriptedChatModel:
                 *(tuple(messages), names, tool_choice, output, sampling.max_tokens, conversation),
                 choices=choices,
                 admitted=tuple(tool.name for tool in admitted),
+                sampling=sampling,
+                thinks=thinks,
             )
             self.asked.append(asked)
             turn = self.script(asked)
+            if tells_start:
+                yield TurnStart(turn.usage.prompt_tokens)
+            for word in re.findall(r"\S+\s*", turn.reasoning):
+                yield ReasoningDelta(word)
+                await anyio.lowlevel.checkpoint()
             for word in re.findall(r"\S+\s*", turn.text):
                 yield TextDelta(word)
                 await anyio.lowlevel.checkpoint()
             for index, call in enumerate(turn.calls):
                 yield ToolCallDelta(index, name=call.name)
                 await anyio.lowlevel.checkpoint()
+            if turn.begun is not None:
+                yield ToolCallDelta(0, name=turn.begun[0])
+                yield ToolCallDelta(0, arguments=turn.begun[1])
             if turn.raises is not None:
                 raise turn.raises
             if turn.hangs:
@@ -148,5 +172,13 @@ class ScriptedChatModel:
 def _end(turn: ScriptedTurn) -> TurnEnd:
     usual: FinishReason = "tool_calls" if turn.calls else "stop"
     reason = turn.finish_reason or ("error" if turn.rejected else usual)
-    message = Message(role="assistant", content=turn.text, tool_calls=turn.calls, token_ids=(1, 2))
-    return TurnEnd(message, reason, TURN_USAGE, turn.error, turn.rejected)
+    message = Message(
+        role="assistant",
+        content=turn.text,
+        tool_calls=turn.calls,
+        token_ids=(1, 2),
+        reasoning=turn.reasoning,
+    )
+    return TurnEnd(
+        message, reason, turn.usage, turn.error, turn.rejected, stopped_by=turn.stopped_by
+    )

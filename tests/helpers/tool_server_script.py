@@ -4,10 +4,11 @@ Run as a script. Speaks the 2025-11-25 handshake over stdio, a line at a time. I
 functions below; its arguments are modes: `junk` prints other lines between messages, `stubborn`
 ignores the end of its input and SIGTERM, `loud` writes to stderr, `hard` has a pattern too long
 for any grammar in the schema of `hang`, `changing` has `become`, which changes the list of tools,
-`cancelled`, which tells how many calls were given up, `crawl` and `deafen`, `asking` has
+`cancelled`, which tells how many calls were given up, `crawl`, `deafen` and `storm`, `asking` has
 `ask_client`, which sends a request to its client, and `ask_late`, which does once it has answered,
 `reading` has resources, none with `bare`, and prompts, `limits` has tools that tell of limits and
-run into them.
+run into them. An argument `tools=FILE` adds the tools in that file, schemas by name; they do not
+answer.
 """
 
 from __future__ import annotations
@@ -121,6 +122,18 @@ def deafen(arguments: JSON, token: object) -> JSON:
     send({"id": arguments["_id"], "result": {"content": []}})
     while True:
         time.sleep(1000)
+
+
+def storm(arguments: JSON, token: object) -> JSON:
+    """Send notifications of every kind, known or not, then answer."""
+    for number in range(arguments["times"]):
+        progress = {"progressToken": token, "progress": number + 1}
+        send({"method": "notifications/progress", "params": progress})
+        send({"method": "notifications/progress", "params": {**progress, "progressToken": "?"}})
+        send({"method": "notifications/message", "params": {"level": "info", "data": "!" * 100}})
+        send({"method": "notifications/nonsense", "params": {"number": number}})
+        send({"method": "notifications/cancelled", "params": {"requestId": number}})
+    return {"content": [{"type": "text", "text": "calm"}]}
 
 
 def ask_client(arguments: JSON, token: object) -> JSON:
@@ -248,6 +261,7 @@ TOOLS = {
 }
 if "changing" in MODES:
     TOOLS |= {"become": become, "cancelled": cancelled, "crawl": crawl, "deafen": deafen}
+    TOOLS["storm"] = storm
 if "asking" in MODES:
     TOOLS |= {
         "ask_client": ask_client,
@@ -272,6 +286,11 @@ SCHEMAS: JSON = {
 if "hard" in MODES:
     too_long = {"type": "string", "pattern": "a" * 5000}
     SCHEMAS["hang"] = {"type": "object", "properties": {"a": too_long}}
+for mode in MODES:
+    if mode.startswith("tools="):
+        given = json.loads(Path(mode.removeprefix("tools=")).read_text("utf-8"))
+        SCHEMAS |= given
+        TOOLS |= dict.fromkeys(given, hang)
 OUTPUT = {"type": "object", "properties": {"n": {"type": "integer"}}}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,15 +17,14 @@ from starlette.types import Receive, Scope, Send
 
 from mcp_servers.guard import make_access
 from mcp_servers.model_server.admission import AdmissionLimits
-from mcp_servers.model_server.completions import Completions, caller_of
+from mcp_servers.model_server.completions import Completions, client_routes
 from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
 from mcp_servers.model_server.tools import Surface
+from mcp_servers.model_server.url_servers import UrlServers
+from mcp_servers.model_server.web import listen
+from mcp_servers.resource_server import ResourceServer
 from mcp_servers.web_app import WebApp, open_web_app
-from runtime.http_api.openapi import document_route
-from runtime.http_api.operations import OPERATIONS
-from runtime.http_api.routes import guarded, openai_routes
-from runtime.http_api.text_routes import text_routes
 from tests.helpers.model_service import ScriptedModels
 
 HEADERS = {
@@ -73,6 +71,8 @@ async def open_app(
     limits: AdmissionLimits | None = None,
     agent: AgentSetup | None = None,
     surface: Surface | None = None,
+    tokens: ResourceServer | None = None,
+    url_servers: UrlServers | None = None,
 ) -> AsyncIterator[ServedApp]:
     """Open the application; every wait is bounded."""
     with anyio.fail_after(20):
@@ -80,28 +80,24 @@ async def open_app(
             ["scripted"], models.opened, agent, limits, surface=surface
         ) as service:
             server = build_server(service, version="1")
-            access = make_access("127.0.0.1", keys)
+            access = make_access("127.0.0.1", keys, tokens=tokens)
             ready = readiness or (lambda: service.readiness)
-            backend = Completions(service)
-            document = document_route(OPERATIONS, "1", guarded)
-            served = [*openai_routes(backend, caller_of), *text_routes(backend, caller_of)]
-            routes = [*served, document]
-            async with open_web_app(server, access, ready, routes) as web:
+            routes = client_routes(Completions(service, url_servers=url_servers), "1")
+            async with open_web_app(server, access, ready, service.state, routes) as web:
                 yield ServedApp(web, service)
 
 
 @asynccontextmanager
-async def on_port(app: ServedApp) -> AsyncIterator[str]:
+async def on_port(app: ServedApp | WebApp) -> AsyncIterator[str]:
     """Serve an application on a port of this machine; yield its MCP URL."""
-    config = uvicorn.Config(
-        app.web.asgi, lifespan="off", log_config=None, timeout_graceful_shutdown=1
-    )
+    web = app if isinstance(app, WebApp) else app.web
+    config = uvicorn.Config(web.asgi, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listen("127.0.0.1", 0) as listener:
         async with anyio.create_task_group() as group:
             group.start_soon(server.serve, [listener])
             yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
-            app.web.end_streams()
+            web.end_streams()
             server.should_exit = True
 
 

@@ -7,12 +7,15 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 from anyio.abc import SocketStream
 
 from mcp_servers.guard import Guard, make_access, read_keys
+from mcp_servers.resource_server import ResourceServer, ResourceSettings
+from tests.helpers.authorization_server import AuthorizationServer
 from tests.helpers.model_service import scripted_models
 from tests.helpers.scripted_chat_model import ScriptedTurn, play
 from tests.helpers.web_service import HEADERS, ServedApp, on_port, open_app
@@ -22,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 KEY, OTHER = "right-0123456789abcdef", "wrong-0123456789abcdef"
 ALLOWED: dict[str, str] = {"authorization": f"Bearer {KEY}"}
-ROUTES = ("/mcp", "/health", "/ready")
+ROUTES = ("/mcp", "/health", "/ready", "/metrics")
 ODD_PATHS = (
     *("//mcp", "/mcp/", "/mcp//", "/%6dcp", "/%6D%63%70", "/../mcp", "/x/../mcp", "/./mcp"),
     *(
@@ -48,6 +51,10 @@ PROBES: tuple[tuple[dict[str, str | None], int], ...] = (
     ({"authorization": "Bearer "}, 401),
     ({"authorization": KEY}, 401),
     ({"authorization": f"Basic {KEY}"}, 401),
+    ({"x-api-key": OTHER}, 401),
+    ({"x-api-key": ""}, 401),
+    ({"x-api-key": f"Bearer {KEY}"}, 401),
+    ({"x-api-key": KEY, "authorization": f"Bearer {OTHER}"}, 401),
     ({"cookie": f"authorization=Bearer {KEY}"}, 401),
     ({"x-forwarded-for": "127.0.0.1"}, 401),
     ({**ALLOWED, "host": "evil.example"}, 421),
@@ -82,10 +89,9 @@ CALL = json.dumps(
 
 
 @asynccontextmanager
-async def guarded() -> AsyncIterator[ServedApp]:
-    async with open_app(
-        scripted_models(play(ScriptedTurn("secret"))), [KEY], readiness=lambda: "ready"
-    ) as app:
+async def guarded(tokens: ResourceServer | None = None) -> AsyncIterator[ServedApp]:
+    models = scripted_models(play(ScriptedTurn("secret")))
+    async with open_app(models, [KEY], readiness=lambda: "ready", tokens=tokens) as app:
         yield app
 
 
@@ -112,7 +118,117 @@ async def test_odd_paths_lead_nowhere_with_the_key_unless_they_spell_a_route() -
             if response.status_code != 404:
                 found[path] = response.status_code
     same = dict.fromkeys(("/mcp", "/%6dcp", "/%6D%63%70", "/mcp?x=/health"), 200)
-    assert found == {**same, "/health": 405, "/ready": 405}
+    assert found == {**same, **dict.fromkeys(ROUTES[1:], 405)}
+
+
+AUTHORITY = AuthorizationServer("https://login.example/")
+RESOURCE = "https://zonda.example/mcp"
+METADATA = "/.well-known/oauth-protected-resource"
+GOOD = {"aud": RESOURCE, "scope": "use", "client_id": "c1"}
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> ResourceServer:
+    (tmp_path / "keys.json").write_text(json.dumps(AUTHORITY.key_set), "utf-8")
+    keys = str(tmp_path / "keys.json")
+    return ResourceServer(ResourceSettings(AUTHORITY.issuer, RESOURCE, ("use",), keys))
+
+
+def bearing(**claims: Any) -> dict[str, str | None]:
+    return {"authorization": f"Bearer {AUTHORITY.sign(**{**GOOD, **claims})}"}
+
+
+TOKEN_PROBES: tuple[tuple[dict[str, str | None], int], ...] = (
+    *PROBES,
+    (bearing(aud="https://zonda.example"), 401),
+    (bearing(aud="https://other.example/mcp"), 401),
+    (bearing(aud=None), 401),
+    (bearing(iss="https://evil.example/"), 401),
+    (bearing(exp=1), 401),
+    (bearing(scope="other"), 403),
+    (bearing(scope=None), 403),
+    ({**bearing(), "host": "evil.example"}, 421),
+    ({**bearing(), "origin": "http://evil.example"}, 403),
+    ({"cookie": f"access_token={AUTHORITY.sign(**GOOD)}"}, 401),
+)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])
+async def test_no_route_lets_a_stranger_in_where_tokens_count_as_well(
+    method: str, tokens: ResourceServer
+) -> None:
+    paths = (*ROUTES, *(path for path in ODD_PATHS if path.startswith("/") and path != METADATA))
+    async with guarded(tokens) as app:
+        for path, (changes, status) in itertools.product(paths, TOKEN_PROBES):
+            response = await app.request(method, path, with_headers(changes), CALL)
+            assert response.status_code == status, (method, path, changes)
+
+
+async def test_a_token_in_the_query_lets_nobody_in(tokens: ResourceServer) -> None:
+    async with guarded(tokens) as app:
+        path = f"/mcp?access_token={AUTHORITY.sign(**GOOD)}"
+        assert (await app.request("POST", path, HEADERS, CALL)).status_code == 401
+
+
+async def test_a_good_token_or_a_key_lets_in(tokens: ResourceServer) -> None:
+    async with guarded(tokens) as app:
+        for changes in (bearing(), ALLOWED, {**bearing(), "host": "zonda.example"}):
+            response = await app.request("POST", "/mcp", with_headers({**changes}), CALL)
+            assert response.status_code == 200, changes
+
+
+async def test_a_refusal_says_where_tokens_come_from(tokens: ResourceServer) -> None:
+    place = f'resource_metadata="https://zonda.example{METADATA}/mcp"'
+    async with guarded(tokens) as app:
+        told = [
+            (await app.request("GET", "/health", with_headers(changes))).headers["www-authenticate"]
+            for changes in ({}, bearing(exp=1), bearing(scope="a b"))
+        ]
+    assert told == [
+        f'Bearer scope="use", {place}',
+        f'Bearer error="invalid_token", scope="use", {place}',
+        f'Bearer error="insufficient_scope", scope="use", {place}',
+    ]
+
+
+async def test_only_where_tokens_come_from_is_told_to_everyone(tokens: ResourceServer) -> None:
+    metadata = {
+        "resource": RESOURCE,
+        "authorization_servers": [AUTHORITY.issuer],
+        "bearer_methods_supported": ["header"],
+        "resource_name": "Zonda",
+        "scopes_supported": ["use"],
+    }
+    async with guarded(tokens) as app:
+        for path in (METADATA, f"{METADATA}/mcp"):
+            response = await app.request("GET", path, HEADERS)
+            assert (response.status_code, response.json()) == (200, metadata)
+            assert (await app.request("POST", path, HEADERS)).status_code == 405
+            for changes, status in (
+                ({"host": "evil.example"}, 421),
+                ({"origin": "http://evil.example"}, 403),
+            ):
+                response = await app.request("GET", path, {**HEADERS, **changes})
+                assert response.status_code == status
+        response = await app.request("GET", f"{METADATA}/other", HEADERS)
+        assert response.status_code == 401
+
+
+async def test_callers_are_told_apart_by_issuer_and_subject(tokens: ResourceServer) -> None:
+    users = []
+
+    async def app(scope, receive, send):  # type: ignore[no-untyped-def]
+        users.append((scope["user"].username, scope["user"].access_token.token))
+        assert b"authorization" not in dict(scope["headers"])
+
+    guard = Guard(app, make_access("127.0.0.1", [KEY], tokens=tokens))
+    for claims in ({}, {"client_id": "c2"}, {"sub": "bob"}):
+        token = AUTHORITY.sign(**{**GOOD, **claims})
+        headers = [(b"host", b"127.0.0.1"), (b"authorization", f"Bearer {token}".encode())]
+        scope = {"type": "http", "method": "GET", "path": "/mcp", "headers": headers}
+        await guard(scope, None, None)  # type: ignore[arg-type]  # neither is needed
+    ada, bob = f"{AUTHORITY.issuer} ada", f"{AUTHORITY.issuer} bob"
+    assert users == [(ada, ""), (ada, ""), (bob, "")]
 
 
 async def speak(stream: SocketStream, head: str, body: bytes = b"") -> str:
@@ -158,8 +274,9 @@ async def test_own_addresses_and_origins_are_let_in_with_the_key() -> None:
             {"host": "127.0.0.1", "origin": "http://localhost:3000"},
             {"host": "127.0.0.1", "origin": "https://[::1]"},
             {"authorization": f"bearer {KEY}"},
+            {"authorization": None, "x-api-key": KEY},
         ):
-            response = await app.request("GET", "/health", {**HEADERS, **ALLOWED, **changes})
+            response = await app.request("GET", "/health", with_headers({**ALLOWED, **changes}))
             assert response.status_code == 200, changes
 
 
@@ -188,7 +305,7 @@ async def pass_through(host: str, names: list[str], headers: dict[str, str]) -> 
 
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     guard = Guard(app, make_access(host, [KEY], names))
-    await guard({"type": "http", "headers": raw}, receive, send)
+    await guard({"type": "http", "path": "/mcp", "headers": raw}, receive, send)
     return answers[0]
 
 
@@ -215,6 +332,20 @@ async def test_open_server_is_known_by_addresses_and_given_names(
 def test_server_that_others_reach_does_not_start_without_a_key(host: str) -> None:
     with pytest.raises(ConfigurationError, match="so a key is needed: give --api-key-file"):
         make_access(host, [])
+
+
+def test_server_that_others_reach_starts_with_tokens_alone(tokens: ResourceServer) -> None:
+    access = make_access("0.0.0.0", [], tokens=tokens)
+    assert (access.keys, access.tokens, access.is_open) == ((), tokens, True)
+    assert "zonda.example" in access.hosts
+
+
+async def test_without_keys_a_token_is_needed(tokens: ResourceServer) -> None:
+    models = scripted_models(play(ScriptedTurn("secret")))
+    async with open_app(models, readiness=lambda: "ready", tokens=tokens) as app:
+        for changes, status in ((ALLOWED, 401), ({}, 401), (bearing(), 200)):
+            response = await app.request("GET", "/health", with_headers({**changes}))
+            assert response.status_code == status
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])

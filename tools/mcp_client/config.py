@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tools.errors import ConfigurationError
 from tools.mcp_client import mistralrs
 from tools.mcp_client.jsonc import parse_jsonc
+from tools.mcp_client.oauth_config import OAuthConfig, OAuthEntry, read_oauth
 from tools.mcp_client.options import Options, OptionsEntry
 from tools.mcp_client.variables import Variables, read_env_file
 from tools.mcp_client.vscode import with_sandbox
@@ -41,6 +42,7 @@ INHERITED_VARIABLES = ("HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER")
 
 _SECTIONS = ("servers", "mcpServers")
 _HTTP_TYPES = frozenset({"http", "streamable-http", "streamableHttp", "streamable_http"})
+_SSE_TYPE = "sse"
 _EDITOR_FOLDERS = frozenset({".vscode", ".cursor"})
 _Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -74,6 +76,8 @@ class ServerConfig:
         cwd: its working directory; None keeps ours.
         url: where it serves streamable HTTP; empty for one that we run.
         headers: sent with every request to `url`.
+        is_sse: whether `url` serves the older transport of HTTP with server-sent events.
+        oauth: how tokens for `url` are asked for, unless `headers` has an Authorization.
         options: what it may see and use.
         problem: why the entry cannot be used, or None; the server's state is then "failed".
     """
@@ -85,6 +89,8 @@ class ServerConfig:
     cwd: Path | None = None
     url: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+    is_sse: bool = False
+    oauth: OAuthConfig = OAuthConfig()  # noqa: RUF009  frozen
     is_enabled: bool = True
     timeouts: Timeouts = Timeouts()
     policy: ToolPolicy = ToolPolicy()
@@ -186,6 +192,7 @@ class _Runtime(OptionsEntry):
     enabled: bool = True
     timeout: _Timeout = _Timeout()
     tools: _Tools = _Tools()
+    oauth: OAuthEntry = OAuthEntry()
 
 
 class _Entry(BaseModel):
@@ -200,6 +207,8 @@ class _Entry(BaseModel):
     url: str | None = None
     headers: dict[str, str] = {}
     disabled: bool = False
+    oauth: Any = None
+    auth: Any = None
     runtime: _Runtime = Field(default=_Runtime(), alias="x-runtime")
 
 
@@ -228,12 +237,18 @@ def _build(name: str, entry: _Entry, variables: Variables) -> ServerConfig:
         options=entry.runtime.options(variables),
     )
     kind = entry.type or ("http" if entry.url is not None else "stdio")
-    if kind in _HTTP_TYPES:
-        return replace(config, url=_url(entry, variables), headers=_headers(entry, variables))
+    if kind in _HTTP_TYPES or kind == _SSE_TYPE:
+        return replace(
+            config,
+            url=_url(entry, variables),
+            headers=_headers(entry, variables),
+            is_sse=kind == _SSE_TYPE,
+            oauth=read_oauth(entry.runtime.oauth, entry.auth, entry.oauth, variables.expand),
+        )
     if kind != "stdio":
         raise ConfigurationError(
             f"{kind!r} servers cannot be used; give a `command`, or the `url` of a server of "
-            'type "http" (streamable HTTP)'
+            'type "http" (streamable HTTP) or "sse"'
         )
     if not entry.command:
         raise ConfigurationError("`command` is missing")

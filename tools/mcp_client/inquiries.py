@@ -15,6 +15,7 @@ import anyio
 import mcp_types as types
 from mcp import Client
 from mcp.client import ClientRequestContext
+from mcp.client.client import ConnectMode
 from mcp.client.session import MessageHandlerFnT
 from pydantic import ValidationError
 
@@ -52,7 +53,10 @@ class Inquiries:
         self._num_waiting = 0
 
     def make_client(
-        self, transport: AbstractAsyncContextManager[Any], hear: MessageHandlerFnT
+        self,
+        transport: AbstractAsyncContextManager[Any],
+        hear: MessageHandlerFnT,
+        mode: ConnectMode = "auto",
     ) -> Client:
         """Make a client that declares what this server may ask, and takes its log messages.
 
@@ -64,6 +68,7 @@ class Inquiries:
             capability = types.SamplingCapability(tools=types.SamplingToolsCapability())
         return Client(
             transport,
+            mode=mode,
             message_handler=hear,
             logging_callback=ServerLog(self._config.name),
             log_level=WANTED_LEVEL,

@@ -1,14 +1,14 @@
-"""Connects to a tool server that speaks streamable HTTP, within bounds of our own.
+"""Connects to a tool server at a URL, within bounds of our own: streamable HTTP, or the older SSE.
 
 The twin of `process.py`: the same members, and nothing to start or to end. The SDK's client
-reads JSON answers without bound and tells little of what went wrong; both are mended here.
+tells little of what went wrong; that is mended here.
 Proxies of the environment are not used: this package never reads it.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,24 +18,40 @@ from mcp import MCPError
 from mcp.client.streamable_http import streamable_http_client
 
 from tools.errors import ToolServerError
+from tools.mcp_client.bounded_http import BoundedTransport
 from tools.mcp_client.config import ServerConfig
+from tools.mcp_client.oauth import ServerAuth
 from tools.mcp_client.process import MAX_LINE_BYTES
+from tools.mcp_client.sse import open_sse
+from tools.mcp_client.token_store import TokenStore
 
-_EVENT_STREAM = "text/event-stream"
 _SESSION = "mcp-session-id"
-_FIRST_ERROR, _NOT_FOUND = 400, 404
+_FIRST_ERROR, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _NOT_ALLOWED = 400, 401, 403, 404, 405
 
 
 class RemoteServer:
     """A tool server at a URL, from connecting to losing it; used once.
 
     `lost` is set when the server has forgotten the session. A connection that fails ends `run`.
+    Where the entry has no Authorization of its own, tokens are taken from `tokens`.
+
+    Attributes:
+        is_answered: whether the server has taken a message.
+        is_older: whether it refused the first message as one does that only speaks SSE.
+        auth: what bears tokens, or None.
     """
 
     pid: int | None = None
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(
+        self, config: ServerConfig, tokens: TokenStore | None = None, *, is_sse: bool = False
+    ) -> None:
         self.lost = anyio.Event()
+        self.is_answered = False
+        self.is_older = False
+        has_key = any(name.lower() == "authorization" for name in config.headers)
+        self.auth = None if has_key else ServerAuth(config, tokens)
+        self._is_sse = is_sse
         self._config = config
         self._end = f"did not answer within {config.timeouts.connect_s:g} s"
         self._is_refusal = False
@@ -51,31 +67,46 @@ class RemoteServer:
         try:
             async with (
                 httpx2.AsyncClient(
+                    auth=self.auth,
                     headers={"accept-encoding": "identity", **self._config.headers},
                     timeout=httpx2.Timeout(limits.connect_s, read=limits.total_s),
-                    transport=_BoundedTransport(),
+                    transport=BoundedTransport(),
                     event_hooks={"response": [self._look_at]},
                     trust_env=False,
                 ) as client,
-                streamable_http_client(
-                    self._config.url,
-                    http_client=client,
-                    terminate_on_close=False,  # the server's idle limit ends the session
-                    max_sse_event_size=MAX_LINE_BYTES,
-                ) as streams,
+                self._open_streams(client) as streams,
             ):
                 yield streams
-        except* httpx2.HTTPError as group:
+        except* (httpx2.HTTPError, httpx2.SSEError) as group:
             self._end = f"cannot be used at {self._place}: {_first(group)}"
             raise ToolServerError(self._end) from group
+        except* ToolServerError as group:
+            told = self._problem or f"{_first(group)} at {self._place}"
+            raise ToolServerError(told) from group
         except* MCPError as group:
             if not self._is_refusal:
                 raise
-            raise ToolServerError(self._end) from group
+            raise ToolServerError(self.describe_end()) from group
 
     def describe_end(self) -> str:
         """Say why a server that was connected is there no more, as the rest of a sentence."""
-        return self._end
+        if self._is_sse and self.lost.is_set():
+            return self._problem or "ended its stream of events"
+        return self._problem or self._end
+
+    def _open_streams(self, client: httpx2.AsyncClient) -> AbstractAsyncContextManager[Any]:
+        if self._is_sse:
+            return open_sse(client, self._config.url, self.lost)
+        return streamable_http_client(
+            self._config.url,
+            http_client=client,
+            terminate_on_close=False,  # the server's idle limit ends the session
+            max_sse_event_size=MAX_LINE_BYTES,
+        )
+
+    @property
+    def _problem(self) -> str | None:
+        return None if self.auth is None else self.auth.problem
 
     @property
     def _place(self) -> str:
@@ -89,49 +120,15 @@ class RemoteServer:
             return
         status = response.status_code
         self._is_refusal = status >= _FIRST_ERROR
+        self.is_answered = self.is_answered or not self._is_refusal
         if self._is_refusal:
             self._end = f"answered with HTTP status {status} at {self._place}"
-            if status in {401, 403}:
+            if status in {_UNAUTHORIZED, _FORBIDDEN}:
                 self._end += "; check the entry's `headers`"
+        self.is_older = not self.is_answered and status in {_NOT_FOUND, _NOT_ALLOWED}
         if status == _NOT_FOUND and _SESSION in response.request.headers:
             self._end = "ended its session"
             self.lost.set()
-
-
-class _BoundedTransport(httpx2.AsyncBaseTransport):
-    """HTTP whose bodies end with an error at `MAX_LINE_BYTES`; events are bounded one by one."""
-
-    def __init__(self) -> None:
-        self._inner = httpx2.AsyncHTTPTransport(trust_env=False)
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        response = await self._inner.handle_async_request(request)
-        if (encoding := response.headers.get("content-encoding", "identity")) != "identity":
-            await response.aclose()
-            raise httpx2.DecodingError(f"its answer is encoded as {encoding!r}, unasked")
-        is_events = response.headers.get("content-type", "").lower().startswith(_EVENT_STREAM)
-        if not is_events and isinstance(response.stream, httpx2.AsyncByteStream):
-            response.stream = _BoundedStream(response.stream)
-        return response
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-
-class _BoundedStream(httpx2.AsyncByteStream):
-    def __init__(self, inner: httpx2.AsyncByteStream) -> None:
-        self._inner = inner
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        num_bytes = 0
-        async for chunk in self._inner:
-            num_bytes += len(chunk)
-            if num_bytes > MAX_LINE_BYTES:
-                raise httpx2.ReadError(f"it sent a message of more than {MAX_LINE_BYTES} bytes")
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
 
 
 def _first(group: BaseExceptionGroup[Exception]) -> str:

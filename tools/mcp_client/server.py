@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 import anyio
 import mcp_types as types
 from mcp import Client, MCPError
+from mcp.client.client import ConnectMode
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
@@ -37,10 +38,12 @@ from tools.mcp_client.exchange import Exchange
 from tools.mcp_client.failures import FAILURES, tell_first
 from tools.mcp_client.inquiries import Inquiries
 from tools.mcp_client.names import exposed_name
+from tools.mcp_client.oauth import REFUSED
 from tools.mcp_client.pins import Pins, why_held
 from tools.mcp_client.process import ServerProcess
 from tools.mcp_client.remote import RemoteServer
 from tools.mcp_client.resource_tools import call_resource_tool, resource_tools
+from tools.mcp_client.token_store import TokenStore
 from tools.resources import Resource
 from tools.sampling import Sampler
 from tools.spec import Content, JsonObject, ResourceLink, ToolResult, ToolSpec
@@ -118,7 +121,7 @@ class ServerConnection:
 
     `on_change` is called when it offers other tools than before. Without `pins` every definition
     counts as approved, without `store` it is started at once, without `sampler` it gets no text
-    of ours.
+    of ours, without `tokens` no login is kept.
     """
 
     def __init__(
@@ -129,10 +132,13 @@ class ServerConnection:
         *,
         store: CatalogueStore | None = None,
         sampler: Sampler | None = None,
+        tokens: TokenStore | None = None,
     ) -> None:
         self._config = config
         self._pins = pins
         self._store = store
+        self._tokens = tokens
+        self._lost = anyio.Event()
         self._on_change = on_change
         self._inquiries = Inquiries(config, sampler)
         self._turns = anyio.Semaphore(config.options.max_parallel, fast_acquire=True)
@@ -205,7 +211,7 @@ class ServerConnection:
             self._set(replace(state, last_error=state.reason))
             if state.status == "restarting" and anyio.current_time() - began > _STABLE_AFTER_S:
                 delay_s = _FIRST_DELAY_S
-            await anyio.sleep(delay_s * random.uniform(0.8, 1.2))  # noqa: S311  spreads retries
+            await self._pause(delay_s * random.uniform(0.8, 1.2))  # noqa: S311  spreads retries
             delay_s = min(2 * delay_s, _MOST_DELAY_S)
 
     async def _wait_for_use(self) -> None:
@@ -226,6 +232,18 @@ class ServerConnection:
                 await self._wanted.wait()
             if self._approval_stamp() != self._stamp:
                 self._take(self._listed)
+
+    async def _pause(self, delay_s: float) -> None:
+        """Wait before another attempt; a login of the operator's ends the wait."""
+        last = anyio.current_time() + delay_s
+        before = self._login_stamp()
+        while anyio.current_time() < last and self._login_stamp() == before:  # noqa: ASYNC110  a file
+            await anyio.sleep(min(delay_s, _LOOK_FOR_APPROVAL_S))
+
+    def _login_stamp(self) -> int:
+        if self._tokens is None or not self._config.url:
+            return 0
+        return self._tokens.stamp(self._config.url)
 
     async def call(self, name: str, arguments: JsonObject, context: CallContext) -> ToolResult:
         """Call the tool offered as `name`; progress keeps a slow call alive.
@@ -327,6 +345,8 @@ class ServerConnection:
         except MCPError as exc:
             if exc.error.code != types.CONNECTION_CLOSED and self._client is client:
                 message = f"server {self.name!r} refused {what}: {exc.error.message}"
+                if exc.error.code == REFUSED:  # connected anew, it will say so in its state
+                    self._lost.set()
                 raise ToolServerError(message) from exc
             failure: Exception = exc
             self._lose(client)
@@ -342,14 +362,31 @@ class ServerConnection:
 
     async def _connect(self) -> ServerState:
         """Hold one connection until it ends; return the state that follows."""
-        server = RemoteServer(self._config) if self._config.url else ServerProcess(self._config)
+        if not self._config.url:
+            return await self._attempt(ServerProcess(self._config))
+        if self._config.is_sse:
+            return await self._attempt_older()
+        server = RemoteServer(self._config, self._tokens)
+        state = await self._attempt(server)
+        if state.status == "failed" and server.is_older:
+            older = await self._attempt_older()
+            return state if older.status == "failed" else older
+        return state
+
+    async def _attempt_older(self) -> ServerState:
+        return await self._attempt(RemoteServer(self._config, self._tokens, is_sse=True), "legacy")
+
+    async def _attempt(
+        self, server: ServerProcess | RemoteServer, mode: ConnectMode = "auto"
+    ) -> ServerState:
+        self._lost = server.lost
         deadline = anyio.current_time() + self._config.timeouts.connect_s
         status: Status = "failed"
         told: str | None = None
         stale = Staleness()
         with anyio.CancelScope(deadline=deadline) as scope:
             try:
-                async with self._inquiries.make_client(server.run(), stale.hear) as client:
+                async with self._inquiries.make_client(server.run(), stale.hear, mode) as client:
                     await self._learn(client)
                     scope.deadline = math.inf
                     self._become_ready(client, server.pid)

@@ -15,6 +15,7 @@ from tools.mcp_client.config import ServerConfig
 from tools.mcp_client.names import server_prefix
 from tools.mcp_client.pins import Pins, why_held
 from tools.mcp_client.server import ServerConnection, ServerState, Status
+from tools.mcp_client.token_store import TokenStore
 from tools.resources import Prompt, PromptMessage, Resource
 from tools.sampling import Sampler
 from tools.spec import Content, JsonObject, ToolResult, ToolSpec
@@ -30,17 +31,18 @@ async def open_toolset(
     pins: Pins | None = None,
     store: CatalogueStore | None = None,
     sampler: Sampler | None = None,
+    tokens: TokenStore | None = None,
 ) -> AsyncIterator[McpToolset]:
     """Start every server at the same time, and end them all, children included, on leaving.
 
     Does not wait for the servers: `list_tools` does, until `start_wait_s` seconds after this.
     Tools whose definition is not the one that `pins` has approved are not offered. A server whose
     catalogue is in `store` is started on first use. `sampler` answers the servers whose
-    configuration lets them sample.
+    configuration lets them sample. Servers that want a login are called with what `tokens` keeps.
     """
     changes = Changes()
     connections = [
-        ServerConnection(config, changes.tell, pins, store=store, sampler=sampler)
+        ServerConnection(config, changes.tell, pins, store=store, sampler=sampler, tokens=tokens)
         for _, config in sorted(configs.items())
     ]
     failure: Exception | None = None

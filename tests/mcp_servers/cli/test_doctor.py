@@ -234,6 +234,7 @@ def test_a_person_reads_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert advice == "         -> zonda pull smollm2-135m"
 
 
+@pytest.mark.slow
 def test_a_tool_whose_definition_changed_is_told(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

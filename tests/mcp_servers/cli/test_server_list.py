@@ -16,6 +16,7 @@ import tests.helpers.tool_server_script as script
 from mcp_servers.cli import app
 from tools.errors import ConfigurationError, InvalidRequestError, UnknownToolError
 from tools.mcp_client.pins import why_held
+from tools.mcp_client.token_store import Challenge, TokenStore
 
 SCRIPT = (sys.executable, "-S", script.__file__)
 
@@ -122,6 +123,7 @@ def test_a_server_is_tried(capsys: pytest.CaptureFixture[str]) -> None:
     assert (status, out.split(":")[0]) == (1, "bad cannot be started")
 
 
+@pytest.mark.slow
 def test_a_changed_definition_is_disabled_told_and_approved(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -273,3 +275,16 @@ def test_no_call_is_written_down_when_the_operator_says_so(
     zonda(capsys, "tools", "call", "s", "echo", '{"text": "hi"}')
     _, out, _ = zonda(capsys, "logs", "--audit")
     assert out.endswith(' {"arguments": {"text": "hi"}, "result": "hi"}\n')
+
+
+def test_a_removed_server_is_logged_out_of_unless_another_is_at_its_url(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, store = "https://a.example/mcp", TokenStore(tmp_path / "state" / "tokens")
+    store.save_challenge(url, Challenge("", "read"))
+    zonda(capsys, "mcp", "add", "a", url)
+    zonda(capsys, "mcp", "add", "b", url)
+    zonda(capsys, "mcp", "remove", "a")
+    assert store.load(url).challenge is not None
+    zonda(capsys, "mcp", "remove", "b")
+    assert store.load(url).challenge is None

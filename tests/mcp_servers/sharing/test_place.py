@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import tempfile
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
@@ -89,14 +90,16 @@ def test_path_too_long_for_a_socket_leads_to_a_short_folder(tmp_path: Path) -> N
     assert stat.S_IMODE(place.folder.stat().st_mode) == 0o700
 
 
-def test_folder_that_could_be_somebody_elses_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "engine").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UnavailableError, match="belongs to somebody else"):
-        find_place(Config(state_dir=tmp_path), {})
-    (tmp_path / "file").write_text("", "utf-8")
-    with pytest.raises(UnavailableError, match="cannot be made"):
-        find_place(Config(state_dir=tmp_path / "file"), {})
+def test_folder_that_could_be_somebody_elses_is_refused() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # of a deeper one another is taken
+        folder = Path(name)
+        (folder / "elsewhere").mkdir()
+        (folder / "engine").symlink_to(folder / "elsewhere")
+        with pytest.raises(UnavailableError, match="belongs to somebody else"):
+            find_place(Config(state_dir=folder), {})
+        (folder / "file").write_text("", "utf-8")
+        with pytest.raises(UnavailableError, match="cannot be made"):
+            find_place(Config(state_dir=folder / "file"), {})
 
 
 def test_nobody_listens_where_a_process_was_killed(place: EnginePlace) -> None:

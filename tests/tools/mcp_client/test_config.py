@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tools.errors import ConfigurationError
 from tools.mcp_client.config import ServerConfig, Timeouts, ToolPolicy, load_servers
+from tools.mcp_client.oauth_config import OAuthConfig
 from tools.mcp_client.options import Options, Sandbox
 
 ENVIRON = {"PATH": "/bin", "HOME": "/home/me", "SECRET": "s3", "DATA": "/data"}
@@ -60,10 +62,10 @@ def test_an_entry_can_be_switched_off(tmp_path: Path, entry: dict[str, object]) 
     ("entry", "problem"),
     [
         (
-            {"type": "sse", "url": "http://x"},
+            {"type": "ws", "url": "ws://x"},
             (
-                "mcpServers.a: 'sse' servers cannot be used; give a `command`, or the `url` of a "
-                'server of type "http" (streamable HTTP)'
+                "mcpServers.a: 'ws' servers cannot be used; give a `command`, or the `url` of a "
+                'server of type "http" (streamable HTTP) or "sse"'
             ),
         ),
         ({"url": "ws://x"}, "mcpServers.a: `url` must be http://… or https://…, not 'ws://x'"),
@@ -278,3 +280,79 @@ def test_a_wrong_limit_in_the_list_of_mistralrs_is_told(tmp_path: Path, limit: o
     problem = load_servers(tmp_path / "mcp.json", ENVIRON)["a"].problem
     assert problem is not None
     assert problem.startswith("servers[0].x-runtime.timeout.idle: ")
+
+
+@pytest.mark.parametrize(
+    ("keys", "oauth"),
+    [
+        ({}, OAuthConfig()),
+        (
+            {"oauth": {"clientId": "c", "callbackPort": 8080}},
+            OAuthConfig(client_id="c", redirect_port=8080),
+        ),
+        (
+            {"auth": {"CLIENT_ID": "c", "CLIENT_SECRET": "${TOKEN}", "scopes": ["a", "b"]}},
+            OAuthConfig(client_id="c", client_secret="t0ken", scopes=("a", "b")),
+        ),
+        ({"auth": "oauth", "oauth": False}, OAuthConfig()),
+        (
+            {
+                "oauth": {"clientId": "theirs"},
+                "x-runtime": {
+                    "oauth": {
+                        "grant": "client_credentials",
+                        "client_id": "ours",
+                        "private_key": "${TOKEN}",
+                        "issuer": "https://login.example.org",
+                    }
+                },
+            },
+            OAuthConfig(
+                grant="client_credentials",
+                client_id="ours",
+                private_key="t0ken",
+                issuer="https://login.example.org",
+            ),
+        ),
+    ],
+)
+def test_what_an_entry_says_of_oauth_is_read(
+    tmp_path: Path, keys: dict[str, Any], oauth: OAuthConfig
+) -> None:
+    path = tmp_path / "mcp.json"
+    path.write_text(json.dumps({"mcpServers": {"a": {"url": "https://x/mcp", **keys}}}), "utf-8")
+    server = load_servers(path, {"TOKEN": "t0ken"})["a"]
+    assert server == ServerConfig("a", url="https://x/mcp", oauth=oauth)
+    assert "t0ken" not in repr(server)
+
+
+@pytest.mark.parametrize(
+    ("oauth", "problem"),
+    [
+        ({"grant": "client_credentials"}, "needs `client_id` and `issuer`"),
+        (
+            {"grant": "client_credentials", "client_id": "c", "issuer": "https://i"},
+            "needs `client_secret` or `private_key`",
+        ),
+        ({"client_metadata_url": "http://x/y"}, "has to be https://…/… with a path"),
+        ({"scopes": ['a"b']}, "String should match pattern"),
+        ({"redirect_port": 70000}, "less than or equal to 65535"),
+        ({"client": "c"}, "Extra inputs are not permitted"),
+    ],
+)
+def test_a_wrong_setting_of_oauth_is_told(
+    tmp_path: Path, oauth: dict[str, Any], problem: str
+) -> None:
+    path = tmp_path / "mcp.json"
+    entry = {"url": "https://x/mcp", "x-runtime": {"oauth": oauth}}
+    path.write_text(json.dumps({"mcpServers": {"a": entry}}), "utf-8")
+    told = load_servers(path, {})["a"].problem
+    assert told is not None
+    assert told.startswith("mcpServers.a.x-runtime.oauth")
+    assert problem in told
+
+
+def test_a_server_of_the_older_transport_is_marked(tmp_path: Path) -> None:
+    path = tmp_path / "mcp.json"
+    path.write_text('{"servers": {"a": {"type": "sse", "url": "https://x/sse"}}}', "utf-8")
+    assert load_servers(path, {}) == {"a": ServerConfig("a", url="https://x/sse", is_sse=True)}

@@ -63,6 +63,19 @@ async def test_seven_broken_servers_do_not_disturb_two_good_ones() -> None:
                 assert result.text.startswith(f"server {name!r} is not available: it ")
 
 
+@pytest.mark.slow
+async def test_storm_of_notifications_in_a_call_delays_nobody_and_changes_no_answer() -> None:
+    servers = {name: scripted_server(name, "changing") for name in ("stormy", "good1")}
+    with anyio.fail_after(30):
+        async with open_toolset(servers) as toolset, anyio.create_task_group() as group:
+            group.start_soon(_call_often, toolset, "good1")
+            await toolset.wait_for("stormy", "ready")
+            for _ in range(2):
+                storm = await toolset.call_tool("stormy__storm", {"times": 300}, CallContext())
+                assert storm == ToolResult.from_text("calm")
+            assert toolset.states()["stormy"].status == "ready"
+
+
 async def _call_often(toolset: McpToolset, server: str) -> None:
     """Call a good server again and again, whatever the others do meanwhile."""
     await toolset.wait_for(server, "ready")

@@ -101,11 +101,11 @@ async def test_a_known_server_is_offered_at_once_and_started_by_its_first_call(
         assert toolset.states()["a"].pid is not None
     async with opened(tmp_path) as toolset:
         assert await names(toolset) == listed
-        expected = ServerState("ready", None, 18, "2025-11-25", is_started=False)
+        expected = ServerState("ready", None, 19, "2025-11-25", is_started=False)
         assert toolset.states()["a"] == expected
         assert expected.describe() == {
             "state": "ready",
-            "tools": 18,
+            "tools": 19,
             "started": False,
             "restarts": 0,
             "protocol": "2025-11-25",
@@ -187,7 +187,7 @@ async def test_restarts_and_the_last_error_are_told(tmp_path: Path) -> None:
         assert state.last_error == "was killed by signal 9"
         assert state.describe() == {
             "state": "ready",
-            "tools": 18,
+            "tools": 19,
             "started": True,
             "restarts": 1,
             "protocol": "2025-11-25",

@@ -186,6 +186,7 @@ async def test_progress_is_passed_on_and_only_grows() -> None:
     assert reports == [(1, 3), (3, 3)]
 
 
+@pytest.mark.slow
 async def test_progress_keeps_a_call_alive_and_its_whole_time_is_bounded() -> None:
     limits = Timeouts(connect_s=5, idle_s=1, total_s=3)
     async with opened(scripted_server("a", "changing", timeouts=limits)) as toolset:
