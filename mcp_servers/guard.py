@@ -17,9 +17,11 @@ from pathlib import Path
 
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mcp_servers.key_scopes import ALL_SCOPES, USUAL_SCOPES, KeyScope, grant
+from mcp_servers.refusals import Refused
 from mcp_servers.resource_server import InvalidTokenError, ResourceServer
 from tools.errors import ConfigurationError, UnavailableError
 
@@ -29,8 +31,24 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 MIN_KEY_CHARS = 16
 
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?P<port>:[0-9]{1,5})?")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _KEY_HEADERS = frozenset({b"authorization", b"x-api-key"})  # Anthropic's clients send the second
 _KEY = re.compile(r"[A-Za-z0-9._~+/=-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key that is good, without its text.
+
+    Attributes:
+        sha256: of the key.
+        name: what its bearer is called, in the log too.
+        scopes: what it is good for.
+    """
+
+    sha256: bytes
+    name: str
+    scopes: frozenset[KeyScope] = USUAL_SCOPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +56,14 @@ class Access:
     """Who is let in.
 
     Attributes:
-        keys: SHA-256 of each key; where there is none, everyone who can reach us may call.
+        keys: where there is none, everyone who can reach us may call.
         hosts: names under which we are known, besides this machine's own addresses.
         is_open: whether other machines reach us; any address is then ours, for a page's script
             can be led to us by a name only.
         tokens: checks the tokens of an authorization server, which count beside the keys.
     """
 
-    keys: Sequence[bytes] = ()
+    keys: Sequence[Key] = ()
     hosts: frozenset[str] = LOOPBACK
     is_open: bool = False
     tokens: ResourceServer | None = None
@@ -63,7 +81,7 @@ def make_access(
         ConfigurationError: other machines could reach it and there is no key, or a key is one
             that anybody could guess or no header can carry.
     """
-    hashed = [_hash_key(key) for key in keys]
+    hashed = [_parse_key(line) for line in keys]
     is_open = not _is_loopback(host)
     if is_open and not hashed and tokens is None:
         raise ConfigurationError(
@@ -79,7 +97,9 @@ def make_access(
 
 
 def read_keys(path: Path) -> list[str]:
-    """Read a file of keys, one a line; empty lines and lines that begin with # are none.
+    """Read a file of keys, one a line, as `KEY` or as `NAME:SCOPE,SCOPE:KEY`.
+
+    Empty lines and lines that begin with # are none.
 
     Raises:
         ConfigurationError: it cannot be read, or holds no key.
@@ -116,7 +136,7 @@ class Guard:
         else:
             await send({"type": "websocket.close", "code": 1008})
 
-    def _refuse_address(self, scope: Scope) -> Response | None:
+    def _refuse_address(self, scope: Scope) -> Refused | None:
         hosts, origins = _values(scope, b"host"), _values(scope, b"origin")
         host = _host_name(hosts[0]) if len(hosts) == 1 else None
         if host is None or not self._is_ours(host):
@@ -130,7 +150,7 @@ class Guard:
     def _is_ours(self, host: str) -> bool:
         return host in self._access.hosts or (self._access.is_open and _is_address(host))
 
-    def _tell(self, scope: Scope) -> Response | None:
+    def _tell(self, scope: Scope) -> ASGIApp | None:
         """Answer who asks where tokens come from: who has none yet."""
         tokens = self._access.tokens
         if tokens is None or scope["path"] not in tokens.metadata_paths:
@@ -139,27 +159,29 @@ class Guard:
             return _refusal(405, "this can only be read")
         return JSONResponse(tokens.metadata, headers={"cache-control": "max-age=3600"})
 
-    async def _refuse_caller(self, scope: Scope) -> Response | None:
+    async def _refuse_caller(self, scope: Scope) -> Refused | None:
         """Check the key or token, take it out of the request, and put in who was let in.
 
         It is a user of the SDK's kind, so that the SDK binds its sessions to who opened them.
         """
-        key = _bearer(_values(scope, b"authorization")) or _only(_values(scope, b"x-api-key"))
+        given = _given_key(scope)
         scope["headers"] = [item for item in scope["headers"] if item[0] not in _KEY_HEADERS]
         if not self._access.keys and self._access.tokens is None:
             return None
-        if key is None:
+        if given is None:
             return _refusal(401, "a key is needed: Authorization: Bearer KEY", self._challenge())
-        if (name := self._find_key(key)) is not None:
-            scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=name, scopes=[]))
+        if (key := self._find_key(given)) is not None:
+            known = AccessToken(token="", client_id=key.name, scopes=[])
+            scope["user"] = AuthenticatedUser(known)
+            grant(scope, key.scopes)
             return None
         if self._access.tokens is None:
             return _refusal(401, "the key is wrong", self._challenge("invalid_token"))
-        return await self._refuse_token(scope, key, self._access.tokens)
+        return await self._refuse_token(scope, given, self._access.tokens)
 
     async def _refuse_token(
         self, scope: Scope, token: str, tokens: ResourceServer
-    ) -> Response | None:
+    ) -> Refused | None:
         try:
             user = await tokens.check(token)
         except InvalidTokenError as exc:
@@ -170,6 +192,7 @@ class Guard:
             text = f"the token lacks the scope {' '.join(missing)}"
             return _refusal(403, text, self._challenge("insufficient_scope"))
         scope["user"] = user
+        grant(scope, ALL_SCOPES if "admin" in user.scopes else USUAL_SCOPES)
         return None
 
     def _challenge(self, error: str = "") -> str:
@@ -181,11 +204,11 @@ class Guard:
         said = ", ".join(f'{name}="{value}"' for name, value in fields.items() if value)
         return f"Bearer {said}".rstrip()
 
-    def _find_key(self, key: str) -> str | None:
-        """Return the name of a key; takes as long whether and wherever it is found."""
-        hashed = hashlib.sha256(key.encode()).digest()
-        found = [known for known in self._access.keys if hmac.compare_digest(known, hashed)]
-        return f"key {found[0].hex()[:12]}" if found else None
+    def _find_key(self, text: str) -> Key | None:
+        """Return the key; takes as long whether and wherever it is found."""
+        hashed = hashlib.sha256(text.encode()).digest()
+        found = [key for key in self._access.keys if hmac.compare_digest(key.sha256, hashed)]
+        return found[0] if found else None
 
 
 def _values(scope: Scope, name: bytes) -> list[str]:
@@ -197,8 +220,15 @@ def _bearer(given: list[str]) -> str | None:
     return key.strip() if scheme.lower() == "bearer" and key.strip() else None
 
 
-def _only(given: list[str]) -> str | None:
-    return given[0].strip() or None if len(given) == 1 else None
+def _given_key(scope: Scope) -> str | None:
+    """The key of a request, as OpenAI's clients bear it or as Anthropic's do.
+
+    None where there is none, or where it isn't clear which one counts.
+    """
+    bearers, plain = _values(scope, b"authorization"), _values(scope, b"x-api-key")
+    if not plain or bearers:
+        return _bearer(bearers)
+    return plain[0].strip() or None if len(plain) == 1 else None
 
 
 def _host_name(text: str) -> str | None:
@@ -229,6 +259,23 @@ def _is_loopback(host: str) -> bool:
     return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
+def _parse_key(line: str) -> Key:
+    """Read `KEY`, which has the usual scopes, or `NAME:SCOPE,SCOPE:KEY`."""
+    if ":" not in line:
+        hashed = _hash_key(line)
+        return Key(hashed, f"key {hashed.hex()[:12]}")
+    name, scopes, key = line.split(":", 2)  # no key has a colon; the last part shows that
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(f"a key's name is up to 64 letters, digits, _ or -, not {name!r}")
+    found = frozenset[KeyScope](one for one in ALL_SCOPES if one in scopes.split(","))
+    if unknown := set(scopes.split(",")) - found:
+        raise ConfigurationError(
+            f"the key {name} has the scopes {scopes!r}; {sorted(unknown)[0]!r} is none of "
+            f"{', '.join(sorted(ALL_SCOPES))}"
+        )
+    return Key(_hash_key(key), f"key {name}", found)
+
+
 def _hash_key(key: str) -> bytes:
     if len(key) < MIN_KEY_CHARS or not _KEY.fullmatch(key):
         raise ConfigurationError(
@@ -238,6 +285,5 @@ def _hash_key(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-def _refusal(status: int, message: str, authenticate: str | None = None) -> Response:
-    headers = {"www-authenticate": authenticate} if authenticate else {}
-    return JSONResponse({"error": {"message": message}}, status, headers)
+def _refusal(status: int, message: str, authenticate: str | None = None) -> Refused:
+    return Refused(status, message, {"www-authenticate": authenticate} if authenticate else None)

@@ -1,9 +1,12 @@
 """Bounds of what one HTTP request may be, and of how many are answered at once.
 
-A refusal is a JSON-RPC error with the HTTP status that fits.
+A refusal is a JSON-RPC error at `/mcp`, elsewhere one of the API that was called, with the HTTP
+status that fits. Probes are answered however much else is going on.
 """
 
 from __future__ import annotations
+
+import json
 
 import anyio
 from starlette.responses import JSONResponse, Response
@@ -16,32 +19,47 @@ from mcp_servers.message_rules import (
     Refusal,
     find_problem,
 )
+from mcp_servers.refusals import refuse_api
+from runtime.http_api.faults import Fault
 
 MAX_BODY_BYTES = MAX_MESSAGE_BYTES
+"""Of a message to the MCP server."""
+MAX_API_BODY_BYTES = 10 * 1024 * 1024
 BODY_WITHIN_S = 30.0
 MAX_REQUESTS = 1024
+MCP_PATH = "/mcp"
+PROBES = frozenset({"/health", "/ready", "/metrics"})
+STOPPING = Fault(503, "server_error", "the server is shutting down", "unavailable", retry_s=1)
 
 
 class RequestLimits:
     """Reads each body within the limits, then lets the application answer.
 
-    Streams that stay open (GET) are ended by `end_streams`, whole responses all the same.
+    Answers that are still under way when the server ends are ended by `end_streams`: streams
+    that stay open (GET) at once, those of the APIs with an error that says so.
     """
 
-    def __init__(self, app: ASGIApp, *, max_requests: int = MAX_REQUESTS) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        max_requests: int = MAX_REQUESTS,
+        body_within_s: float = BODY_WITHIN_S,
+    ) -> None:
         self._app = app
         self._max_requests = max_requests
+        self._body_within_s = body_within_s
         self._num_open = 0
         self._streams: set[anyio.CancelScope] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
         if self._num_open >= self._max_requests:
             text = f"{self._num_open} requests are being answered, as many as may; try again in 1 s"
-            response = refuse(Refusal(OVERLOADED, text), 503, {"retry-after": "1"})
-            await response(scope, receive, send)
+            refusal = _refuse(scope, Refusal(OVERLOADED, text), 503, retry_s=1)
+            await refusal(scope, receive, send)
             return
         self._num_open += 1
         try:
@@ -50,7 +68,7 @@ class RequestLimits:
             self._num_open -= 1
 
     def end_streams(self) -> None:
-        """End every open GET stream."""
+        """End every open GET stream, and what the APIs still answer."""
         for scope in self._streams:
             scope.cancel()
 
@@ -58,17 +76,21 @@ class RequestLimits:
         if scope["method"] == "GET":
             await self._stream(scope, receive, send)
             return
-        body = await _read_body(scope, receive)
+        body = await self._read_body(scope, receive)
         if isinstance(body, Response):
             await body(scope, receive, send)
         elif body is not None:
-            await self._app(scope, replay_body(body, receive), send)
+            answer = self._app if scope["path"] == MCP_PATH else self._stream
+            await answer(scope, replay_body(body, receive), send)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_open = False
+        is_begun = is_open = is_api_stream = False
 
         async def watch(message: Message) -> None:
-            nonlocal is_open
+            nonlocal is_begun, is_open, is_api_stream
+            if message["type"] == "http.response.start":
+                is_begun = True
+                is_api_stream = scope["path"] != MCP_PATH and _is_event_stream(message)
             is_open = message["type"] == "http.response.start" or message.get("more_body", False)
             await send(message)
 
@@ -78,36 +100,53 @@ class RequestLimits:
                 await self._app(scope, receive, watch)
             finally:
                 self._streams.remove(cancel_scope)
-        if cancel_scope.cancelled_caught and is_open:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        if not cancel_scope.cancelled_caught:
+            return
+        if is_open:
+            last = f"data: {json.dumps(STOPPING.body)}\n\n".encode() if is_api_stream else b""
+            await send({"type": "http.response.body", "body": last, "more_body": False})
+        elif not is_begun and scope["path"] != MCP_PATH:
+            await STOPPING.as_response()(scope, receive, send)
+
+    async def _read_body(self, scope: Scope, receive: Receive) -> bytes | Response | None:
+        """Return the body, why it is refused, or None when the client has left."""
+        max_bytes = MAX_BODY_BYTES if scope["path"] == MCP_PATH else MAX_API_BODY_BYTES
+        text = f"the body is over {max_bytes} bytes"
+        too_large = _refuse(scope, Refusal(INVALID_REQUEST, text), 413)
+        declared = [value for name, value in scope["headers"] if name == b"content-length"]
+        if any(not value.isdigit() or int(value) > max_bytes for value in declared):
+            return too_large
+        body = bytearray()
+        with anyio.move_on_after(self._body_within_s):
+            while True:
+                message = await receive()
+                if message["type"] != "http.request":
+                    return None
+                body += message.get("body", b"")
+                if len(body) > max_bytes:
+                    return too_large
+                if not message.get("more_body", False):
+                    problem = find_problem(bytes(body))
+                    return bytes(body) if problem is None else _refuse(scope, problem, 400)
+        text = f"the body did not come within {self._body_within_s:g} s"
+        return _refuse(scope, Refusal(INVALID_REQUEST, text), 408)
 
 
 def refuse(refusal: Refusal, status: int, headers: dict[str, str] | None = None) -> Response:
-    """Make the response that refuses a request."""
+    """Make the response that refuses a message to the MCP server."""
     return JSONResponse(refusal.to_message(), status, headers)
 
 
-async def _read_body(scope: Scope, receive: Receive) -> bytes | Response | None:
-    """Return the body, why it is refused, or None when the client has left."""
-    text = f"the body is over {MAX_BODY_BYTES} bytes"
-    too_large = refuse(Refusal(INVALID_REQUEST, text), 413)
-    declared = [value for name, value in scope["headers"] if name == b"content-length"]
-    if any(not value.isdigit() or int(value) > MAX_BODY_BYTES for value in declared):
-        return too_large
-    body = bytearray()
-    with anyio.move_on_after(BODY_WITHIN_S):
-        while True:
-            message = await receive()
-            if message["type"] != "http.request":
-                return None
-            body += message.get("body", b"")
-            if len(body) > MAX_BODY_BYTES:
-                return too_large
-            if not message.get("more_body", False):
-                problem = find_problem(bytes(body))
-                return bytes(body) if problem is None else refuse(problem, 400)
-    text = f"the body did not come within {BODY_WITHIN_S:g} s"
-    return refuse(Refusal(INVALID_REQUEST, text), 408)
+def _refuse(scope: Scope, refusal: Refusal, status: int, retry_s: int | None = None) -> Response:
+    if scope["path"] != MCP_PATH:
+        code = "overloaded" if status == 503 else None
+        return refuse_api(scope["path"], status, refusal.text, code=code, retry_s=retry_s)
+    return refuse(refusal, status, None if retry_s is None else {"retry-after": str(retry_s)})
+
+
+def _is_event_stream(start: Message) -> bool:
+    headers = dict(start["headers"])
+    return bool(headers.get(b"content-type", b"").startswith(b"text/event-stream"))
 
 
 def replay_body(body: bytes, receive: Receive) -> Receive:

@@ -5,7 +5,7 @@ Knows no process: signals, sockets and the model belong to who opens it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,17 +14,22 @@ from mcp.server import Server
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from mcp_servers.guard import Access, Guard
+from mcp_servers.key_scopes import NeedsScope
 from mcp_servers.message_check import MessageCheck
 from mcp_servers.metrics import metrics_route
+from mcp_servers.refusals import refuse_path
 from mcp_servers.request_limits import MAX_BODY_BYTES, RequestLimits
+from mcp_servers.request_record import RequestRecord, route_of
 from mcp_servers.request_tally import CountResponses, RequestTally, count_requests
 from mcp_servers.service_state import ServiceState
+from tools.spec import JsonObject
 
 MAX_SESSIONS = 4096
 RETRY_READY_S = 2
@@ -45,11 +50,15 @@ async def open_web_app(
     readiness: Callable[[], str],
     state: Callable[[], ServiceState],
     routes: Sequence[Route] = (),
+    *,
+    caller_headers: Callable[[str], Mapping[str, str]] = lambda caller: {},
+    record: Callable[[JsonObject], None] | None = None,
 ) -> AsyncIterator[WebApp]:
     """Offer an MCP server over streamable HTTP, both eras, and `routes`; leaving ends its sessions.
 
     `readiness` says "ready", or why not; `/ready` answers 503 until then. `state` is what
-    `/metrics` shows beside what is asked here.
+    `/metrics` shows beside what is asked here. `caller_headers` and `record` are those of
+    `RequestRecord`.
     """
     tally = RequestTally()
     count_requests(server, tally)
@@ -69,12 +78,18 @@ async def open_web_app(
             return JSONResponse({"status": status})
         return JSONResponse({"status": status}, 503, {"retry-after": str(RETRY_READY_S)})
 
-    checked = [Route("/mcp", MessageCheck(StreamableHTTPASGIApp(server.session_manager)))]
-    metrics = Route("/metrics", metrics_route(tally, state))
-    all_routes = [*checked, *routes, Route("/health", health), Route("/ready", ready), metrics]
-    app = Starlette(routes=all_routes)
+    checked = Route("/mcp", MessageCheck(StreamableHTTPASGIApp(server.session_manager)))
+    served: list[Route | NeedsScope] = [
+        NeedsScope(checked, "tools"),
+        *(NeedsScope(route, "inference") for route in routes),
+        Route("/health", health),
+        Route("/ready", ready),
+        Route("/metrics", metrics_route(tally, state)),
+    ]
+    app = Starlette(routes=served, exception_handlers={HTTPException: refuse_path})
     app.router.redirect_slashes = False  # a mistyped path is no page, and leads nowhere
     limits = RequestLimits(app)
     async with server.session_manager.run():
-        counted = CountResponses(Guard(limits, access), [one.path for one in all_routes], tally)
-        yield WebApp(counted, limits.end_streams)
+        counted = CountResponses(Guard(limits, access), [one.path for one in served], tally)
+        recorded = RequestRecord(counted, route_of(served), caller_headers, record)
+        yield WebApp(recorded, limits.end_streams)

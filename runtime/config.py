@@ -62,6 +62,10 @@ class Config:
             their audience: https://…/mcp.
         oauth_scopes: scopes that a token needs, separated by spaces.
         oauth_keys: URL or file of the issuer's JWK Set; "" asks the issuer where it is.
+        access_log: file to which `zonda serve` writes one JSON line per request, "-" for
+            standard error; None writes none.
+        tls_cert: certificates, in PEM, with which `zonda serve` speaks HTTPS; with `tls_key`.
+        tls_key: the private key of the certificate.
     """
 
     model: str = "smollm2-135m"
@@ -91,6 +95,9 @@ class Config:
     oauth_resource: str = ""
     oauth_scopes: str = ""
     oauth_keys: str = ""
+    access_log: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
 
     @property
     def audit_file(self) -> Path:

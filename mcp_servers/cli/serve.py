@@ -35,7 +35,7 @@ def serve(  # noqa: PLR0913 - one argument for each option
     port: Annotated[int | None, typer.Option(help="TCP port; 0 takes a free one.")] = None,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(help="File of keys that callers may bear, one a line; or ZONDA_API_KEY."),
+        typer.Option(help="File of keys, one a line, KEY or NAME:SCOPES:KEY; or ZONDA_API_KEY."),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
@@ -49,6 +49,13 @@ def serve(  # noqa: PLR0913 - one argument for each option
     admin: Admin = False,
     expose: Expose = None,
     prompts: Prompts = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Certificates in PEM: serve HTTPS, with --tls-key.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The certificate's private key.")] = None,
+    access_log: Annotated[
+        Path | None, typer.Option(help="File for one JSON line per request; - is standard error.")
+    ] = None,
     log_file: Annotated[
         Path | None, typer.Option(help="Where to log, besides standard error.")
     ] = None,
@@ -62,6 +69,9 @@ def serve(  # noqa: PLR0913 - one argument for each option
         host=host,
         port=port,
         policy_file=policy,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        access_log=access_log,
     )
     level = logging.DEBUG if verbose else logging.INFO
     configure_logging(level=level, stderr_level=level, log_file=log_file)
@@ -69,20 +79,24 @@ def serve(  # noqa: PLR0913 - one argument for each option
 
     from mcp_servers.guard import make_access, read_keys
     from mcp_servers.model_server.stdio import end_process
+    from mcp_servers.model_server.tls import load_tls
     from mcp_servers.model_server.web import listen, serve_http
+    from mcp_servers.request_record import open_access_log
     from mcp_servers.resource_server import make_resource_server
     from mcp_servers.version import installed_version
 
     keys = [] if api_key_file is None else read_keys(api_key_file)
     if not keys and (key := process_environment().get("ZONDA_API_KEY")):
-        keys = [key]
+        keys = key.split()
     access = make_access(config.host, keys, allow_host or (), make_resource_server(config))
     agent = agent_setup(mcp_config, config)
     surface = make_surface(config, admin=admin, expose=expose, prompts=prompts)
+    tls = load_tls(config.tls_cert, config.tls_key)
+    record = None if config.access_log is None else open_access_log(config.access_log)
     listener = listen(config.host, config.port)
     try:
         serving = partial(serve_http, config, agent, surface, listener, access)
-        anyio.run(partial(serving, version=installed_version()))
+        anyio.run(partial(serving, version=installed_version(), tls=tls, record=record))
     except BaseException as exc:  # noqa: BLE001 - the top of the program: it becomes one line
         end_process(exit_status(exc))
     end_process(0)

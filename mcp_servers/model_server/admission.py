@@ -34,6 +34,21 @@ class AdmissionLimits:
     max_waiting_each: int = 64
 
 
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a caller may still send.
+
+    Attributes:
+        limit: runs of one caller that may run and wait at the same time.
+        remaining: of them, those that would be taken now.
+        reset_s: seconds until likely all of the caller's have ended.
+    """
+
+    limit: int
+    remaining: int
+    reset_s: float
+
+
 class Ticket:
     """One run's place, from the queue to its end; entered as a context around all of it."""
 
@@ -105,6 +120,32 @@ class Admission:
         if ticket.started_at is None:
             self._check_queue(ticket)
         return ticket
+
+    def allowance(self, caller: str) -> Allowance:
+        """Say how much the caller may still send."""
+        limits = self._limits
+        running = self._running_of[caller]
+        waiting = sum(one.caller == caller for one in self._waiting)
+        most = limits.max_running + limits.max_waiting
+        limit = min(limits.max_running_each + limits.max_waiting_each, most)
+        free = most - len(self._running) - len(self._waiting)
+        remaining = max(min(limit - running - waiting, free), 0)
+        places = min(limits.max_running_each, limits.max_running)
+        return Allowance(limit, remaining, self._mean_s * math.ceil((running + waiting) / places))
+
+    async def turn(self, ticket: Ticket, within_s: float | None = None) -> None:
+        """Wait until a ticket's run may begin.
+
+        Raises:
+            CapacityError: it did not within that time; the message says when to try again.
+        """
+        with anyio.move_on_after(math.inf if within_s is None else within_s):
+            await ticket.turn()
+        if ticket.started_at is None:
+            raise CapacityError(
+                f"no place was free within {within_s:g} s, as long as you wait; "
+                f"try again in {self._retry_s(len(self._running))} s"
+            )
 
     def leave(self, ticket: Ticket) -> None:
         """Give a ticket's place to the next one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -91,8 +91,17 @@ class Completions:
         async with models.hold(name, logger.info) as model:
             yield model
 
-    def turn(self, caller: str) -> AbstractAsyncContextManager[None]:
-        return self._service.turn(caller)
+    def turn(self, caller: str, within_s: float | None = None) -> AbstractAsyncContextManager[None]:
+        return self._service.turn(caller, within_s)
+
+    def rate_headers(self, caller: str) -> Mapping[str, str]:
+        """What a caller may still send, as OpenAI's clients read it."""
+        allowance = self._service.allowance(caller)
+        return {
+            "x-ratelimit-limit-requests": str(allowance.limit),
+            "x-ratelimit-remaining-requests": str(allowance.remaining),
+            "x-ratelimit-reset-requests": f"{allowance.reset_s:.3f}s",
+        }
 
 
 def client_routes(backend: Completions, version: str) -> list[Route]:

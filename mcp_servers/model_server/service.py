@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup
 
 from mcp_servers.model_server import calls
 from mcp_servers.model_server.admin import ModelList, Models
-from mcp_servers.model_server.admission import Admission, AdmissionLimits, Ticket
+from mcp_servers.model_server.admission import Admission, AdmissionLimits, Allowance, Ticket
 from mcp_servers.model_server.background import Background
 from mcp_servers.model_server.batch import generate_batch
 from mcp_servers.model_server.chat import chat
@@ -248,16 +248,21 @@ class ModelService:
         return describe_support(tools, support, problem)
 
     @asynccontextmanager
-    async def turn(self, caller: str) -> AsyncIterator[None]:
-        """Wait for a place among those who run, and keep it.
+    async def turn(self, caller: str, within_s: float | None = None) -> AsyncIterator[None]:
+        """Wait for a place among those who run, at most that long, and keep it.
 
         Raises:
-            CapacityError: the queue is full; the message says when to try again.
+            CapacityError: the queue is full, or none became free in time; the message says
+                when to try again.
             UnavailableError: the server is shutting down.
         """
         with self._admission.enter(caller) as ticket:
-            await ticket.turn()
+            await self._admission.turn(ticket, within_s)
             yield
+
+    def allowance(self, caller: str) -> Allowance:
+        """Say how much a caller may still send."""
+        return self._admission.allowance(caller)
 
     async def list_tools(self) -> Sequence[ToolSpec]:
         self.listed.set()

@@ -8,15 +8,18 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import anyio
 import uvicorn
 
 from mcp_servers.guard import Access
+from mcp_servers.model_server.admin_calls import check_admin_calls
 from mcp_servers.model_server.admission import AdmissionLimits
 from mcp_servers.model_server.completions import Completions, client_routes
+from mcp_servers.model_server.connections import Connection
 from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
 from mcp_servers.model_server.stdio import GRACE_S, end_process, end_process_within, open_hub
@@ -25,6 +28,7 @@ from mcp_servers.model_server.url_servers import UrlServers
 from mcp_servers.web_app import open_web_app
 from runtime.config import Config
 from tools.errors import ConfigurationError
+from tools.spec import JsonObject
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +63,10 @@ async def serve_http(
     surface: Surface,
     listener: socket.socket,
     access: Access,
+    *,
     version: str,
+    tls: ssl.SSLContext | None = None,
+    record: Callable[[JsonObject], None] | None = None,
 ) -> None:
     """Serve on a bound socket until a signal comes and what then still ran has ended."""
     limits = AdmissionLimits(max_running=config.max_sequences)
@@ -71,18 +78,27 @@ async def serve_http(
     ):
         stop = _Stop(service, config.drain_s)
         server = build_server(service, version=version)
+        check_admin_calls(server)
         backend = Completions(
             service,
             any_name=config.any_model_name,
             url_servers=UrlServers.of_config(config, agent),
         )
-        routes = client_routes(backend, version)
-        async with open_web_app(server, access, stop.readiness, service.state, routes) as app:
-            http = HttpServer(http_config(app.asgi))
+        async with open_web_app(
+            server,
+            access,
+            stop.readiness,
+            service.state,
+            client_routes(backend, version),
+            caller_headers=backend.rate_headers,
+            record=record,
+        ) as app:
+            http = HttpServer(http_config(app.asgi, tls))
             group.start_soon(service.prepare)
             async with anyio.create_task_group() as serving:
                 serving.start_soon(http.serve, [listener])
-                logger.info("serving MCP at %s, model %s", url_of(listener), config.model)
+                url = url_of(listener, "http" if tls is None else "https")
+                logger.info("serving MCP at %s, model %s", url, config.model)
                 await stop.drained()
                 app.end_streams()
                 http.should_exit = True
@@ -91,10 +107,10 @@ async def serve_http(
         group.cancel_scope.cancel()
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, scheme: str = "http") -> str:
     """Where a client finds the MCP server."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}/mcp" if ":" in host else f"http://{host}:{port}/mcp"
+    return f"{scheme}://[{host}]:{port}/mcp" if ":" in host else f"{scheme}://{host}:{port}/mcp"
 
 
 class _Stop:
@@ -134,11 +150,11 @@ class HttpServer(uvicorn.Server):
         yield
 
 
-def http_config(app: object) -> uvicorn.Config:
+def http_config(app: object, tls: ssl.SSLContext | None = None) -> uvicorn.Config:
     """How our applications are served: nothing logged of requests, no client's word on itself."""
     return uvicorn.Config(
         app,  # type: ignore[arg-type]  # Starlette's and uvicorn's ASGI types differ in spelling
-        http="h11",
+        http=Connection,
         ws="none",
         interface="asgi3",
         lifespan="off",
@@ -148,4 +164,5 @@ def http_config(app: object) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=CLOSE_WITHIN_S,
+        ssl_context_factory=None if tls is None else lambda config, default: tls,
     )

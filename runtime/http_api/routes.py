@@ -33,6 +33,7 @@ from runtime.tokenizer.tokenizer import Tokenizer
 from tools.spec import JsonObject, ToolSpec
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 
 
 class Model(Protocol):
@@ -101,11 +102,12 @@ class Backend(Protocol):
         """
         ...
 
-    def turn(self, caller: str) -> AbstractAsyncContextManager[None]:
-        """Wait for a place among those who run, and keep it.
+    def turn(self, caller: str, within_s: float | None = None) -> AbstractAsyncContextManager[None]:
+        """Wait for a place among those who run, at most that long, and keep it.
 
         Raises:
-            CapacityError: the queue is full; the message says when to try again.
+            CapacityError: the queue is full, or none became free in time; the message says
+                when to try again.
             UnavailableError: the server is shutting down.
         """
         ...
@@ -156,6 +158,18 @@ def guarded(answer: Answer) -> Answer:
     return answered
 
 
+def queue_time_s(request: Request) -> float | None:
+    """How long a request may wait for its turn, so that its client is still there to be told.
+
+    Source: openai-python 3.54 and anthropic 2.12 say how long they wait for the first byte in
+    `X-Stainless-Read-Timeout`, in seconds.
+    """
+    given = request.headers.get("x-stainless-read-timeout", "")
+    if not _SECONDS.fullmatch(given):
+        return None
+    return max(float(given) - 1, float(given) / 2)
+
+
 class _Api:
     def __init__(
         self, backend: Backend, caller_of: Callable[[Request], str], store: StoredChats
@@ -185,7 +199,7 @@ class _Api:
             caller = self._caller_of(request)
             async with self._backend.hold_model(asked.model) as model:
                 turn = read_chat(asked, model.context_length)  # what is wrong waits for nobody
-                async with self._backend.turn(caller):
+                async with self._backend.turn(caller, queue_time_s(request)):
                     yield model.for_caller(caller), turn
 
         def keep(model: Model, turn: ChatTurn, ends: list[TurnEnd]) -> JsonObject:
@@ -200,10 +214,12 @@ class _Api:
                 ends = await _stream(header, model, turn, emit, has_usage=usage)
                 if asked.store:
                     keep(model, turn, ends)
+            request.state.usage = write_usage(ends)
 
         async def complete() -> Response:
             async with begun() as (model, turn):
                 ends = await _run(model, turn)
+            request.state.usage = write_usage(ends)
             if asked.store:
                 return JSONResponse(keep(model, turn, ends))
             return JSONResponse(_write(header, model, turn, ends))

@@ -16,8 +16,10 @@ from mcp.client.streamable_http import streamable_http_client
 from starlette.types import Receive, Scope, Send
 
 from mcp_servers.guard import make_access
+from mcp_servers.model_server.admin_calls import check_admin_calls
 from mcp_servers.model_server.admission import AdmissionLimits
 from mcp_servers.model_server.completions import Completions, client_routes
+from mcp_servers.model_server.connections import Connection
 from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
 from mcp_servers.model_server.tools import Surface
@@ -26,6 +28,7 @@ from mcp_servers.model_server.web import listen
 from mcp_servers.resource_server import ResourceServer
 from mcp_servers.web_app import WebApp, open_web_app
 from tests.helpers.model_service import ScriptedModels
+from tools.spec import JsonObject
 
 HEADERS = {
     "host": "127.0.0.1",
@@ -73,6 +76,7 @@ async def open_app(
     surface: Surface | None = None,
     tokens: ResourceServer | None = None,
     url_servers: UrlServers | None = None,
+    record: Callable[[JsonObject], None] | None = None,
 ) -> AsyncIterator[ServedApp]:
     """Open the application; every wait is bounded."""
     with anyio.fail_after(20):
@@ -80,18 +84,31 @@ async def open_app(
             ["scripted"], models.opened, agent, limits, surface=surface
         ) as service:
             server = build_server(service, version="1")
+            check_admin_calls(server)
             access = make_access("127.0.0.1", keys, tokens=tokens)
             ready = readiness or (lambda: service.readiness)
-            routes = client_routes(Completions(service, url_servers=url_servers), "1")
-            async with open_web_app(server, access, ready, service.state, routes) as web:
+            backend = Completions(service, url_servers=url_servers)
+            async with open_web_app(
+                server,
+                access,
+                ready,
+                service.state,
+                client_routes(backend, "1"),
+                caller_headers=backend.rate_headers,
+                record=record,
+            ) as web:
                 yield ServedApp(web, service)
 
 
 @asynccontextmanager
-async def on_port(app: ServedApp | WebApp) -> AsyncIterator[str]:
+async def on_port(
+    app: ServedApp | WebApp, connection: type[Connection] = Connection
+) -> AsyncIterator[str]:
     """Serve an application on a port of this machine; yield its MCP URL."""
     web = app if isinstance(app, WebApp) else app.web
-    config = uvicorn.Config(web.asgi, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        web.asgi, http=connection, lifespan="off", log_config=None, timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     with listen("127.0.0.1", 0) as listener:
         async with anyio.create_task_group() as group:

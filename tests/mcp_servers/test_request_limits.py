@@ -143,7 +143,7 @@ async def test_requests_beyond_the_bound_are_refused_with_a_hint() -> None:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "headers": []}
+    scope = {"type": "http", "method": "POST", "path": "/mcp", "headers": []}
     limits = RequestLimits(app, max_requests=1)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
@@ -158,7 +158,10 @@ async def test_requests_beyond_the_bound_are_refused_with_a_hint() -> None:
     assert sent == []
 
 
-async def test_body_that_grows_past_its_declared_length_is_refused_as_it_comes() -> None:
+@pytest.mark.parametrize(("path", "max_mib"), [("/mcp", 4), ("/v1/chat/completions", 10)])
+async def test_body_that_grows_past_its_declared_length_is_refused_as_it_comes(
+    path: str, max_mib: int
+) -> None:
     num_read = 0
 
     async def receive() -> Message:
@@ -175,6 +178,7 @@ async def test_body_that_grows_past_its_declared_length_is_refused_as_it_comes()
         sent.append(message)
 
     with anyio.fail_after(5):
-        scope = {"type": "http", "method": "POST", "headers": [(b"content-length", b"10")]}
+        declared = [(b"content-length", b"10")]
+        scope = {"type": "http", "method": "POST", "path": path, "headers": declared}
         await RequestLimits(app)(scope, receive, send)
-    assert (sent[0]["status"], num_read) == (413, 5)
+    assert (sent[0]["status"], num_read) == (413, max_mib + 1)

@@ -1,0 +1,90 @@
+"""Refusals in the words of the API that was called: JSON-RPC at `/mcp`, else the providers' own.
+
+Knows only how an error is written, never whether there is one.
+
+Source: openai-openapi 2.3.0, `Error`; Anthropic's API reference, "Errors".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from runtime.http_api.faults import Fault
+
+API_PATHS = frozenset({"/tokenize", "/detokenize", "/apply_template"})
+
+_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_HINTS = ("x-should-retry", "retry-after")
+_ANTHROPIC_KINDS = {
+    **_KINDS,
+    404: "not_found_error",
+    413: "request_too_large",
+    500: "api_error",
+    503: "overloaded_error",
+}
+
+
+def is_api(path: str) -> bool:
+    """Whether clients of OpenAI's or Anthropic's API read what is answered there."""
+    return path.startswith("/v1/") or path == "/v1" or path in API_PATHS
+
+
+def refuse_api(
+    path: str,
+    status: int,
+    text: str,
+    *,
+    code: str | None = None,
+    retry_s: int | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Make a refusal that the clients of that path's API understand."""
+    kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
+    response = Fault(status, kind, text, code, retry_s=retry_s).as_response()
+    if path.startswith("/v1/messages"):
+        kind = _ANTHROPIC_KINDS.get(status, "invalid_request_error")
+        error = {"type": kind, "message": text}
+        hints = {name: response.headers[name] for name in _HINTS if name in response.headers}
+        response = JSONResponse({"type": "error", "error": error}, status, hints)
+    response.headers.update(headers or {})
+    return response
+
+
+class Refused:
+    """An application that refuses every request, in the words of the API that was called."""
+
+    def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
+        self._status = status
+        self._text = text
+        self._headers = headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path, status = scope["path"], self._status
+        if is_api(path):
+            code = "invalid_api_key" if status == 401 else None
+            retry_s = 1 if status == 503 else None
+            response = refuse_api(
+                path, status, self._text, code=code, retry_s=retry_s, headers=self._headers
+            )
+        else:
+            response = JSONResponse({"error": {"message": self._text}}, status, self._headers)
+        await response(scope, receive, send)
+
+
+async def refuse_path(request: Request, error: Exception) -> Response:
+    """Answer what has no route or no such method; for Starlette."""
+    assert isinstance(error, HTTPException)
+    path, status = request.scope["path"], error.status_code
+    headers = dict(error.headers or {})
+    if not is_api(path):
+        return PlainTextResponse(error.detail, status, headers)
+    if status == 405:
+        text = f"{request.method} is not how this is called; see the Allow header"
+        return refuse_api(path, status, text, code="method_not_allowed", headers=headers)
+    text = "nothing is served at this address; see /openapi.json for what is"
+    return refuse_api(path, status, text, code="unknown_url", headers=headers)
