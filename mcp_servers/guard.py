@@ -264,6 +264,8 @@ def _parse_key(line: str) -> Key:
     if ":" not in line:
         hashed = _hash_key(line)
         return Key(hashed, f"key {hashed.hex()[:12]}")
+    if line.count(":") < 2:
+        raise ConfigurationError("a line of keys is KEY or NAME:SCOPE,SCOPE:KEY; one is neither")
     name, scopes, key = line.split(":", 2)  # no key has a colon; the last part shows that
     if not _NAME.fullmatch(name):
         raise ConfigurationError(f"a key's name is up to 64 letters, digits, _ or -, not {name!r}")

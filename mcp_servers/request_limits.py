@@ -138,10 +138,10 @@ def refuse(refusal: Refusal, status: int, headers: dict[str, str] | None = None)
 
 
 def _refuse(scope: Scope, refusal: Refusal, status: int, retry_s: int | None = None) -> Response:
-    if scope["path"] != MCP_PATH:
-        code = "overloaded" if status == 503 else None
-        return refuse_api(scope["path"], status, refusal.text, code=code, retry_s=retry_s)
-    return refuse(refusal, status, None if retry_s is None else {"retry-after": str(retry_s)})
+    if scope["path"] == MCP_PATH:
+        return refuse(refusal, status, None if retry_s is None else {"retry-after": str(retry_s)})
+    code = "overloaded" if status == 503 else None
+    return refuse_api(scope["path"], status, refusal.text, code=code, retry_s=retry_s)
 
 
 def _is_event_stream(start: Message) -> bool:

@@ -12,7 +12,8 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -115,14 +116,18 @@ def route_of(routes: Iterable[Route | NeedsScope]) -> RouteOf:
     return lambda scope: paths.get(id(scope.get("endpoint")), "other")
 
 
-def open_access_log(path: Path) -> Callable[[JsonObject], None]:
-    """Return a writer of one JSON line per request; the path "-" is standard error.
+@contextmanager
+def open_access_log(path: Path | None) -> Iterator[Callable[[JsonObject], None] | None]:
+    """Yield a writer of one JSON line per request; "-" is standard error, None has no writer.
 
     A file is kept to `MAX_LOG_BYTES`, and so are the `NUM_OLD_LOGS` before it.
 
     Raises:
         ConfigurationError: the file cannot be written.
     """
+    if path is None:
+        yield None
+        return
     handler: logging.Handler
     try:
         if str(path) == "-":
@@ -138,7 +143,10 @@ def open_access_log(path: Path) -> Callable[[JsonObject], None]:
         ) from exc
     lines = logging.Logger("access")  # noqa: LOG001 - out of reach of what configures the others
     lines.addHandler(handler)
-    return lambda record: lines.info("%s", json.dumps(record))
+    try:
+        yield lambda record: lines.info("%s", json.dumps(record))
+    finally:
+        handler.close()
 
 
 def _take_id(scope: Scope) -> str:

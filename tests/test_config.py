@@ -51,6 +51,9 @@ def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:
         "oauth_resource": "default",
         "oauth_scopes": "default",
         "oauth_keys": "default",
+        "access_log": "default",
+        "tls_cert": "default",
+        "tls_key": "default",
     }
     assert (settings.path, settings.is_read) == (file, True)
 

@@ -92,11 +92,11 @@ def serve(  # noqa: PLR0913 - one argument for each option
     agent = agent_setup(mcp_config, config)
     surface = make_surface(config, admin=admin, expose=expose, prompts=prompts)
     tls = load_tls(config.tls_cert, config.tls_key)
-    record = None if config.access_log is None else open_access_log(config.access_log)
     listener = listen(config.host, config.port)
     try:
-        serving = partial(serve_http, config, agent, surface, listener, access)
-        anyio.run(partial(serving, version=installed_version(), tls=tls, record=record))
+        with open_access_log(config.access_log) as record:
+            serving = partial(serve_http, config, agent, surface, listener, access)
+            anyio.run(partial(serving, version=installed_version(), tls=tls, record=record))
     except BaseException as exc:  # noqa: BLE001 - the top of the program: it becomes one line
         end_process(exit_status(exc))
     end_process(0)

@@ -10,7 +10,7 @@ from mcp.server.context import CallNext, HandlerResult
 
 from mcp_servers.key_scopes import granted
 
-ADMIN_TOOLS = frozenset({"model_load", "model_unload"})
+ADMIN_TOOLS = ("model_load", "model_unload")
 
 
 def check_admin_calls(server: Server[Any]) -> None:

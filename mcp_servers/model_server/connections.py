@@ -64,10 +64,16 @@ class Connection(H11Protocol):
             self._reader_timer = None
 
     def _watch_headers(self) -> None:
-        """Time the headers from their first byte, the first request's from the connection on."""
-        is_waiting = self.conn.their_state is h11.IDLE and (
+        """Time the headers from their first byte, the first request's from the connection on.
+
+        So is a body that nobody waits for any more: who hangs up on a client that is still
+        sending it takes its answer away.
+        """
+        theirs = self.conn.their_state
+        is_waiting = theirs is h11.IDLE and (
             not self._has_asked or bool(self.conn.trailing_data[0])
         )
+        is_waiting |= theirs is h11.SEND_BODY and self.cycle.response_complete
         if not is_waiting and self._headers_timer is not None:
             self._headers_timer.cancel()
             self._headers_timer = None
@@ -76,7 +82,9 @@ class Connection(H11Protocol):
 
     def _hang_up(self) -> None:
         if not self.transport.is_closing():
-            logger.debug("hanging up: no request within %g s", self.headers_within_s)
+            logger.debug(
+                "hanging up on a client that sends too slowly, after %g s", self.headers_within_s
+            )
             self.transport.abort()
 
     def _leave_reader(self) -> None:

@@ -13,10 +13,10 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from mcp_servers.message_rules import MAX_DEPTH, find_problem
-from mcp_servers.request_limits import MAX_BODY_BYTES, RequestLimits
+from mcp_servers.request_limits import MAX_API_BODY_BYTES, MAX_BODY_BYTES, RequestLimits
 from tests.helpers.model_service import scripted_models
 from tests.helpers.scripted_chat_model import ScriptedTurn, play
-from tests.helpers.web_service import HEADERS, ServedApp, open_app
+from tests.helpers.web_service import HEADERS, ServedApp, on_port, open_app
 from tests.mcp_servers.test_web_app import INITIALIZE
 
 pytestmark = pytest.mark.anyio
@@ -182,3 +182,133 @@ async def test_body_that_grows_past_its_declared_length_is_refused_as_it_comes(
         scope = {"type": "http", "method": "POST", "path": path, "headers": declared}
         await RequestLimits(app)(scope, receive, send)
     assert (sent[0]["status"], num_read) == (413, max_mib + 1)
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("the application never sees it")
+
+    limits = RequestLimits(app, body_within_s=0.01)
+    for path in ("/mcp", "/v1/chat/completions"):
+        scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+        with anyio.fail_after(5):
+            await limits(scope, anyio.sleep_forever, send)
+    assert [one["status"] for one in sent if one["type"] == "http.response.start"] == [408, 408]
+    text = "the body did not come within 0.01 s"
+    bodies = [json.loads(one["body"]) for one in sent if one["type"] == "http.response.body"]
+    assert bodies[0]["error"] == {"code": INVALID, "message": text}
+    kind = "invalid_request_error"
+    assert bodies[1]["error"] == {"message": text, "type": kind, "param": None, "code": None}
+
+
+HELLO = {"model": "scripted", "messages": [{"role": "user", "content": "hello"}]}
+NESTED = b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+HOSTILE_BODIES = [
+    # body, then its status
+    (b"", 400),
+    (b"\0", 400),
+    (json.dumps(HELLO).encode("utf-16"), 400),
+    (b'{"model": "scripted\xff"}', 400),
+    (b'{"model": "a\\u0000"}', 400),
+    (b'{"model": "\\udc00"}', 400),
+    (NESTED, 400),
+    (b'{"seed": ' + b"9" * 100_000 + b"}", 400),
+    (b'{"temperature": 1e999}', 400),
+    (b'{"temperature": -Infinity}', 400),
+    (json.dumps(HELLO).encode()[:-1] + b', "n": 9223372036854775808}', 400),
+    (b" " * (MAX_API_BODY_BYTES + 1), 413),
+]
+
+
+async def test_hostile_bodies_are_refused_as_clients_of_the_api_read_it() -> None:
+    async with open_app(scripted_models(play(ScriptedTurn("x")))) as app:
+        for body, status in HOSTILE_BODIES:
+            response = await app.request("POST", "/v1/chat/completions", HEADERS, body)
+            assert response.status_code == status, body[:80]
+            error = response.json()["error"]
+            assert error.keys() == {"message", "type", "param", "code"}
+            assert error["type"] == "invalid_request_error"
+            assert len(response.content) < 1000
+
+
+@pytest.mark.parametrize("length", [b"-1", b"1e3", b"99999999999999999999", b"0x10"])
+async def test_a_wrong_length_is_refused_before_the_body_is_read(length: bytes) -> None:
+    async with open_app(scripted_models(play(ScriptedTurn("x")))) as app, on_port(app) as url:
+        port = int(url.rsplit(":", 1)[1].partition("/")[0])
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: "
+            await stream.send(head + length + b"\r\n\r\n{")
+            with anyio.fail_after(5):
+                status = (await stream.receive()).split()[1]
+    assert status in {b"400", b"413"}
+
+
+async def test_a_client_that_sends_too_much_still_reads_why_it_is_refused() -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b" " * 1024 * 1024
+
+    async with open_app(scripted_models(play(ScriptedTurn("x")))) as app, on_port(app) as url:
+        async with httpx2.AsyncClient(base_url=url.removesuffix("/mcp"), timeout=20) as client:
+            path = "/v1/chat/completions"
+            response = await client.post(path, content=parts(), headers=HEADERS)
+    assert response.status_code == 413
+    assert response.json()["error"]["message"] == f"the body is over {MAX_API_BODY_BYTES} bytes"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_the_end_of_the_server_cuts_off_says_so(stream: bool) -> None:
+    models = scripted_models(play(ScriptedTurn("some words", hangs=True)))
+    found: list[httpx2.Response] = []
+    async with open_app(models) as app:
+
+        async def ask() -> None:
+            body = json.dumps({**HELLO, "stream": stream}).encode()
+            found.append(await app.request("POST", "/v1/chat/completions", HEADERS, body))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask)
+            await anyio.wait_all_tasks_blocked()
+            app.web.end_streams()
+    (response,) = found
+    last = response.text.rstrip("\n").rpartition("\n\n")[2].removeprefix("data: ")
+    assert json.loads(last)["error"] == {
+        "message": "the server is shutting down",
+        "type": "server_error",
+        "param": None,
+        "code": "unavailable",
+    }
+    assert response.status_code == (200 if stream else 503)
+    assert models.model.num_open == 0
+
+
+async def test_probes_are_answered_however_much_is_going_on() -> None:
+    leave = anyio.Event()
+    answered: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        answered.append(scope["path"])
+        if scope["path"] == "/mcp":
+            await leave.wait()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        raise AssertionError("nobody is refused")
+
+    limits = RequestLimits(app, max_requests=1)
+    scope = {"type": "http", "method": "GET", "headers": []}
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(limits, {**scope, "path": "/mcp"}, receive, send)
+            await anyio.wait_all_tasks_blocked()
+            for path in ("/health", "/ready", "/metrics"):
+                await limits({**scope, "path": path}, receive, send)
+            leave.set()
+    assert answered == ["/mcp", "/health", "/ready", "/metrics"]
