@@ -190,14 +190,17 @@ async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
     async def send(message: Message) -> None:
         sent.append(message)
 
+    async def receive() -> Message:
+        return await anyio.sleep_forever()
+
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError("the application never sees it")
 
     limits = RequestLimits(app, body_within_s=0.01)
     for path in ("/mcp", "/v1/chat/completions"):
-        scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+        scope: Scope = {"type": "http", "method": "POST", "path": path, "headers": []}
         with anyio.fail_after(5):
-            await limits(scope, anyio.sleep_forever, send)
+            await limits(scope, receive, send)
     assert [one["status"] for one in sent if one["type"] == "http.response.start"] == [408, 408]
     text = "the body did not come within 0.01 s"
     bodies = [json.loads(one["body"]) for one in sent if one["type"] == "http.response.body"]
@@ -253,10 +256,13 @@ async def test_a_client_that_sends_too_much_still_reads_why_it_is_refused() -> N
         for _ in range(100):
             yield b" " * 1024 * 1024
 
-    async with open_app(scripted_models(play(ScriptedTurn("x")))) as app, on_port(app) as url:
-        async with httpx2.AsyncClient(base_url=url.removesuffix("/mcp"), timeout=20) as client:
-            path = "/v1/chat/completions"
-            response = await client.post(path, content=parts(), headers=HEADERS)
+    async with (
+        open_app(scripted_models(play(ScriptedTurn("x")))) as app,
+        on_port(app) as url,
+        httpx2.AsyncClient(base_url=url.removesuffix("/mcp"), timeout=20) as client,
+    ):
+        path = "/v1/chat/completions"
+        response = await client.post(path, content=parts(), headers=HEADERS)
     assert response.status_code == 413
     assert response.json()["error"]["message"] == f"the body is over {MAX_API_BODY_BYTES} bytes"
 
