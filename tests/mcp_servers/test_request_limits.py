@@ -191,7 +191,8 @@ async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
         sent.append(message)
 
     async def receive() -> Message:
-        return await anyio.sleep_forever()
+        await anyio.Event().wait()
+        raise AssertionError("nothing comes")
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError("the application never sees it")
