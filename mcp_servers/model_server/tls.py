@@ -27,8 +27,6 @@ def load_tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
             path.read_bytes()
         except OSError as exc:
             raise ConfigurationError(f"{path} cannot be read: {exc.strerror}") from exc
-    if key.stat().st_mode & 0o077:
-        logger.warning("other users may read %s; `chmod 600` it", key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
@@ -38,6 +36,8 @@ def load_tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
             f"{cert} and {key} are not a certificate and its private key in PEM, without a "
             f"password: {exc}"
         ) from exc
+    if key.stat().st_mode & 0o077:
+        logger.warning("other users may read %s; `chmod 600` it", key)
     return context
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import ipaddress
+import json
 import signal
+import ssl
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx2
 import mcp_types as t
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from tests.helpers.http_process import HttpServerProcess
 from tests.helpers.web_service import connect
@@ -111,11 +120,131 @@ async def test_model_that_is_missing_is_told_by_ready_and_by_each_call(
     assert result.is_error
 
 
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "stream": True}
+CHAT_PATH = "/v1/chat/completions"
+
+
+async def stop_in_stream(
+    server: HttpServerProcess, model: Path, max_tokens: int, *asked: tuple[str, str]
+) -> tuple[list[str], list[httpx2.Response]]:
+    """Stop the server once a stream has begun, ask it more; return the events and answers."""
+    base = server.url.removesuffix("/mcp")
+    body = {**CHAT, "model": str(model), "max_tokens": max_tokens, "temperature": 0}
+    async with httpx2.AsyncClient(base_url=base, timeout=50) as client:
+        async with client.stream("POST", CHAT_PATH, json=body) as response:
+            lines = response.aiter_lines()
+            events = [await anext(lines)]
+            server.stop()
+            await anyio.to_thread.run_sync(server.read_until, "stopping on SIGTERM")
+            answers = [
+                await client.request(method, path, json={**body, "stream": False})
+                for method, path in asked
+            ]
+            events += [line async for line in lines]
+    return [line for line in events if line], answers
+
+
+async def test_a_stream_goes_on_to_its_end_while_others_are_refused(
+    tiny_model: Path, environ: dict[str, str]
+) -> None:
+    environ |= {"ZONDA_CONTEXT_LENGTH": "8192"}
+    asked = (("GET", "/ready"), ("POST", CHAT_PATH))
+    with HttpServerProcess("--model", str(tiny_model), environ=environ) as server:
+        with anyio.fail_after(50):
+            events, answers = await stop_in_stream(server, tiny_model, 300, *asked)
+            status = await anyio.to_thread.run_sync(server.wait)
+    ready, refused = answers
+    assert (ready.status_code, ready.json(), status) == (503, {"status": "draining"}, 0)
+    assert (refused.status_code, refused.headers["x-should-retry"]) == (503, "true")
+    assert refused.json()["error"].keys() == {"message", "type", "param", "code"}
+    assert events.pop() == "data: [DONE]"
+    last = json.loads(events[-1].removeprefix("data: "))
+    assert last["choices"][0]["finish_reason"] in {"stop", "length"}
+
+
+async def test_a_stream_that_is_cut_off_says_so_in_a_whole_event(
+    tiny_model: Path, environ: dict[str, str]
+) -> None:
+    environ |= {"ZONDA_DRAIN_S": "0", "ZONDA_CONTEXT_LENGTH": "8192"}
+    with HttpServerProcess("--model", str(tiny_model), environ=environ) as server:
+        with anyio.fail_after(50):
+            events, _ = await stop_in_stream(server, tiny_model, 8000)
+            status = await anyio.to_thread.run_sync(server.wait)
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events]
+    assert chunks.pop()["error"]["message"] == "the server is shutting down"
+    assert {chunk["choices"][0]["finish_reason"] for chunk in chunks} == {None}
+    assert status == 0
+    assert "Traceback" not in "".join(server.log)
+
+
+def write_certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate of 127.0.0.1 that its own key signed."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "zonda test")])
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    cert_path, key_path = folder / "cert.pem", folder / "key.pem"
+    cert_path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    key_path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    key_path.chmod(0o600)
+    return cert_path, key_path
+
+
+async def test_https_and_the_access_log(
+    tiny_model: Path, environ: dict[str, str], tmp_path: Path
+) -> None:
+    cert, key = write_certificate(tmp_path)
+    log = tmp_path / "access.jsonl"
+    files = ("--tls-cert", str(cert), "--tls-key", str(key), "--access-log", str(log))
+    arguments = ("--model", str(tiny_model), *files)
+    keys = {"ZONDA_API_KEY": f"ada:inference:{KEY} bob:admin:bob-0123456789abcdef"}
+    with HttpServerProcess(*arguments, environ=environ | keys) as server:
+        base = server.url.removesuffix("/mcp")
+        trusted = ssl.create_default_context(cafile=str(cert))
+        headers = {"authorization": f"Bearer {KEY}"}
+        body = {**CHAT, "model": str(tiny_model), "max_tokens": 5, "temperature": 0}
+        async with httpx2.AsyncClient(
+            base_url=base, verify=trusted, headers=headers, timeout=50
+        ) as client:
+            answer = await client.post(CHAT_PATH, json=body)
+        with pytest.raises(httpx2.ConnectError):
+            httpx2.get(f"{base}/health")
+        with pytest.raises(httpx2.RemoteProtocolError):
+            httpx2.get(base.replace("https", "http") + "/health")
+        server.stop()
+        assert server.wait() == 0
+    assert base.startswith("https://127.0.0.1:")
+    assert answer.text.endswith("data: [DONE]\n\n")
+    (record,) = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    assert (record["id"], record["principal"]) == (answer.headers["x-request-id"], "key ada")
+    assert (record["route"], record["status"], record["completion_tokens"]) == (CHAT_PATH, 200, 5)
+    assert "Traceback" not in "".join(server.log)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--host", "0.0.0.0"], "zonda: other machines can reach 0.0.0.0, so a key is needed: "),
         (["--api-key-file", "/nothing"], "zonda: the key file /nothing cannot be read: "),
+        (["--tls-cert", "/nothing"], "zonda: TLS needs both files: "),
+        (["--tls-cert", "/no", "--tls-key", "/no"], "zonda: /no cannot be read: "),
+        (
+            ["--tls-cert", "/etc/hostname", "--tls-key", "/etc/hostname"],
+            "zonda: /etc/hostname and /etc/hostname are not a certificate and its private key",
+        ),
         (["--host", "203.0.113.1", "--port", "0"], "zonda: 203.0.113.1 port 0 cannot be bound: "),
     ],
 )
