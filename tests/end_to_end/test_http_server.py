@@ -130,17 +130,19 @@ async def stop_in_stream(
     """Stop the server once a stream has begun, ask it more; return the events and answers."""
     base = server.url.removesuffix("/mcp")
     body = {**CHAT, "model": str(model), "max_tokens": max_tokens, "temperature": 0}
-    async with httpx2.AsyncClient(base_url=base, timeout=50) as client:
-        async with client.stream("POST", CHAT_PATH, json=body) as response:
-            lines = response.aiter_lines()
-            events = [await anext(lines)]
-            server.stop()
-            await anyio.to_thread.run_sync(server.read_until, "stopping on SIGTERM")
-            answers = [
-                await client.request(method, path, json={**body, "stream": False})
-                for method, path in asked
-            ]
-            events += [line async for line in lines]
+    async with (
+        httpx2.AsyncClient(base_url=base, timeout=50) as client,
+        client.stream("POST", CHAT_PATH, json=body) as response,
+    ):
+        lines = response.aiter_lines()
+        events = [await anext(lines)]
+        server.stop()
+        await anyio.to_thread.run_sync(server.read_until, "stopping on SIGTERM")
+        answers = [
+            await client.request(method, path, json={**body, "stream": False})
+            for method, path in asked
+        ]
+        events += [line async for line in lines]
     return [line for line in events if line], answers
 
 
