@@ -91,6 +91,9 @@ class Completions:
         async with models.hold(name, logger.info) as model:
             yield model
 
+    def check_queue(self, caller: str) -> None:
+        self._service.check_queue(caller)
+
     def turn(self, caller: str, within_s: float | None = None) -> AbstractAsyncContextManager[None]:
         return self._service.turn(caller, within_s)
 

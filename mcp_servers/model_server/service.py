@@ -260,6 +260,14 @@ class ModelService:
             await self._admission.turn(ticket, within_s)
             yield
 
+    def check_queue(self, caller: str) -> None:
+        """Refuse a caller who would get no place, before anything is done for them.
+
+        Raises:
+            CapacityError, UnavailableError: as `turn`.
+        """
+        self._admission.check(caller)
+
     def allowance(self, caller: str) -> Allowance:
         """Say how much a caller may still send."""
         return self._admission.allowance(caller)

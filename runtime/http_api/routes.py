@@ -102,6 +102,14 @@ class Backend(Protocol):
         """
         ...
 
+    def check_queue(self, caller: str) -> None:
+        """Refuse a caller who would get no place now, before their request is read.
+
+        Raises:
+            CapacityError, UnavailableError: as `turn`.
+        """
+        ...
+
     def turn(self, caller: str, within_s: float | None = None) -> AbstractAsyncContextManager[None]:
         """Wait for a place among those who run, at most that long, and keep it.
 
@@ -191,6 +199,7 @@ class _Api:
         return JSONResponse(self._describe(name))
 
     async def chat(self, request: Request) -> Response:
+        self._backend.check_queue(self._caller_of(request))
         asked = await read_body(request, ChatRequest)
         header = Header(asked.model)
 
