@@ -137,11 +137,10 @@ class Admission:
         limits = self._limits
         running = self._running_of[caller]
         waiting = sum(one.caller == caller for one in self._waiting)
-        most = limits.max_running + limits.max_waiting
-        limit = min(limits.max_running_each + limits.max_waiting_each, most)
-        free = most - len(self._running) - len(self._waiting)
-        remaining = max(min(limit - running - waiting, free), 0)
         places = min(limits.max_running_each, limits.max_running)
+        limit = places + min(limits.max_waiting_each, limits.max_waiting)
+        free = limits.max_running + limits.max_waiting - len(self._running) - len(self._waiting)
+        remaining = max(min(limit - running - waiting, free), 0)
         return Allowance(limit, remaining, self._mean_s * math.ceil((running + waiting) / places))
 
     async def turn(self, ticket: Ticket, within_s: float | None = None) -> None:
