@@ -7,7 +7,13 @@ import random
 import anyio
 import pytest
 
-from mcp_servers.model_server.admission import Admission, AdmissionLimits, Ticket
+from mcp_servers.model_server.admission import (
+    FIRST_GUESS_S,
+    Admission,
+    AdmissionLimits,
+    Allowance,
+    Ticket,
+)
 from mcp_servers.model_server.service import open_service
 from runtime.errors import CapacityError
 from tests.helpers.model_service import scripted_models
@@ -51,6 +57,55 @@ def test_hint_follows_how_long_runs_take() -> None:
     admission.enter("a")
     with pytest.raises(CapacityError, match="try again in 25 s"):  # 5 s and a fifth of 100 s
         admission.enter("a")
+
+
+def test_an_allowance_counts_what_the_caller_and_all_others_have() -> None:
+    admission = Admission(LIMITS)
+    assert admission.allowance("a") == Allowance(4, 4, 0)
+    for _ in range(3):
+        admission.enter("a")
+    assert admission.allowance("a") == Allowance(4, 1, 2 * FIRST_GUESS_S)
+    assert admission.allowance("b") == Allowance(4, 2, 0)
+    admission.enter("b")
+    admission.enter("b")
+    assert admission.allowance("a").remaining == admission.allowance("c").remaining == 0
+
+
+def test_a_check_refuses_whom_the_queue_would_and_takes_no_place() -> None:
+    choices = random.Random(3)
+    admission = Admission(LIMITS)
+    inside: list[Ticket] = []
+    for _ in range(300):
+        caller = choices.choice("abc")
+        if inside and choices.random() < 0.4:
+            admission.leave(inside.pop(choices.randrange(len(inside))))
+        seen = (admission.num_running, admission.num_waiting)
+        refused: list[str] = []
+        try:
+            admission.check(caller)
+        except CapacityError as exc:
+            refused.append(str(exc))
+        assert (admission.num_running, admission.num_waiting) == seen
+        try:
+            inside.append(admission.enter(caller))
+        except CapacityError as exc:
+            refused.append(str(exc))
+            assert refused[0] == refused[1]
+        else:
+            assert refused == []
+    admission.close()
+    with pytest.raises(UnavailableError, match="shutting down"):
+        admission.check("a")
+
+
+async def test_who_cannot_wait_any_longer_is_told_when_to_come_back_and_leaves_the_queue() -> None:
+    admission = Admission(LIMITS)
+    for _ in range(2):
+        admission.enter("a")
+    message = r"^no place was free within 0.01 s, as long as you wait; try again in 3 s$"
+    with admission.enter("a") as ticket, pytest.raises(CapacityError, match=message):
+        await admission.turn(ticket, 0.01)
+    assert admission.num_waiting == 0
 
 
 async def test_closed_admission_refuses_and_is_emptied_by_the_last_who_leaves() -> None:
