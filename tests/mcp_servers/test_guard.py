@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.abc import SocketStream
+from starlette.types import Message, Receive, Scope, Send
 
 from mcp_servers.guard import Guard, make_access, read_keys
 from mcp_servers.resource_server import ResourceServer, ResourceSettings
@@ -25,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 KEY, OTHER = "right-0123456789abcdef", "wrong-0123456789abcdef"
 ALLOWED: dict[str, str] = {"authorization": f"Bearer {KEY}"}
-ROUTES = ("/mcp", "/health", "/ready", "/metrics")
+ROUTES = ("/mcp", "/health", "/ready", "/metrics", "/v1/models", "/v1/chat/completions")
 ODD_PATHS = (
     *("//mcp", "/mcp/", "/mcp//", "/%6dcp", "/%6D%63%70", "/../mcp", "/x/../mcp", "/./mcp"),
     *(
@@ -39,6 +42,8 @@ ODD_PATHS = (
         "/mcp?x=/health",
     ),
     *("/health/../mcp", "/health%2f..%2fmcp", "/health/mcp", "/", "", "*", "/nothing"),
+    *("//v1/models", "/v1/models/", "/%76%31/models", "/health/../v1/models", "/%2e%2e/v1/models"),
+    *("/v1", "/v1/", "/V1/models", "/v1%2fmodels", "/v1/models?key=right-0123456789abcdef"),
     *("/.well-known/oauth-protected-resource", "http://127.0.0.1/mcp", "http://evil.example/mcp"),
 )
 PROBES: tuple[tuple[dict[str, str | None], int], ...] = (
@@ -118,7 +123,67 @@ async def test_odd_paths_lead_nowhere_with_the_key_unless_they_spell_a_route() -
             if response.status_code != 404:
                 found[path] = response.status_code
     same = dict.fromkeys(("/mcp", "/%6dcp", "/%6D%63%70", "/mcp?x=/health"), 200)
-    assert found == {**same, **dict.fromkeys(ROUTES[1:], 405)}
+    readable = (*ROUTES[1:-1], "/%76%31/models", "/v1/models/", f"/v1/models?key={KEY}")
+    named = {"/v1%2fmodels": 405, ROUTES[-1]: 400}
+    assert found == {**same, **dict.fromkeys(readable, 405), **named}
+
+
+async def test_ten_thousand_wrong_keys_open_nothing_and_the_right_one_still_does() -> None:
+    choices = random.Random(5)
+    statuses: Counter[int] = Counter()
+
+    async def count(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            statuses[message["status"]] += 1
+
+    async def inside(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def nothing() -> Message:
+        raise AssertionError("the body is none of the guard's business")
+
+    guard = Guard(inside, make_access("127.0.0.1", [KEY]))
+    scope = {"type": "http", "path": "/v1/models"}
+    for _ in range(10_000):
+        length = choices.randrange(1, len(KEY))
+        wrong = "".join(choices.choices(KEY, k=length)) if choices.random() < 0.5 else KEY[:length]
+        name = choices.choice((b"authorization", b"x-api-key"))
+        value = f"Bearer {wrong}" if name == b"authorization" else wrong
+        headers = [(b"host", b"127.0.0.1"), (name, value.encode())]
+        await guard({**scope, "headers": headers}, nothing, count)
+    assert statuses == {401: 10_000}
+    headers = [(b"host", b"127.0.0.1"), (b"x-api-key", KEY.encode())]
+    await guard({**scope, "headers": headers}, nothing, count)
+    assert statuses == {401: 10_000, 200: 1}
+
+
+@pytest.mark.parametrize(
+    ("names", "status"),
+    [
+        (("authorization", "x-api-key"), 200),
+        (("x-api-key",), 200),
+        (("x-api-key", "x-api-key"), 401),
+        (("api-key",), 401),
+    ],
+)
+async def test_a_key_is_taken_from_where_clients_put_it(names: list[str], status: int) -> None:
+    sent: list[Message] = []
+
+    async def inside(scope: Scope, receive: Receive, send: Send) -> None:
+        assert [name for name, _ in scope["headers"]] == [b"host"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def nothing() -> Message:
+        raise AssertionError("the body is none of the guard's business")
+
+    values = {"authorization": f"Bearer {KEY}"}
+    given = [(name.encode(), values.get(name, KEY).encode()) for name in names]
+    scope = {"type": "http", "path": "/v1/models", "headers": [(b"host", b"127.0.0.1"), *given]}
+    await Guard(inside, make_access("127.0.0.1", [KEY]))(scope, nothing, send)
+    assert sent[0]["status"] == status
 
 
 AUTHORITY = AuthorizationServer("https://login.example/")
