@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,11 @@ def bench(  # noqa: PLR0913 - options of the command line
     concurrency: Annotated[
         str, typer.Option(help="serve: how many requests at the same time.")
     ] = "1,4,16,32",
+    rate: Annotated[
+        str | None,
+        typer.Option(help="serve: requests arriving each second, such as 0.5,2, instead."),
+    ] = None,
+    seconds: Annotated[int, typer.Option(min=1, help="serve: how long they arrive.")] = 30,
     url: Annotated[
         str | None,
         typer.Option(help="serve, prefix: measure the OpenAI-compatible server there instead."),
@@ -78,7 +84,7 @@ def bench(  # noqa: PLR0913 - options of the command line
     label: Annotated[str, typer.Option(help="What records and plots call the server.")] = "Zonda",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON record a line.")] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="serve: SVG file to draw tokens per second into.")
+        Path | None, typer.Option(help="serve: SVG file to draw what was found into.")
     ] = None,
     beside: Annotated[
         list[Path] | None,
@@ -91,6 +97,8 @@ def bench(  # noqa: PLR0913 - options of the command line
     chosen = AREAS[area]
     if url is not None and not chosen.takes_url:
         raise InvalidRequestError(f"--url is for serve and prefix, {area} measures our engine")
+    if rate is not None and area != "serve":
+        raise InvalidRequestError(f"--rate is for serve, not for {area}")
     if (plot is not None or beside) and (area != "serve" or plot is None):
         raise InvalidRequestError("--plot FILE.svg, and --with what to draw too, are for serve")
     from mcp_servers.cli.bench_setup import BenchOptions
@@ -105,6 +113,8 @@ def bench(  # noqa: PLR0913 - options of the command line
         _parse_counts("concurrency", concurrency),
         url,
         label,
+        _parse_rates(rate),
+        seconds,
     )
     drawn = [record for path in beside or () for record in read_records(path)]
     records = _measure(area, options, as_json=as_json)
@@ -148,6 +158,14 @@ def _parse_counts(name: str, text: str | None) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) for part in parts):
         raise InvalidRequestError(f"--{name} takes numbers like 1,4,16, not {text!r}")
     return tuple(map(int, parts))
+
+
+def _parse_rates(text: str | None) -> tuple[float, ...]:
+    """Numbers over 0 between commas; none where nothing was given."""
+    parts = [] if text is None else text.split(",")
+    if not all(re.fullmatch(r"\d{1,6}(\.\d{1,6})?", part) and float(part) for part in parts):
+        raise InvalidRequestError(f"--rate takes numbers like 0.5,2,8, not {text!r}")
+    return tuple(map(float, parts))
 
 
 def _describe_device(config: Config) -> str:

@@ -13,13 +13,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
-from mcp_servers.cli.bench_setup import BenchOptions, LoadedModel, load_model
+from mcp_servers.cli.bench_setup import (
+    END_TOKEN,
+    BenchOptions,
+    LoadedModel,
+    load_model,
+    random_prompt,
+)
+from runtime.config import process_environment
 from runtime.errors import GenerationError
 
 if TYPE_CHECKING:
     import httpx2
 
     from runtime.engine.async_engine import AsyncEngine
+
+
+class RefusedError(GenerationError):
+    """A server had no place for a request."""
 
 
 class Completer(Protocol):
@@ -29,6 +40,7 @@ class Completer(Protocol):
         """Return when each token came.
 
         Raises:
+            RefusedError: there is no place for it now.
             GenerationError: it failed, or gave another number of tokens.
         """
         ...
@@ -75,7 +87,8 @@ class ServerCompleter:
         async with self._client.stream("POST", "/v1/completions", json=body) as response:
             if response.status_code != 200:
                 reason = (await response.aread()).decode(errors="replace")
-                raise GenerationError(f"the server answered {response.status_code}: {reason[:300]}")
+                kind = RefusedError if response.status_code in {429, 503} else GenerationError
+                raise kind(f"the server answered {response.status_code}: {reason[:300]}")
             async for line in response.aiter_lines():
                 event = _parse_event(line)
                 if event.get("choices"):
@@ -129,7 +142,11 @@ async def open_completer(
 
         limits = httpx2.Limits(max_connections=None)
         async with httpx2.AsyncClient(
-            base_url=options.url, timeout=None, limits=limits, trust_env=False
+            base_url=options.url,
+            timeout=None,
+            limits=limits,
+            trust_env=False,
+            headers=_key_header(),
         ) as client:
             yield ServerCompleter(client, options.model), None
         return
@@ -146,6 +163,11 @@ async def open_completer(
                 await engine.aclose()
 
 
+def _key_header() -> dict[str, str]:
+    key = process_environment().get("OPENAI_API_KEY")
+    return {"authorization": f"Bearer {key}"} if key else {}
+
+
 def find_served_model(url: str) -> str:
     """Return what the server calls its model; it must have exactly one, or names the first.
 
@@ -155,9 +177,15 @@ def find_served_model(url: str) -> str:
     import httpx2
 
     try:
-        response = httpx2.get(f"{url.rstrip('/')}/v1/models", timeout=30, trust_env=False)
+        address = f"{url.rstrip('/')}/v1/models"
+        response = httpx2.get(address, timeout=30, trust_env=False, headers=_key_header())
         return str(response.raise_for_status().json()["data"][0]["id"])
     except (httpx2.HTTPError, ValueError, LookupError, TypeError) as exc:
         raise GenerationError(
             f"no OpenAI-compatible server answers at {url}: {type(exc).__name__}: {exc}"
         ) from exc
+
+
+def random_prompt_for(model: LoadedModel | None, num_tokens: int) -> list[int]:
+    """Draw tokens that our model has, or that most do."""
+    return random_prompt(num_tokens, END_TOKEN if model is None else model.tokenizer.vocab_size)

@@ -1,4 +1,7 @@
-"""Tokens per second against concurrency, as an SVG that reads on light and dark pages."""
+"""What `zonda bench serve` found, as an SVG that reads on light and dark pages.
+
+Tokens per second against concurrency, or the wait for the first one against arrivals a second.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from mcp_servers.cli.bench_arrivals import FIRST_P95
 from mcp_servers.cli.bench_serve import RATE
 from mcp_servers.cli.records import Record, percentile
 from tools.errors import InvalidRequestError
@@ -34,20 +38,56 @@ _STYLE = """
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A line: `points` are (concurrency, tokens per second)."""
+    """A line: `points` are (load, what is shown)."""
 
     name: str
     points: Sequence[Point]
     is_limit: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What is drawn over what.
+
+    Attributes:
+        measure: of the records that are shown.
+        load: the parameter along the axis.
+        title, axis, how: in words.
+    """
+
+    measure: str
+    load: str
+    title: str
+    axis: str
+    how: str
+
+
+_AT_ONCE = _View(
+    RATE,
+    "concurrency",
+    "Generated tokens per second, all requests together",
+    "requests at the same time",
+    "all sent at once",
+)
+_ARRIVING = _View(
+    FIRST_P95,
+    "arrivals_per_s",
+    "Milliseconds to the first token, 95th percentile",
+    "requests that arrive each second",
+    "arriving at random",
+)
+
+
 def draw_plot(records: Sequence[Record]) -> str:
     """Draw one line per server, and the machine's limit where it is known.
 
     Raises:
-        InvalidRequestError: the records hold no rates, or some of another load.
+        InvalidRequestError: the records hold nothing to show, or some of another load.
     """
-    rates = [record for record in records if record.params.get("measure") == RATE]
+    view = _ARRIVING if any(_ARRIVING.load in one.params for one in records) else _AT_ONCE
+    rates = [record for record in records if record.params.get("measure") == view.measure]
+    if any(view.load not in record.params for record in rates):
+        raise InvalidRequestError("a plot shows records of --rate or of --concurrency, not both")
     loads = {(one.params["prompt_tokens"], one.params["new_tokens"]) for one in rates}
     if len(loads) != 1:
         raise InvalidRequestError(
@@ -56,26 +96,23 @@ def draw_plot(records: Sequence[Record]) -> str:
         )
     prompt_tokens, new_tokens = loads.pop()
     first = rates[0]
-    load = f"{prompt_tokens} tokens in, {new_tokens} out, all sent at once"
+    load = f"{prompt_tokens} tokens in, {new_tokens} out, {view.how}"
     device = f"{first.model}; {first.device}"
     bandwidths = [one.bandwidth_gb_s for one in rates if one.bandwidth_gb_s is not None]
     if bandwidths:
         device += f"; memory read at {percentile(bandwidths, 0.5):.0f} GB/s"
-    return _svg(
-        _series(rates), ("Generated tokens per second, all requests together", load, device)
-    )
+    return _svg(_series(rates, view.load), (view.title, load, device), view.axis)
 
 
-def _series(rates: Sequence[Record]) -> list[Series]:
+def _series(rates: Sequence[Record], load: str) -> list[Series]:
     """A line per server, and the limit; several records of a point give their median."""
     lines: defaultdict[str, defaultdict[float, list[float]]]
     lines = defaultdict(lambda: defaultdict(list))
     limits: defaultdict[float, list[float]] = defaultdict(list)
     for record in rates:
-        concurrency = record.params["concurrency"]
-        lines[record.params["server"]][concurrency].append(record.value)
+        lines[record.params["server"]][record.params[load]].append(record.value)
         if record.limit is not None:
-            limits[concurrency].append(record.limit)
+            limits[record.params[load]].append(record.limit)
     series = [Series(name, _medians(points)) for name, points in lines.items()]
     limit = [Series("limit of this machine", _medians(limits), is_limit=True)]
     return series + (limit if limits else [])
@@ -85,11 +122,11 @@ def _medians(points: Mapping[float, Sequence[float]]) -> list[Point]:
     return [(x, percentile(values, 0.5)) for x, values in sorted(points.items())]
 
 
-def _svg(series: Sequence[Series], titles: tuple[str, str, str]) -> str:
-    concurrencies = sorted({x for one in series for x, _ in one.points})
+def _svg(series: Sequence[Series], titles: tuple[str, str, str], axis: str) -> str:
+    loads = sorted({x for one in series for x, _ in one.points})
     step = _tick_step(max(y for one in series for _, y in one.points))
     highest = step * math.ceil(max(y for one in series for _, y in one.points) / step)
-    to_x = _scale(math.log2(concurrencies[0]), math.log2(concurrencies[-1]), LEFT, RIGHT)
+    to_x = _scale(math.log2(loads[0]), math.log2(loads[-1]), LEFT, RIGHT)
     to_y = _scale(0, highest, BOTTOM, TOP)
     placed = [
         Series(one.name, [(to_x(math.log2(x)), to_y(y)) for x, y in one.points], one.is_limit)
@@ -98,7 +135,7 @@ def _svg(series: Sequence[Series], titles: tuple[str, str, str]) -> str:
     parts = [
         *_frame(titles),
         *_grid({to_y(y): y for y in _steps(step, highest)}),
-        *_axis({to_x(math.log2(x)): x for x in concurrencies}),
+        *_axis({to_x(math.log2(x)): x for x in loads}, axis),
         *_lines(placed),
     ]
     body = "\n".join(f"  {part}" for part in parts)
@@ -124,10 +161,10 @@ def _grid(ticks: Mapping[float, float]) -> Iterator[str]:
         yield _label(LEFT - 10, y + 4, "end", f"{value:g}")
 
 
-def _axis(ticks: Mapping[float, float]) -> Iterator[str]:
+def _axis(ticks: Mapping[float, float], name: str) -> Iterator[str]:
     for x, value in ticks.items():
         yield _label(x, BOTTOM + 20, "middle", f"{value:g}")
-    yield _label((LEFT + RIGHT) / 2, BOTTOM + 42, "middle", "requests at the same time")
+    yield _label((LEFT + RIGHT) / 2, BOTTOM + 42, "middle", name)
 
 
 def _label(x: float, y: float, anchor: str, text: str) -> str:

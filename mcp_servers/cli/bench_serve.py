@@ -9,9 +9,10 @@ from itertools import pairwise
 
 import anyio
 
-from mcp_servers.cli.bench_load import Completer, open_completer
+from mcp_servers.cli.bench_arrivals import measure_arrivals
+from mcp_servers.cli.bench_load import Completer, open_completer, random_prompt_for
 from mcp_servers.cli.bench_machine import MachineProbe
-from mcp_servers.cli.bench_setup import END_TOKEN, BenchOptions, LoadedModel, random_prompt
+from mcp_servers.cli.bench_setup import BenchOptions, LoadedModel
 from mcp_servers.cli.records import Measurement, percentile
 
 RATE = "new tokens per second"
@@ -55,9 +56,13 @@ def measure_prefix(options: BenchOptions) -> list[Measurement]:
 
 async def _measure_serve(options: BenchOptions) -> list[Measurement]:
     async with open_completer(options) as (completer, model):
-        await completer.complete(_prompt(model, _WARM_UP_TOKENS), _WARM_UP_TOKENS)
+        await completer.complete(random_prompt_for(model, _WARM_UP_TOKENS), _WARM_UP_TOKENS)
         taken = []
         for prompt_tokens in options.prompt_tokens:
+            for rate in options.rates:
+                taken += await measure_arrivals(options, completer, model, prompt_tokens, rate)
+            if options.rates:
+                continue
             for concurrency in options.concurrency:
                 taken += await _measure_load(options, completer, model, prompt_tokens, concurrency)
         return taken
@@ -74,7 +79,7 @@ async def _measure_load(
     rounds = []
     for _ in range(options.repeats):
         probe.look()
-        prompts = [_prompt(model, prompt_tokens) for _ in range(concurrency)]
+        prompts = [random_prompt_for(model, prompt_tokens) for _ in range(concurrency)]
         rounds.append(await send_at_once(completer, prompts, options.new_tokens))
     limit = None
     if model is not None and probe.machine is not None:
@@ -122,15 +127,15 @@ async def send_at_once(
 async def _measure_prefix(options: BenchOptions) -> list[Measurement]:
     taken = []
     async with open_completer(options) as (completer, model):
-        await completer.complete(_prompt(model, _WARM_UP_TOKENS), _WARM_UP_TOKENS)
+        await completer.complete(random_prompt_for(model, _WARM_UP_TOKENS), _WARM_UP_TOKENS)
         for prefix_tokens in options.prompt_tokens:
             probe = MachineProbe(options.config)
             seconds: list[list[float]] = [[], []]
             for _ in range(options.repeats):
                 probe.look()
-                prefix = _prompt(model, prefix_tokens)
+                prefix = random_prompt_for(model, prefix_tokens)
                 for times in seconds:
-                    prompt = prefix + _prompt(model, SUFFIX_TOKENS)
+                    prompt = prefix + random_prompt_for(model, SUFFIX_TOKENS)
                     one = await send_at_once(completer, [prompt], 1)
                     times.append(one.first_token_ms(0.5))
             for measure, values in zip(("first time", "second time"), seconds, strict=True):
@@ -144,7 +149,3 @@ async def _measure_prefix(options: BenchOptions) -> list[Measurement]:
                     Measurement("prefix", params, values, "ms", None, probe.bandwidth_gb_s)
                 )
     return taken
-
-
-def _prompt(model: LoadedModel | None, num_tokens: int) -> list[int]:
-    return random_prompt(num_tokens, END_TOKEN if model is None else model.tokenizer.vocab_size)

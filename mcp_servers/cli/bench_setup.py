@@ -37,6 +37,8 @@ class BenchOptions:
         concurrency: how many requests at the same time.
         url: of an OpenAI-compatible server to measure instead of our engine.
         label: what is measured, in words for a plot.
+        rates: requests that arrive each second, whether others are answered or not.
+        seconds: how long they arrive.
     """
 
     config: Config
@@ -47,6 +49,8 @@ class BenchOptions:
     concurrency: tuple[int, ...] = ()
     url: str | None = None
     label: str = "Zonda"
+    rates: tuple[float, ...] = ()
+    seconds: int = 30
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from mcp_servers.cli.bench_arrivals import FIRST_P95
 from mcp_servers.cli.bench_plot import LABEL_HEIGHT, draw_plot
 from mcp_servers.cli.bench_serve import RATE
 from mcp_servers.cli.records import Record, read_records
@@ -104,3 +106,25 @@ def test_what_is_no_record_is_refused(text: str | None, tmp_path: Path) -> None:
         path.write_text(text, encoding="utf-8")
     with pytest.raises(InvalidRequestError, match=r"serve\.jsonl holds no records"):
         read_records(path)
+
+
+def test_arrivals_have_a_plot_of_the_wait_and_do_not_mix_with_concurrency() -> None:
+    at_once = make_records({"Zonda": [1, 2]})
+    arriving = [
+        replace(
+            one,
+            params={
+                **{name: one.params[name] for name in ("server", "prompt_tokens", "new_tokens")},
+                "measure": FIRST_P95,
+                "arrivals_per_s": rate,
+            },
+        )
+        for one, rate in zip(at_once, (0.5, 2.0), strict=True)
+    ]
+    texts = [element.text for element in ET.fromstring(draw_plot(arriving)).iter(f"{SVG}text")]
+    assert "Milliseconds to the first token, 95th percentile" in texts
+    assert "128 tokens in, 128 out, arriving at random; tiny; cpu; memory read at 33 GB/s" in texts
+    assert {"0.5", "2", "requests that arrive each second", "Zonda"} <= set(texts)
+    waits = [replace(one, params={**one.params, "measure": FIRST_P95}) for one in at_once]
+    with pytest.raises(InvalidRequestError, match="of --rate or of --concurrency, not both"):
+        draw_plot([*arriving, *waits])
