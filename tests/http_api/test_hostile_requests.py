@@ -106,3 +106,27 @@ async def test_a_request_waits_no_longer_than_its_client(stream: bool) -> None:
         "code": "rate_limit_exceeded",
     }
     assert len(models.model.asked) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_that_is_too_long_is_refused_with_numbers_before_it_waits(
+    stream: bool,
+) -> None:
+    models = scripted_models(play(ScriptedTurn("x", hangs=True)))
+    limits = AdmissionLimits(max_running=1, max_waiting=1)
+    long = {"role": "user", "content": "a" * 9000}
+    async with open_app(models, limits=limits) as app, anyio.create_task_group() as group:
+        group.start_soon(app.request, "POST", CHAT, HEADERS, json.dumps(HELLO).encode())
+        while not models.model.num_open:
+            await anyio.lowlevel.checkpoint()
+        body = {**HELLO, "messages": [long], "stream": stream}
+        refused = await app.request("POST", CHAT, HEADERS, json.dumps(body).encode())
+        group.cancel_scope.cancel()
+    assert refused.status_code == 400
+    assert refused.json()["error"] == {
+        "message": "the prompt has 9000 tokens, but the context has 8192: shorten the messages "
+        "or offer fewer tools",
+        "type": "invalid_request_error",
+        "param": "messages",
+        "code": "context_length_exceeded",
+    }
