@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx2
 import pytest
 
@@ -23,7 +26,9 @@ from mcp_servers.web_app import open_web_app
 from runtime.config import Config
 from runtime.engine.tally import EngineState
 from runtime.http_api.routes import openai_routes
-from tests.helpers.web_service import on_port
+from tests.helpers.model_service import scripted_models
+from tests.helpers.scripted_chat_model import ScriptedTurn, play
+from tests.helpers.web_service import HEADERS, ServedApp, on_port, open_app
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -63,9 +68,13 @@ class Served:
 
 
 @asynccontextmanager
-async def serve(tiny_model: Path, tmp_path: Path) -> AsyncIterator[Served]:
+async def serve(tiny_model: Path, tmp_path: Path, kv_cache_mib: int = 64) -> AsyncIterator[Served]:
     config = Config(
-        model=str(tiny_model), cache_dir=tmp_path, state_dir=tmp_path, context_length=8192
+        model=str(tiny_model),
+        cache_dir=tmp_path,
+        state_dir=tmp_path,
+        context_length=8192,
+        kv_cache_mib=kv_cache_mib,
     )
     limits = AdmissionLimits(max_running=64, max_running_each=64)
     async with open_service([config.model], lambda: open_hub(config), None, limits) as service:
@@ -155,3 +164,58 @@ async def ask(served: Served, stream: bool) -> None:
 
 def text_of(response: httpx2.Response) -> str:
     return str(response.json()["choices"][0]["message"]["content"])
+
+
+async def test_requests_that_do_not_fit_into_memory_all_finish_as_if_they_were_alone(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    found: dict[int, str] = {}
+
+    async def ask_for(served: Served, length: int) -> None:
+        body = served.body(stream=False, max_tokens=length)
+        found[length] = text_of(await served.client.post(CHAT, json=body))
+
+    lengths = range(600, 2200, 100)
+    with anyio.fail_after(55):
+        async with serve(tiny_model, tmp_path, kv_cache_mib=1) as served:
+            for length in lengths:
+                await ask_for(served, length)
+            alone, found = found, {}
+            assert served.status().num_preemptions == 0
+            async with anyio.create_task_group() as group:
+                for length in lengths:
+                    group.start_soon(ask_for, served, length)
+            assert served.status().num_preemptions > 0
+            await served.until_idle()
+    assert found == alone
+
+
+async def test_of_ten_thousand_requests_none_is_lost_and_probes_are_answered() -> None:
+    """Each is taken, or told when to come back; those taken are answered once, when it is time."""
+    limits = AdmissionLimits()
+    models = scripted_models(play(ScriptedTurn("x", hangs=True)))
+    body = {"model": "scripted", "messages": [{"role": "user", "content": "hello"}]}
+    content = json.dumps(body).encode()
+    statuses: Counter[int] = Counter()
+
+    async def ask(app: ServedApp) -> None:
+        response = await app.request("POST", CHAT, HEADERS, content)
+        statuses[response.status_code] += 1
+        assert int(response.headers["retry-after"]) >= 1
+
+    async with (
+        open_app(models, limits=limits, readiness=lambda: "ready", within_s=55) as app,
+        anyio.create_task_group() as group,
+    ):
+        for _ in range(10_000):
+            group.start_soon(ask, app)
+        num_taken = limits.max_running_each + limits.max_waiting_each
+        while statuses.total() < 10_000 - num_taken:
+            await anyio.lowlevel.checkpoint()
+        health = await app.request("GET", "/health", HEADERS)
+        ready = await app.request("GET", "/ready", HEADERS)
+        assert models.model.num_open == limits.max_running_each
+        app.web.end_streams()
+    assert (health.status_code, ready.status_code) == (200, 200)
+    assert statuses.total() == 10_000
+    assert set(statuses) == {429, 503}

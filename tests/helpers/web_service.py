@@ -77,9 +77,10 @@ async def open_app(
     tokens: ResourceServer | None = None,
     url_servers: UrlServers | None = None,
     record: Callable[[JsonObject], None] | None = None,
+    within_s: float = 20,
 ) -> AsyncIterator[ServedApp]:
     """Open the application; every wait is bounded."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(within_s):
         async with open_service(
             ["scripted"], models.opened, agent, limits, surface=surface
         ) as service:
