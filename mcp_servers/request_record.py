@@ -23,13 +23,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_servers.key_scopes import NeedsScope
 from mcp_servers.refusals import is_api
+from mcp_servers.request_tally import HTTP_METHODS
 from runtime.telemetry import MAX_LOG_BYTES, NUM_OLD_LOGS
 from tools.errors import ConfigurationError
 from tools.spec import JsonObject
 
 logger = logging.getLogger(__name__)
 
-HTTP_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT"})
 CLIENT_GONE = 499
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")

@@ -27,6 +27,7 @@ from mcp_servers.metrics import metrics_route
 from mcp_servers.refusals import refuse_path
 from mcp_servers.request_limits import MAX_BODY_BYTES, RequestLimits
 from mcp_servers.request_record import RequestRecord, route_of
+from mcp_servers.request_spans import RequestSpans
 from mcp_servers.request_tally import CountResponses, RequestTally, count_requests
 from mcp_servers.service_state import ServiceState
 from tools.spec import JsonObject
@@ -91,5 +92,6 @@ async def open_web_app(
     limits = RequestLimits(app)
     async with server.session_manager.run():
         counted = CountResponses(Guard(limits, access), [one.path for one in served], tally)
-        recorded = RequestRecord(counted, route_of(served), caller_headers, record)
+        traced = RequestSpans(counted, route_of(served))
+        recorded = RequestRecord(traced, route_of(served), caller_headers, record)
         yield WebApp(recorded, limits.end_streams)

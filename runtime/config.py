@@ -64,6 +64,8 @@ class Config:
         oauth_keys: URL or file of the issuer's JWK Set; "" asks the issuer where it is.
         access_log: file to which `zonda serve` writes one JSON line per request, "-" for
             standard error; None writes none.
+        otlp_endpoint: URL of an OpenTelemetry collector to which `zonda serve` sends spans of its
+            requests, without their content; "" sends none.
         tls_cert: certificates, in PEM, with which `zonda serve` speaks HTTPS; with `tls_key`.
         tls_key: the private key of the certificate.
     """
@@ -96,6 +98,7 @@ class Config:
     oauth_scopes: str = ""
     oauth_keys: str = ""
     access_log: Path | None = None
+    otlp_endpoint: str = ""
     tls_cert: Path | None = None
     tls_key: Path | None = None
 

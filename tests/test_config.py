@@ -52,6 +52,7 @@ def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:
         "oauth_scopes": "default",
         "oauth_keys": "default",
         "access_log": "default",
+        "otlp_endpoint": "default",
         "tls_cert": "default",
         "tls_key": "default",
     }

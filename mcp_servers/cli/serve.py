@@ -78,6 +78,7 @@ def serve(  # noqa: PLR0913 - one argument for each option
     import anyio
 
     from mcp_servers.guard import make_access, read_keys
+    from mcp_servers.model_server.otlp import open_traces
     from mcp_servers.model_server.stdio import end_process
     from mcp_servers.model_server.tls import load_tls
     from mcp_servers.model_server.web import listen, serve_http
@@ -94,7 +95,7 @@ def serve(  # noqa: PLR0913 - one argument for each option
     tls = load_tls(config.tls_cert, config.tls_key)
     listener = listen(config.host, config.port)
     try:
-        with open_access_log(config.access_log) as record:
+        with open_access_log(config.access_log) as record, open_traces(config.otlp_endpoint):
             serving = partial(serve_http, config, agent, surface, listener, access)
             anyio.run(partial(serving, version=installed_version(), tls=tls, record=record))
     except BaseException as exc:  # noqa: BLE001 - the top of the program: it becomes one line

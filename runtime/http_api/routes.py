@@ -208,6 +208,7 @@ class _Api:
         async def begun() -> AsyncIterator[tuple[Model, ChatTurn]]:
             caller = self._caller_of(request)
             async with self._backend.hold_model(asked.model) as model:
+                request.state.model = asked.model
                 turn = read_chat(asked, model.context_length)  # what is wrong waits for nobody
                 await check_length(model, turn)
                 async with self._backend.turn(caller, queue_time_s(request)):
