@@ -14,19 +14,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from runtime.http_api import messages_faults
 from runtime.http_api.faults import Fault
 
 API_PATHS = frozenset({"/tokenize", "/detokenize", "/apply_template"})
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_HINTS = ("x-should-retry", "retry-after")
-_ANTHROPIC_KINDS = {
-    **_KINDS,
-    404: "not_found_error",
-    413: "request_too_large",
-    500: "api_error",
-    503: "overloaded_error",
-}
 
 
 def is_api(path: str) -> bool:
@@ -35,7 +28,7 @@ def is_api(path: str) -> bool:
 
 
 def refuse_api(
-    path: str,
+    scope: Scope,
     status: int,
     text: str,
     *,
@@ -43,14 +36,14 @@ def refuse_api(
     retry_s: int | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Make a refusal that the clients of that path's API understand."""
+    """Make a refusal that the clients of the API which was called understand."""
     kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
-    response = Fault(status, kind, text, code, retry_s=retry_s).as_response()
-    if path.startswith("/v1/messages"):
-        kind = _ANTHROPIC_KINDS.get(status, "invalid_request_error")
-        error = {"type": kind, "message": text}
-        hints = {name: response.headers[name] for name in _HINTS if name in response.headers}
-        response = JSONResponse({"type": "error", "error": error}, status, hints)
+    fault = Fault(status, kind, text, code, retry_s=retry_s)
+    if scope["path"].startswith("/v1/messages"):
+        request_id = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        response = messages_faults.refuse(fault, request_id)
+    else:
+        response = fault.as_response()
     response.headers.update(headers or {})
     return response
 
@@ -69,7 +62,7 @@ class Refused:
             code = "invalid_api_key" if status == 401 else None
             retry_s = 1 if status == 503 else None
             response = refuse_api(
-                path, status, self._text, code=code, retry_s=retry_s, headers=self._headers
+                scope, status, self._text, code=code, retry_s=retry_s, headers=self._headers
             )
         else:
             response = JSONResponse({"error": {"message": self._text}}, status, self._headers)
@@ -85,6 +78,6 @@ async def refuse_path(request: Request, error: Exception) -> Response:
         return PlainTextResponse(error.detail, status, headers)
     if status == 405:
         text = f"{request.method} is not how this is called; see the Allow header"
-        return refuse_api(path, status, text, code="method_not_allowed", headers=headers)
+        return refuse_api(request.scope, status, text, code="method_not_allowed", headers=headers)
     text = "nothing is served at this address; see /openapi.json for what is"
-    return refuse_api(path, status, text, code="unknown_url", headers=headers)
+    return refuse_api(request.scope, status, text, code="unknown_url", headers=headers)

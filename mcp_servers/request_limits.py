@@ -6,8 +6,6 @@ status that fits. Probes are answered however much else is going on.
 
 from __future__ import annotations
 
-import json
-
 import anyio
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,7 +18,6 @@ from mcp_servers.message_rules import (
     find_problem,
 )
 from mcp_servers.refusals import refuse_api
-from runtime.http_api.faults import Fault
 
 MAX_BODY_BYTES = MAX_MESSAGE_BYTES
 """Of a message to the MCP server."""
@@ -29,14 +26,12 @@ BODY_WITHIN_S = 30.0
 MAX_REQUESTS = 1024
 MCP_PATH = "/mcp"
 PROBES = frozenset({"/health", "/ready", "/metrics"})
-STOPPING = Fault(503, "server_error", "the server is shutting down", "unavailable", retry_s=1)
 
 
 class RequestLimits:
     """Reads each body within the limits, then lets the application answer.
 
-    Answers that are still under way when the server ends are ended by `end_streams`: streams
-    that stay open (GET) at once, those of the APIs with an error that says so.
+    Streams that stay open (GET) are ended by `end_streams`, whole responses all the same.
     """
 
     def __init__(
@@ -68,7 +63,7 @@ class RequestLimits:
             self._num_open -= 1
 
     def end_streams(self) -> None:
-        """End every open GET stream, and what the APIs still answer."""
+        """End every open GET stream."""
         for scope in self._streams:
             scope.cancel()
 
@@ -80,17 +75,13 @@ class RequestLimits:
         if isinstance(body, Response):
             await body(scope, receive, send)
         elif body is not None:
-            answer = self._app if scope["path"] == MCP_PATH else self._stream
-            await answer(scope, replay_body(body, receive), send)
+            await self._app(scope, replay_body(body, receive), send)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_begun = is_open = is_api_stream = False
+        is_open = False
 
         async def watch(message: Message) -> None:
-            nonlocal is_begun, is_open, is_api_stream
-            if message["type"] == "http.response.start":
-                is_begun = True
-                is_api_stream = scope["path"] != MCP_PATH and _is_event_stream(message)
+            nonlocal is_open
             is_open = message["type"] == "http.response.start" or message.get("more_body", False)
             await send(message)
 
@@ -100,13 +91,8 @@ class RequestLimits:
                 await self._app(scope, receive, watch)
             finally:
                 self._streams.remove(cancel_scope)
-        if not cancel_scope.cancelled_caught:
-            return
-        if is_open:
-            last = f"data: {json.dumps(STOPPING.body)}\n\n".encode() if is_api_stream else b""
-            await send({"type": "http.response.body", "body": last, "more_body": False})
-        elif not is_begun and scope["path"] != MCP_PATH:
-            await STOPPING.as_response()(scope, receive, send)
+        if cancel_scope.cancelled_caught and is_open:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes | Response | None:
         """Return the body, why it is refused, or None when the client has left."""
@@ -141,12 +127,7 @@ def _refuse(scope: Scope, refusal: Refusal, status: int, retry_s: int | None = N
     if scope["path"] == MCP_PATH:
         return refuse(refusal, status, None if retry_s is None else {"retry-after": str(retry_s)})
     code = "overloaded" if status == 503 else None
-    return refuse_api(scope["path"], status, refusal.text, code=code, retry_s=retry_s)
-
-
-def _is_event_stream(start: Message) -> bool:
-    headers = dict(start["headers"])
-    return bool(headers.get(b"content-type", b"").startswith(b"text/event-stream"))
+    return refuse_api(scope, status, refusal.text, code=code, retry_s=retry_s)
 
 
 def replay_body(body: bytes, receive: Receive) -> Receive:

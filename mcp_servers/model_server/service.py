@@ -113,6 +113,7 @@ class ModelService:
         self._agent = agent
         self._toolset = toolset
         self._tasks = tasks
+        self._turns: set[anyio.CancelScope] = set()
         self._prepared: dict[str, list[ToolSpec]] = {}  # by model: what it is ready for
         self._tool_calls = ToolCallTally()
         self._is_following = False
@@ -256,9 +257,20 @@ class ModelService:
                 when to try again.
             UnavailableError: the server is shutting down.
         """
-        with self._admission.enter(caller) as ticket:
-            await self._admission.turn(ticket, within_s)
-            yield
+        with self._admission.enter(caller) as ticket, anyio.CancelScope() as scope:
+            self._turns.add(scope)
+            try:
+                await self._admission.turn(ticket, within_s)
+                yield
+            finally:
+                self._turns.remove(scope)
+        if scope.cancelled_caught:
+            raise UnavailableError("the server is shutting down; try again when it is back")
+
+    def end_turns(self) -> None:
+        """End the turns that still go on; their callers are told why."""
+        for scope in self._turns:
+            scope.cancel()
 
     def check_queue(self, caller: str) -> None:
         """Refuse a caller who would get no place, before anything is done for them.

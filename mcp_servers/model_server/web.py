@@ -100,6 +100,7 @@ async def serve_http(
                 url = url_of(listener, "http" if tls is None else "https")
                 logger.info("serving MCP at %s, model %s", url, config.model)
                 await stop.drained()
+                service.end_turns()
                 app.end_streams()
                 http.should_exit = True
         logger.info("stopped")

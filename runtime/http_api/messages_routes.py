@@ -20,13 +20,14 @@ from starlette.types import Scope
 from runtime.chat.messages import ChatEvent, TurnEnd
 from runtime.errors import GenerationError
 from runtime.http_api.body import read_body
+from runtime.http_api.chat_answer import write_usage
 from runtime.http_api.event_stream import Emit, EventStream, dump_event, unless_gone
 from runtime.http_api.faults import Fault, FaultError, fault_of
 from runtime.http_api.messages_answer import Answer, EventWriter, write_message
 from runtime.http_api.messages_faults import refuse, write_error
 from runtime.http_api.messages_request import MessageTurn, read_message, read_sampling
 from runtime.http_api.messages_shapes import CountRequest, MessagesRequest
-from runtime.http_api.routes import Backend, Model
+from runtime.http_api.routes import Backend, Model, queue_time_s
 from runtime.request import SamplingParams
 from tools.spec import JsonObject
 
@@ -97,6 +98,7 @@ class _Api:
         self._created = datetime.now(UTC).isoformat(timespec="seconds")
 
     async def create(self, request: Request) -> Response:
+        self._backend.check_queue(self._caller_of(request))
         body = await read_body(request, MessagesRequest)
         turn, sampling = read_message(body), read_sampling(body)
 
@@ -105,8 +107,9 @@ class _Api:
             caller = self._caller_of(request)
             async with (
                 self._backend.hold_model(body.model) as model,
-                self._backend.turn(caller),
+                self._backend.turn(caller, queue_time_s(request)),
             ):
+                request.state.model = body.model
                 length = model.context_length
                 yield (
                     model.for_caller(caller),
@@ -115,11 +118,13 @@ class _Api:
 
         async def write(emit: Emit) -> None:
             async with begun() as (model, answer):
-                await _stream(answer, model, turn, sampling, emit)
+                end = await _stream(answer, model, turn, sampling, emit)
+            request.state.usage = write_usage([end])
 
         async def complete() -> Response:
             async with begun() as (model, answer):
                 end = await _run(model, turn, sampling)
+            request.state.usage = write_usage([end])
             return JSONResponse(write_message(answer, end))
 
         return _MessageStream(write) if body.stream else await unless_gone(request, complete)
@@ -188,10 +193,16 @@ async def _run(model: Model, turn: MessageTurn, sampling: SamplingParams) -> Tur
 
 async def _stream(
     answer: Answer, model: Model, turn: MessageTurn, sampling: SamplingParams, emit: Emit
-) -> None:
+) -> TurnEnd:
     """Emit a message's events as they come: the first when what was asked is known to be sound."""
     writer = EventWriter(answer)
+    end: TurnEnd | None = None
     async with aclosing(_open(model, turn, sampling, tells_start=True)) as events:
         async for event in events:
             for value in writer.push(event):
                 await emit(value)
+            if isinstance(event, TurnEnd):
+                end = event
+    if end is None:
+        raise GenerationError("the turn ended without saying why; try again")
+    return end

@@ -173,7 +173,7 @@ async def test_a_stream_that_is_cut_off_says_so_in_a_whole_event(
             events, _ = await stop_in_stream(server, tiny_model, 8000)
             status = await anyio.to_thread.run_sync(server.wait)
     chunks = [json.loads(event.removeprefix("data: ")) for event in events]
-    assert chunks.pop()["error"]["message"] == "the server is shutting down"
+    assert chunks.pop()["error"]["message"].startswith("the server is shutting down")
     assert {chunk["choices"][0]["finish_reason"] for chunk in chunks} == {None}
     assert status == 0
     assert "Traceback" not in "".join(server.log)

@@ -215,7 +215,7 @@ async def test_of_ten_thousand_requests_none_is_lost_and_probes_are_answered() -
         health = await app.request("GET", "/health", HEADERS)
         ready = await app.request("GET", "/ready", HEADERS)
         assert models.model.num_open == limits.max_running_each
-        app.web.end_streams()
+        app.service.end_turns()
     assert (health.status_code, ready.status_code) == (200, 200)
     assert statuses.total() == 10_000
     assert set(statuses) == {429, 503}

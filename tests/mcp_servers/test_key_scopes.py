@@ -77,7 +77,9 @@ async def test_refusals_are_in_the_words_of_the_api_that_was_called() -> None:
     assert missing.headers["x-should-retry"] == "false"
     assert missing.headers["www-authenticate"] == "Bearer"
     told = {"type": "authentication_error", "message": text}
-    assert anthropic.json() == {"type": "error", "error": told}
+    request_id = anthropic.headers["request-id"]
+    assert anthropic.json() == {"type": "error", "error": told, "request_id": request_id}
+    assert request_id == anthropic.headers["x-request-id"]
     assert (foreign.status_code, foreign.json()["error"].keys()) == (421, ERROR_KEYS)
     assert (lost.status_code, lost.json()["error"]["code"]) == (404, "unknown_url")
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")

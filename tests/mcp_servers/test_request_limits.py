@@ -281,11 +281,11 @@ async def test_an_answer_that_the_end_of_the_server_cuts_off_says_so(stream: boo
         async with anyio.create_task_group() as group:
             group.start_soon(ask)
             await anyio.wait_all_tasks_blocked()
-            app.web.end_streams()
+            app.service.end_turns()
     (response,) = found
     last = response.text.rstrip("\n").rpartition("\n\n")[2].removeprefix("data: ")
     assert json.loads(last)["error"] == {
-        "message": "the server is shutting down",
+        "message": "the server is shutting down; try again when it is back",
         "type": "server_error",
         "param": None,
         "code": "unavailable",
