@@ -7,6 +7,7 @@ import json
 import anyio
 import anyio.lowlevel
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
 
 from mcp_servers.model_server.admission import AdmissionLimits
 from tests.helpers.model_service import scripted_models
@@ -130,3 +131,34 @@ async def test_a_prompt_that_is_too_long_is_refused_with_numbers_before_it_waits
         "param": "messages",
         "code": "context_length_exceeded",
     }
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://169.254.169.254/latest", "http://[::ffff:169.254.169.254]/", "http://0/"),
+        *("file:///etc/passwd", "http://127.0.0.1:{port}/", "data:image/png;base64,AAAA"),
+    ],
+)
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages"])
+async def test_no_address_in_a_message_is_fetched(url: str, path: str) -> None:
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+        port = listener.extra(SocketAttribute.local_port)
+        picture = {"url": url.format(port=port)}
+        content = {"type": "image_url", "image_url": picture}
+        if path != CHAT:
+            content = {"type": "image", "source": {"type": "url", **picture}}
+        models = scripted_models(play(ScriptedTurn("x")))
+        body = {**HELLO, "max_tokens": 5, "messages": [{"role": "user", "content": [content]}]}
+        async with open_app(models) as app:
+            response = await app.request("POST", path, HEADERS, json.dumps(body).encode())
+        connected: list[SocketStream] = []
+
+        async def note(stream: SocketStream) -> None:
+            connected.append(stream)
+
+        with anyio.move_on_after(0.01):
+            await listener.serve(note)
+    assert response.status_code == 400
+    assert response.json()["error"]["type"] == "invalid_request_error"
+    assert (models.model.asked, connected) == ([], [])
