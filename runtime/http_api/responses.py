@@ -47,7 +47,7 @@ from runtime.http_api.responses_store import (
     Memory,
     whole_items,
 )
-from runtime.http_api.routes import guarded
+from runtime.http_api.routes import NO_TOOLS, guarded, may_call_tools
 from tools.spec import JsonObject
 
 MAX_EVENTS = 10**9
@@ -91,6 +91,14 @@ class Backend(Protocol):
 
         Raises:
             ZondaError: they cannot be opened.
+        """
+        ...
+
+    def check_queue(self, caller: str) -> None:
+        """Refuse a caller who would get no place now, before their request is read.
+
+        Raises:
+            CapacityError, UnavailableError: as `turn`.
         """
         ...
 
@@ -168,6 +176,14 @@ class _Asked:
         )
 
 
+def _note(request: Request, model_name: str, usage: JsonObject | None) -> None:
+    """Write down for the log what a response took."""
+    request.state.model = model_name
+    if usage is not None:
+        tokens = {"prompt_tokens": usage["input_tokens"]}
+        request.state.usage = tokens | {"completion_tokens": usage["output_tokens"]}
+
+
 class _Responses:
     def __init__(
         self, backend: Backend, caller_of: Callable[[Request], str], memory: Memory
@@ -177,17 +193,20 @@ class _Responses:
         self._memory = memory
 
     async def create(self, request: Request) -> Response:
+        self._backend.check_queue(self._caller_of(request))
         asked = self._understand(
             await read_body(request, ResponseRequest), self._caller_of(request)
         )
+        if asked.turn.servers and not may_call_tools(request):
+            raise FaultError(Fault(403, "permission_error", NO_TOOLS, param="tools"))
         if asked.body.background:
             return await self._start(asked)
 
         async def write(emit: Emit) -> None:
-            await self._stream(asked, emit)
+            await self._stream(asked, emit, request)
 
         async def complete() -> Response:
-            writer = self._writer(asked, emit_nothing)
+            writer = self._writer(asked, emit_nothing, request)
             await self._write(asked, writer)
             return JSONResponse(writer.response)
 
@@ -338,11 +357,12 @@ class _Responses:
             async with self._backend.turn(asked.caller):
                 yield model.for_caller(asked.caller), job
 
-    def _writer(self, asked: _Asked, emit: Emit) -> ResponseWriter:
+    def _writer(self, asked: _Asked, emit: Emit, request: Request) -> ResponseWriter:
         """What writes a response whose client waits for it."""
 
         async def tell(event: JsonObject) -> None:
             if writer.is_over:  # it may be asked for as soon as its end is read
+                _note(request, asked.model_name, writer.response.get("usage"))
                 self._remember(asked, KeptResponse(writer.response, asked.items, is_over=True))
             await emit(event)
 
@@ -358,9 +378,9 @@ class _Responses:
                 raise
             await write_failure(writer, exc)
 
-    async def _stream(self, asked: _Asked, emit: Emit) -> None:
+    async def _stream(self, asked: _Asked, emit: Emit, request: Request) -> None:
         """Write a response to a client that sees its stream begin before long."""
-        writer = self._writer(asked, emit)
+        writer = self._writer(asked, emit, request)
         problem: Exception | None = None
         async with anyio.create_task_group() as group:
             group.start_soon(writer.begin_after, BEGIN_WITHIN_S)

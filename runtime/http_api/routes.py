@@ -167,6 +167,15 @@ def guarded(answer: Answer) -> Answer:
     return answered
 
 
+NO_TOOLS = "the key lacks the scope tools, which calls of tool servers need"
+
+
+def may_call_tools(request: Request) -> bool:
+    """Whether the key of a request is for calling tools; where none is needed, all may."""
+    scopes = request.scope.get("state", {}).get("key_scopes")
+    return scopes is None or "tools" in scopes
+
+
 def queue_time_s(request: Request) -> float | None:
     """How long a request may wait for its turn, so that its client is still there to be told.
 

@@ -10,11 +10,14 @@ import pytest
 from mcp_servers.guard import make_access, read_keys
 from mcp_servers.key_scopes import ALL_SCOPES, USUAL_SCOPES
 from mcp_servers.model_server.tools import Surface
-from tests.helpers.model_service import scripted_models
+from runtime.chat.messages import ToolCall
+from tests.helpers.model_service import agent_over, scripted_models
 from tests.helpers.scripted_chat_model import ScriptedTurn, play
+from tests.helpers.scripted_tools import ScriptedToolset, echo, make_spec
 from tests.helpers.web_service import HEADERS, ServedApp, connect, on_port, open_app
 from tests.mcp_servers.test_web_app import INITIALIZE
 from tools.errors import ConfigurationError
+from tools.spec import JsonObject
 
 pytestmark = pytest.mark.anyio
 
@@ -134,3 +137,21 @@ def test_a_line_that_is_wrong_is_told_without_its_key(line: str, problem: str) -
     with pytest.raises(ConfigurationError, match=problem) as caught:
         make_access("127.0.0.1", [line])
     assert line.rpartition(":")[2] not in str(caught.value)
+
+
+async def test_a_response_calls_tool_servers_only_with_a_key_for_that() -> None:
+    tools = ScriptedToolset([(make_spec("files__read", server="files", read_only=True), echo)])
+    call = ToolCall("c1", "files__read", {"path": "a"})
+    records: list[JsonObject] = []
+    files = {"type": "mcp", "server_label": "files", "require_approval": "never"}
+    body = json.dumps({"model": "scripted", "input": "read", "tools": [files]}).encode()
+    found = {}
+    for name in ("talks", "calls", "rules"):
+        models = scripted_models(play(ScriptedTurn(calls=(call,)), ScriptedTurn("done")))
+        agent = agent_over(tools, "files")
+        async with open_app(models, LINES, agent=agent, record=records.append) as app:
+            response = await app.request("POST", "/v1/responses", {**HEADERS, **bearer(name)}, body)
+        found[name] = (response.status_code, len(models.model.asked))
+    assert found == {"talks": (403, 0), "calls": (403, 0), "rules": (200, 2)}
+    taken = [(one["principal"], one["prompt_tokens"], one["completion_tokens"]) for one in records]
+    assert taken == [("key a", None, None), ("key b", None, None), ("key c", 20, 10)]
