@@ -18,14 +18,13 @@ import pytest
 
 from mcp_servers.guard import make_access
 from mcp_servers.model_server.admission import AdmissionLimits
-from mcp_servers.model_server.completions import Completions, caller_of
+from mcp_servers.model_server.completions import Completions, client_routes
 from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import ModelService, open_service
 from mcp_servers.model_server.stdio import open_hub
 from mcp_servers.web_app import open_web_app
 from runtime.config import Config
 from runtime.engine.tally import EngineState
-from runtime.http_api.routes import openai_routes
 from tests.helpers.model_service import scripted_models
 from tests.helpers.scripted_chat_model import ScriptedTurn, play
 from tests.helpers.web_service import HEADERS, ServedApp, on_port, open_app
@@ -79,7 +78,7 @@ async def serve(tiny_model: Path, tmp_path: Path, kv_cache_mib: int = 64) -> Asy
     limits = AdmissionLimits(max_running=64, max_running_each=64)
     async with open_service([config.model], lambda: open_hub(config), None, limits) as service:
         await service.prepare()
-        routes = openai_routes(Completions(service), caller_of)
+        routes = client_routes(Completions(service), "1")
         server = build_server(service, version="1")
         access = make_access("127.0.0.1", [])
         async with (
