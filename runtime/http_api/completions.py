@@ -26,7 +26,7 @@ from runtime.http_api.event_stream import Emit, EventStream, unless_gone
 from runtime.http_api.faults import bad_request
 from runtime.http_api.infill import read_gap
 from runtime.http_api.logprobs import TextLogprobs
-from runtime.http_api.routes import Backend, Model
+from runtime.http_api.routes import Backend, Model, queue_time_s
 from runtime.http_api.text_shapes import CompletionRequest, Prompt
 from runtime.request import (
     FinishReason,
@@ -116,6 +116,7 @@ class Completions:
         self._caller_of = caller_of
 
     async def __call__(self, request: Request) -> Response:
+        self._backend.check_queue(self._caller_of(request))
         asked = await read_body(request, CompletionRequest)
         _refuse_unsupported(asked)
         header = CompletionHeader(asked.model)
@@ -125,13 +126,13 @@ class Completions:
             has_usage = bool(asked.stream_options and asked.stream_options.include_usage)
             async with self._backend.hold_model(asked.model) as model:
                 plan = read_plan(asked, model)
-                async with self._backend.turn(caller):
+                async with self._backend.turn(caller, queue_time_s(request)):
                     await _stream(header, model.for_caller(caller), plan, emit, has_usage=has_usage)
 
         async def complete() -> Response:
             async with self._backend.hold_model(asked.model) as model:
                 plan = read_plan(asked, model)
-                async with self._backend.turn(caller):
+                async with self._backend.turn(caller, queue_time_s(request)):
                     written = await _run(model.for_caller(caller), plan)
             return JSONResponse(_write(header, model.tokenizer, plan, written))
 
