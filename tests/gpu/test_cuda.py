@@ -90,6 +90,22 @@ def test_vectors_are_those_of_float32_but_for_rounding(tmp_path: Path) -> None:
         assert (vectors * wanted).sum(axis=1).min() > 0.995
 
 
+def test_each_token_comes_with_its_score_and_those_of_the_likeliest(tmp_path: Path) -> None:
+    engine = make_engine(write_tiny_llama(tmp_path / "tiny.gguf", context_length=2048))
+    sampling = SamplingParams(max_tokens=24, top_logprobs=3)
+    for prompt in prompts(8):
+        engine.add(GenerateRequest(prompt, sampling))
+    chunks = []
+    while engine.has_work:
+        chunks += engine.step().values()
+    for chunk in chunks:
+        assert [score.token_id for score in chunk.scores] == list(chunk.token_ids)
+        for score in chunk.scores:  # greedy: the first of the likeliest is the token itself
+            assert (score.top[0][0], len(score.top)) == (score.token_id, 3)
+            assert score.logprob == score.top[0][1] <= 0
+    assert sum(len(chunk.token_ids) for chunk in chunks) == 8 * 24
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_answers_of_one_batch_satisfy_their_schema(smollm2: Path, temperature: float) -> None:
