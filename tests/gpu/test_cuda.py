@@ -17,7 +17,7 @@ from runtime.engine.engine import Engine, EngineLimits
 from runtime.engine.torch_runner import TorchRunner
 from runtime.grammar.compile import compile_grammar, from_json_schema
 from runtime.grammar.vocabulary import Vocabulary
-from runtime.request import GenerateRequest, SamplingParams
+from runtime.request import GenerateRequest, SamplingParams, TokenChunk
 from runtime.tokenizer import load_tokenizer
 from runtime.weights import open_checkpoint
 from tests.engine.test_embedding import embed
@@ -95,7 +95,7 @@ def test_each_token_comes_with_its_score_and_those_of_the_likeliest(tmp_path: Pa
     sampling = SamplingParams(max_tokens=24, top_logprobs=3)
     for prompt in prompts(8):
         engine.add(GenerateRequest(prompt, sampling))
-    chunks = []
+    chunks: list[TokenChunk] = []
     while engine.has_work:
         chunks += engine.step().values()
     for chunk in chunks:
@@ -103,7 +103,8 @@ def test_each_token_comes_with_its_score_and_those_of_the_likeliest(tmp_path: Pa
         for score in chunk.scores:  # greedy: the first of the likeliest is the token itself
             assert (score.top[0][0], len(score.top)) == (score.token_id, 3)
             assert score.logprob == score.top[0][1] <= 0
-    assert sum(len(chunk.token_ids) for chunk in chunks) == 8 * 24
+    num_tokens = [len(chunk.token_ids) for chunk in chunks]
+    assert sum(num_tokens) == 8 * 24
 
 
 @pytest.mark.real
