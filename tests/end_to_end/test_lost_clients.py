@@ -142,13 +142,15 @@ async def test_others_go_on_when_a_client_leaves(
                     body = served.body(stream=False, max_tokens=600)
                     found.append(await served.client.post(CHAT, json=body))
 
-                async with anyio.create_task_group() as group:
-                    async with anyio.create_task_group() as leaving:
-                        leaving.start_soon(ask, served, stream)
-                        await served.until_running(1)
-                        group.start_soon(go_on)
-                        await served.until_running(2)
-                        leaving.cancel_scope.cancel()
+                async with (
+                    anyio.create_task_group() as group,
+                    anyio.create_task_group() as leaving,
+                ):
+                    leaving.start_soon(ask, served, stream)
+                    await served.until_running(1)
+                    group.start_soon(go_on)
+                    await served.until_running(2)
+                    leaving.cancel_scope.cancel()
                 assert text_of(found[0]) == text_of(alone)
             await served.until_idle()
 
