@@ -29,7 +29,7 @@ demo: .venv/installed
 test: .venv/installed-dev $(SUITE)/tests
 	$(BIN)/python -m tests.check --all
 
-## What should pass before each commit: about a minute.
+## What should pass before each commit: two and a half minutes.
 check: .venv/installed-dev $(SUITE)/tests
 	$(BIN)/python -m tests.check
 

@@ -170,6 +170,14 @@ class ModelList:
         """The models, once they are open; nothing is opened for this."""
         return self._models.opened
 
+    async def open(self) -> None:
+        """Open the models, so that those which are loaded already are on the list.
+
+        Raises:
+            ZondaError: they cannot be opened.
+        """
+        await self._models.get()
+
     def find(self, name: str) -> Model | None:
         """A model if it is loaded."""
         return None if self.opened is None else self.opened.find(name)

@@ -168,6 +168,7 @@ class Sessions:
             ) as service,
             anyio.create_task_group() as group,
         ):
+            await service.models.open()  # other hosts may have loaded some
             server = build_server(service, version=self._version)
             group.start_soon(prepare_later, service)
             await server.run(read, write, server.create_initialization_options())

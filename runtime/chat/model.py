@@ -180,7 +180,6 @@ class ChatModel:
         plan = await anyio.to_thread.run_sync(self._plan, asked)
         if tells_start:
             yield TurnStart(len(plan.prompt.token_ids))
-        sampling = replace(sampling, stop=())  # they end the visible text, which is ours to know
         restart, usage, last = Restart(), Usage(), TokenChunk()
         refused: Attempt | None = None
         for repairs_left in range(MAX_REPAIRS, -1, -1):
@@ -189,17 +188,11 @@ class ChatModel:
                 yield self._end(plan, refused, last, usage)  # nothing else could be said
                 return
             attempt = Attempt(plan, self._prompts.bound, self.tokenizer, restart)
-            request = GenerateRequest(
-                plan.prompt.token_ids + restart.kept,
-                replace(sampling, max_tokens=plan.max_tokens - len(restart.kept)),
-                # What is kept is scored as a prompt: then every token of the turn has its score.
-                num_scored_tokens=0 if sampling.top_logprobs is None else len(restart.kept),
-                lease=conversation,
-                lease_s=lease_s if conversation is not None else 0.0,
-            )
+            request = _request(plan, restart, sampling)
+            if conversation is not None:
+                request = replace(request, lease=conversation, lease_s=lease_s)
             last = TokenChunk()
-            generated = self._engine.generate(request, constraint)
-            async with aclosing(generated) as chunks:
+            async with aclosing(self._engine.generate(request, constraint)) as chunks:
                 async for last in chunks:
                     for event in attempt.push(last):
                         yield event
@@ -448,6 +441,17 @@ def _check_budget(plan: TurnPlan) -> None:
             f"the shortest answer takes {len(end)} tokens, but {plan.max_tokens} are allowed:"
             " raise max_tokens, or shorten the conversation"
         )
+
+
+def _request(plan: TurnPlan, restart: Restart, sampling: SamplingParams) -> GenerateRequest:
+    """What the engine is asked to go on with."""
+    return GenerateRequest(
+        plan.prompt.token_ids + restart.kept,
+        # Stop strings end the visible text, which is ours to know.
+        replace(sampling, stop=(), max_tokens=plan.max_tokens - len(restart.kept)),
+        # What is kept is scored as a prompt: then every token of the turn has its score.
+        num_scored_tokens=0 if sampling.top_logprobs is None else len(restart.kept),
+    )
 
 
 def _add_usage(before: Usage, last: Usage, prompt: Prompt, attempt: Attempt) -> Usage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from runtime.http_api.chat_shapes import (
     AnyMessage,
     AssistantMessage,
     ChatRequest,
+    Drawn,
     FunctionDefinition,
     FunctionMessage,
     Guided,
@@ -224,32 +226,39 @@ def read_output(request: Guided) -> Output | None:
 
 
 def _sampling(request: ChatRequest, context_length: int) -> list[SamplingParams]:
-    stop = request.stop or ()
-    seed = None if request.seed is None else request.seed % 2**63
-    num_choices = request.n or 1
-    bias = read_bias(request.logit_bias)
     limits = (request.max_completion_tokens, request.max_tokens, context_length)
-    return [
-        SamplingParams(
-            max_tokens=next(limit for limit in limits if limit is not None),
-            temperature=_default(request.temperature, 1.0),
-            # OpenAI's ranges have 0 in them, which keeps no token: the likeliest is kept.
-            top_p=max(_default(request.top_p, 1.0), 1e-6),
-            top_k=max(request.top_k or 0, 0),
-            min_p=request.min_p or 0.0,
-            repetition_penalty=_default(request.repetition_penalty, 1.0),
-            presence_penalty=request.presence_penalty or 0.0,
-            frequency_penalty=request.frequency_penalty or 0.0,
-            seed=None if seed is None else (seed + index) % 2**63,
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
-            logit_bias=bias,
-            top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-        )
-        for index in range(num_choices)
-    ]
+    max_tokens = next(limit for limit in limits if limit is not None)
+    num_top = (request.top_logprobs or 0) if request.logprobs else None
+    drawn = read_sampling(request, max_tokens, num_top)
+    seeds = (None if drawn.seed is None else (drawn.seed + n) % 2**63 for n in itertools.count())
+    return [replace(drawn, seed=next(seeds)) for _ in range(request.n or 1)]
 
 
-def read_bias(bias: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:
+def read_sampling(request: Drawn, max_tokens: int, num_top: int | None) -> SamplingParams:
+    """How tokens are drawn, with OpenAI's defaults; `num_top` as in `SamplingParams`.
+
+    Raises:
+        FaultError: `logit_bias` is keyed by what is no token id.
+    """
+    stop = request.stop or ()
+    return SamplingParams(
+        max_tokens=max_tokens,
+        temperature=1.0 if request.temperature is None else request.temperature,
+        # OpenAI's range has 0 in it, which keeps no token: the likeliest is kept.
+        top_p=max(1.0 if request.top_p is None else request.top_p, 1e-6),
+        top_k=max(request.top_k or 0, 0),
+        min_p=request.min_p or 0.0,
+        repetition_penalty=request.repetition_penalty or 1.0,
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        seed=None if request.seed is None else request.seed % 2**63,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        logit_bias=_read_bias(request.logit_bias),
+        top_logprobs=num_top,
+    )
+
+
+def _read_bias(bias: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:
     """Read `logit_bias`: token ids as text, and what is added to their logits.
 
     What is biased by 0 is left as it is, whatever its key.
@@ -265,10 +274,6 @@ def read_bias(bias: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]
             raise bad_request("its keys are token ids, each once", "logit_bias")
         found[int(key)] = value
     return tuple(found.items())
-
-
-def _default(value: float | None, default: float) -> float:
-    return default if value is None else value
 
 
 def _thinks(request: ChatRequest) -> bool | None:

@@ -225,22 +225,12 @@ class Guided(Shape):
     grammar: str | None = None
 
 
-class ChatRequest(Guided):
-    """The body of `POST /v1/chat/completions`."""
-
-    model: str
-    messages: Annotated[list[AnyMessage], Field(min_length=1)]
-
-    tools: list[FunctionTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice | None = None
-    parallel_tool_calls: bool | None = None
-    functions: list[FunctionDefinition] | None = None
-    function_call: Literal["none", "auto"] | NamedFunction | None = None
+class Drawn(Guided):
+    """How much is written, how its tokens are drawn, and whether it is streamed."""
 
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=0)] | None = None
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -252,6 +242,22 @@ class ChatRequest(Guided):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    user: str | None = None
+
+
+class ChatRequest(Drawn):
+    """The body of `POST /v1/chat/completions`."""
+
+    model: str
+    messages: Annotated[list[AnyMessage], Field(min_length=1)]
+
+    tools: list[FunctionTool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice | None = None
+    parallel_tool_calls: bool | None = None
+    functions: list[FunctionDefinition] | None = None
+    function_call: Literal["none", "auto"] | NamedFunction | None = None
+
+    max_completion_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     reasoning_effort: Effort | None = None
@@ -268,6 +274,5 @@ class ChatRequest(Guided):
     safety_identifier: str | None = None
     service_tier: Tier | None = None
     store: bool | None = None
-    user: str | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
     web_search_options: Json | None = None

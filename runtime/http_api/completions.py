@@ -20,7 +20,7 @@ from runtime.chat.model import Output
 from runtime.errors import GenerationError
 from runtime.http_api.at_once import all_at_once
 from runtime.http_api.body import read_body
-from runtime.http_api.chat_request import read_bias, read_output
+from runtime.http_api.chat_request import read_output, read_sampling
 from runtime.http_api.completion_answer import CompletionHeader, write_choice, write_usage
 from runtime.http_api.event_stream import Emit, EventStream, unless_gone
 from runtime.http_api.faults import bad_request
@@ -177,7 +177,8 @@ def read_plan(asked: CompletionRequest, model: Model) -> Plan:
     num_top = asked.logprobs
     if num_top is None and num_drawn > num_choices:
         num_top = 0  # the best is found by them
-    sampling = _sampling(asked, num_top)
+    max_tokens = DEFAULT_TOKENS if asked.max_tokens is None else asked.max_tokens
+    sampling = read_sampling(asked, max_tokens, num_top)
     echoed: list[Sequence[int]] = [()] * len(prompts)
     if asked.echo:
         echoed = [tokenizer.encode(str(asked.prompt))] if asked.suffix else [*prompts]
@@ -217,26 +218,6 @@ def read_texts(
             raise bad_request(text, where)
         found.append(tuple(token_ids))
     return found
-
-
-def _sampling(asked: CompletionRequest, num_top: int | None) -> SamplingParams:
-    stop = asked.stop or ()
-    top_p = 1.0 if asked.top_p is None else asked.top_p
-    return SamplingParams(
-        max_tokens=DEFAULT_TOKENS if asked.max_tokens is None else asked.max_tokens,
-        temperature=1.0 if asked.temperature is None else asked.temperature,
-        # OpenAI's range has 0 in it, which keeps no token: the likeliest is kept.
-        top_p=max(top_p, 1e-6),
-        top_k=max(asked.top_k or 0, 0),
-        min_p=asked.min_p or 0.0,
-        repetition_penalty=asked.repetition_penalty or 1.0,
-        presence_penalty=asked.presence_penalty or 0.0,
-        frequency_penalty=asked.frequency_penalty or 0.0,
-        seed=None if asked.seed is None else asked.seed % 2**63,
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
-        logit_bias=read_bias(asked.logit_bias),
-        top_logprobs=num_top,
-    )
 
 
 async def _run(model: Model, plan: Plan) -> list[list[Written]]:

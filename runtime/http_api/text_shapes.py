@@ -12,10 +12,9 @@ from pydantic import Field
 
 from runtime.http_api.chat_shapes import (
     AnyMessage,
+    Drawn,
     FunctionTool,
-    Guided,
     Shape,
-    StreamOptions,
     TemplateOptions,
 )
 
@@ -32,7 +31,7 @@ Prompt = (
 """A text, its tokens, or several of either."""
 
 
-class CompletionRequest(Guided):
+class CompletionRequest(Drawn):
     """The body of `POST /v1/completions`."""
 
     model: str
@@ -40,22 +39,7 @@ class CompletionRequest(Guided):
     suffix: str | None = None
     echo: bool | None = None
     best_of: Annotated[int, Field(ge=0, le=20)] | None = None
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
-    min_p: Annotated[float, Field(ge=0, lt=1)] | None = None
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    user: str | None = None
 
 
 class EmbeddingRequest(Shape):

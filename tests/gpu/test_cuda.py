@@ -16,7 +16,6 @@ import torch
 from runtime.engine.engine import Engine, EngineLimits
 from runtime.engine.torch_runner import TorchRunner
 from runtime.grammar.compile import compile_grammar, from_json_schema
-from runtime.grammar.vocabulary import Vocabulary
 from runtime.request import GenerateRequest, SamplingParams, TokenChunk
 from runtime.tokenizer import load_tokenizer
 from runtime.weights import open_checkpoint
@@ -25,6 +24,7 @@ from tests.engine.test_engine import Collected, drain, generate
 from tests.engine.test_torch_runner import prompts
 from tests.helpers.page_runner import LetterDecoder
 from tests.helpers.tiny_gguf import write_tiny_llama
+from tests.helpers.vocabularies import vocabulary_of
 from tools.spec import JsonObject
 from tools.validation import first_problem
 
@@ -111,13 +111,7 @@ def test_each_token_comes_with_its_score_and_those_of_the_likeliest(tmp_path: Pa
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_answers_of_one_batch_satisfy_their_schema(smollm2: Path, temperature: float) -> None:
     tokenizer = load_tokenizer(open_checkpoint(smollm2).metadata)
-    vocabulary = Vocabulary(
-        tokenizer.json,
-        tokenizer.vocab_size,
-        tokenizer.eos_id,
-        tokenizer.special_ids,
-        tokenizer.stop_ids,
-    )
+    vocabulary = vocabulary_of(tokenizer)
     grammar = compile_grammar(from_json_schema(ORDER), vocabulary)
     engine = make_engine(smollm2, vocabulary.stop_ids)
     sampling = SamplingParams(max_tokens=96, temperature=temperature, seed=5)

@@ -62,6 +62,18 @@ async def test_hosts_share_the_models_and_nothing_of_their_runs() -> None:
     assert known["structuredContent"] == {"status": "running", "run_id": run_id}
 
 
+async def test_a_host_that_comes_later_finds_the_models_loaded() -> None:
+    models = scripted_models(play(ScriptedTurn("hello")))
+    async with open_engine(models) as engine, engine.connect() as one:
+        await one.open()
+        await one.call("generate", prompt="?")
+        async with engine.connect() as other:
+            await other.open()
+            read = await other.ask("resources/read", {"uri": "runtime://status"})
+    status = json.loads(read["contents"][0]["text"])
+    assert [model["name"] for model in status["models"]] == ["scripted"]
+
+
 async def test_host_that_leaves_ends_its_own_runs_only() -> None:
     models = hanging_models()
     async with open_engine(models) as engine, engine.connect() as stays:
