@@ -182,13 +182,13 @@ def test_costly_schema_is_refused_after_one_probe_and_remembered() -> None:
     cache = GrammarCache(VOCABULARY, probe=patient_probe)
     wanted = (
         r"^the schema has 16 patterns and formats, one of them at \$\.allOf\[0\], several of which"
-        r" may have to hold at once, and it takes more than 1 s of processor time to compile; make"
-        r" it smaller$"
+        r" may have to hold at once, and it takes more than (1 s of processor time|256 MB of"
+        r" memory) to compile; make it smaller$"  # which comes first is the processor's to say
     )
     for schema in (INTERSECTED, json.loads(json.dumps(INTERSECTED))):
         with pytest.raises(UnsupportedSchemaError, match=wanted):
             cache.grade(schema)
-        with pytest.raises(UnsupportedSchemaError, match="it takes more than 1 s"):
+        with pytest.raises(UnsupportedSchemaError, match="it takes more than"):
             cache.get_or_compile(from_json_schema(schema))
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from runtime.chat.wire_formats.format import FieldArguments
-from runtime.chat.wire_formats.schemas import TYPES
 from runtime.tokenizer.decoder import overlap
 
 Result = TypeVar("Result")
@@ -190,6 +189,3 @@ def _refuse(constant: str) -> NoReturn:
 
 def _escape(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
-
-
-ANY_FIELD: Field = (TYPES, lambda value: True)
