@@ -172,8 +172,9 @@ async def test_unloaded_model_gives_back_its_memory_and_can_be_loaded_again(tiny
             with pytest.raises(CapacityError, match="the engine is closed"):
                 await anext(stale)
             del stale
-            gc.collect()
-            assert runner() is None
+            while runner() is not None:  # a worker thread drops what it did last a moment later
+                gc.collect()
+                await anyio.sleep(0.001)
             with pytest.raises(UnknownModelError):
                 await hub.unload(name)
             again = await _finish_turn(await hub.get(name))
