@@ -17,6 +17,7 @@ from jsonschema.validators import validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from tools.plain_schema import is_plain
 from tools.spec import JsonObject
 
 _MAX_MESSAGE_CHARACTERS = 500
@@ -75,7 +76,8 @@ def _canonical(schema: JsonObject) -> str:
 def _compile(canonical: str) -> Validator:
     schema = json.loads(canonical)
     validator_class = validator_for(schema, default=jsonschema.Draft202012Validator)
-    validator_class.check_schema(schema)
+    if not is_plain(schema):
+        validator_class.check_schema(schema)
     # An explicit, empty registry: the default one would download what a `$ref` names.
     exact: Validator = validators.extend(  # type: ignore[no-untyped-call]  # its stub has no types
         validator_class, {"multipleOf": _multiple_of}
