@@ -97,13 +97,13 @@ class _Run:
 
 async def _measure(config: Config, tools: Sequence[ToolSpec]) -> _Run:
     seconds: dict[str, float] = {}
-    async with _open_model(config, None) as model:
+    async with open_model_afresh(config, None) as model:
         for measure, question in ((FIRST, QUESTIONS[0]), (SECOND, QUESTIONS[1])):
             seconds[measure] = await _first_token_s(model, question, tools)
         num_tokens = await model.count_tokens([Message("user", QUESTIONS[0])], tools)
     with tempfile.TemporaryDirectory() as folder:
         for by in ("computing", "reading"):
-            async with _open_model(config, Path(folder)) as model:
+            async with open_model_afresh(config, Path(folder)) as model:
                 await model.support_of(tools)  # as an agent does; reads the vocabulary
                 started = time.perf_counter()
                 await model.prepare(tools)
@@ -114,7 +114,7 @@ async def _measure(config: Config, tools: Sequence[ToolSpec]) -> _Run:
 
 
 @asynccontextmanager
-async def _open_model(config: Config, folder: Path | None) -> AsyncIterator[ChatModel]:
+async def open_model_afresh(config: Config, folder: Path | None) -> AsyncIterator[ChatModel]:
     """Load the model as a new process would and let it answer once."""
     from runtime.chat.model import ChatModel
     from runtime.engine.async_engine import ThreadedEngine
@@ -130,7 +130,9 @@ async def _open_model(config: Config, folder: Path | None) -> AsyncIterator[Chat
     threaded = ThreadedEngine(engine)
     async with anyio.create_task_group() as tasks:
         await tasks.start(threaded.run)
-        model = ChatModel(config.model, tokenizer, threaded, engine.context_length, saved)
+        model = ChatModel(
+            config.model, tokenizer, threaded, engine.context_length, saved, runner.spare_core
+        )
         await _first_token_s(model, "Hello!")
         yield model
         await threaded.aclose()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mcp_servers.cli.bench_calls import measure_calls
 from mcp_servers.cli.bench_catalogue import TOKENS_PER_TOOL, measure_catalogue
 from mcp_servers.cli.bench_grammars import measure_grammars
+from mcp_servers.cli.bench_hostile import measure_hostile
 from mcp_servers.cli.bench_machine import MachineProbe
 from mcp_servers.cli.bench_setup import BenchOptions, Generation, LoadedModel, generate
 from mcp_servers.cli.bench_single import warm_up
@@ -49,7 +50,7 @@ _PROMPT = (
 
 
 def measure_tools(options: BenchOptions) -> Iterator[Measurement]:
-    """All that calls cost: tokens, masks, grammars, and the first token of a session.
+    """All that calls cost: tokens, masks, grammars, a session's first token, others' waits.
 
     The catalogue of the sessions has about as many tokens as the first of the options' prompts.
     """
@@ -59,6 +60,7 @@ def measure_tools(options: BenchOptions) -> Iterator[Measurement]:
     yield from measure_schema(options, model)
     num_tools = max(1, options.prompt_tokens[0] // TOKENS_PER_TOOL)
     yield from measure_catalogue(options, num_tools)
+    yield from measure_hostile(options)
 
 
 def measure_schema(options: BenchOptions, model: LoadedModel) -> list[Measurement]:

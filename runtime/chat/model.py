@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -39,7 +39,7 @@ from runtime.engine.async_engine import AsyncEngine
 from runtime.engine.embedding import Vectors
 from runtime.engine.saved_pages import SavedPages
 from runtime.errors import GenerationError, PromptTooLongError, UnsupportedSchemaError
-from runtime.grammar.compile import GrammarSource
+from runtime.grammar.compile import GrammarSource, SpareCore
 from runtime.grammar.constraint import Constraint
 from runtime.request import FinishReason, GenerateRequest, SamplingParams, TokenChunk, Usage
 from runtime.tokenizer.tokenizer import Tokenizer
@@ -90,10 +90,12 @@ class ChatModel:
         engine: AsyncEngine,
         context_length: int,
         saved_pages: SavedPages | None = None,
+        spare_core: SpareCore = nullcontext,
     ) -> None:
         """Compile the model's chat template.
 
-        What `prepare` computes is also kept in `saved_pages`, where there are any.
+        What `prepare` computes is also kept in `saved_pages`, where there are any. Grammars are
+        compiled inside of `spare_core`.
 
         Raises:
             TemplateError: the model has no chat template, or a broken one.
@@ -106,7 +108,8 @@ class ChatModel:
         self._catalogue = Catalogue(self._build_tokens, engine, saved_pages)
         self.wire_format = self._prompts.wire_format
         self.features = self._prompts.features()
-        self._grammars = Grammars(self._prompts.bound, tokenizer, self._prompts.end_of_turn_id)
+        end_of_turn_id = self._prompts.end_of_turn_id
+        self._grammars = Grammars(self._prompts.bound, tokenizer, end_of_turn_id, spare_core)
 
     def for_caller(self, caller: str) -> ChatModel:
         """The same model for one of several callers, who must not learn what others ask.

@@ -10,6 +10,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -40,6 +41,7 @@ from tools.spec import JsonObject
 from tools.validation import schema_problem
 
 Probe = Callable[[str], Verdict]
+SpareCore = Callable[[], AbstractContextManager[None]]
 GrammarKind = Literal["lark", "json_schema", "regex"]
 
 MAX_GRADE_BYTES = 4 * 1024 * 1024
@@ -92,7 +94,8 @@ class CompiledGrammar:
 class GrammarCache:
     """Compiled grammars and grades of one vocabulary by content, bounded by their memory.
 
-    Safe to call from several threads; the least recently used grammars go first.
+    Safe to call from several threads; the least recently used grammars go first. While something
+    is compiled or tried out, it is inside of `spare_core`: whoever decodes leaves a core to it.
     """
 
     def __init__(
@@ -100,8 +103,10 @@ class GrammarCache:
         vocabulary: Vocabulary,
         max_bytes: int = 128 * 1024 * 1024,
         probe: Probe = probe_grammar,
+        spare_core: SpareCore = nullcontext,
     ) -> None:
         self.vocabulary = vocabulary
+        self._spare_core = spare_core
         self._probe = probe
         self._compiled: BoundedCache[CompiledGrammar] = BoundedCache(max_bytes)
         self._grades: BoundedCache[SchemaSupport | str] = BoundedCache(MAX_GRADE_BYTES)
@@ -118,7 +123,8 @@ class GrammarCache:
         key = _digest(serialized)
         compiled = self._compiled.get(key)
         if compiled is None:
-            compiled = compile_grammar(source, self.vocabulary, self._probe_once)
+            with self._spare_core():
+                compiled = compile_grammar(source, self.vocabulary, self._probe_once)
             self._compiled.put(key, compiled, _compiled_bytes(serialized))
         return compiled
 
@@ -133,7 +139,8 @@ class GrammarCache:
         grade = self._grades.get(key)
         if grade is None:
             try:
-                grade = grade_schema(schema, self.vocabulary, self._probe_once)
+                with self._spare_core():
+                    grade = grade_schema(schema, self.vocabulary, self._probe_once)
             except UnsupportedSchemaError as exc:
                 grade = str(exc)
             self._put_grade(key, grade)
@@ -152,8 +159,10 @@ class GrammarCache:
         """
         unknown = {_digest(dump_json(schema)): schema for schema in schemas if _is_bounded(schema)}
         unknown = {key: item for key, item in unknown.items() if self._grades.get(key) is None}
-        if len(unknown) > 1 and _are_strict(list(unknown.values()), self.vocabulary):
-            for key in unknown:
+        if len(unknown) > 1:
+            with self._spare_core():
+                are_strict = _are_strict(list(unknown.values()), self.vocabulary)
+            for key in unknown if are_strict else ():
                 self._put_grade(key, SchemaSupport("strict"))
         grades: list[SchemaSupport | UnsupportedSchemaError] = []
         for schema in schemas:

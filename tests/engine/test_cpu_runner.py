@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from runtime.engine.cpu_runner import CpuRunner
+from runtime.engine.cpu_runner import SPARED_AFTER_S, CpuRunner
 from runtime.engine.engine import Engine, EngineLimits
 from runtime.kernels.cpu.native import supported_variants
 from runtime.kernels.cpu.recorder import Limits
@@ -24,37 +26,43 @@ from tests.helpers.constrained_tokens import check_greedy_tokens
 from tests.helpers.page_runner import LetterDecoder
 from tests.helpers.tiny_gguf import write_tiny_llama
 
+LIMITS = EngineLimits(context_length=512)
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_llama(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
 
 
-def make_engine(
+def open_runner(
     path: Path,
+    kv_cache_bytes: int,
     *,
-    num_pages: int = 200,
     max_step_tokens: int = 512,
     kv_type: KvType = KvType.INT8,
     threads: int = 2,
     variant: str | None = None,
     packed_folder: Path | None = None,
-) -> Engine:
-    def open_runner(kv_cache_bytes: int) -> CpuRunner:
-        return CpuRunner(
-            open_checkpoint(path),
-            limits=Limits(max_step_tokens, 64, 512),
-            kv_cache_bytes=kv_cache_bytes,
-            kv_type=kv_type,
-            threads=threads,
-            variant=variant,
-            packed_folder=packed_folder,
-        )
+) -> CpuRunner:
+    return CpuRunner(
+        open_checkpoint(path),
+        limits=Limits(max_step_tokens, 64, 512),
+        kv_cache_bytes=kv_cache_bytes,
+        kv_type=kv_type,
+        threads=threads,
+        variant=variant,
+        packed_folder=packed_folder,
+    )
 
-    page_bytes = (1 << 20) // open_runner(1 << 20).num_pages
-    runner = open_runner(num_pages * page_bytes)
+
+def make_engine(
+    path: Path, *, num_pages: int = 200, max_step_tokens: int = 512, **options: Any
+) -> Engine:
+    options["max_step_tokens"] = max_step_tokens
+    page_bytes = (1 << 20) // open_runner(path, 1 << 20, **options).num_pages
+    runner = open_runner(path, num_pages * page_bytes, **options)
     assert runner.num_pages == num_pages
-    limits = EngineLimits(context_length=512, max_step_tokens=max_step_tokens)
+    limits = replace(LIMITS, max_step_tokens=max_step_tokens)
     return Engine(runner, limits, decoder=LetterDecoder, stop_ids=frozenset())
 
 
@@ -177,3 +185,29 @@ def test_second_runner_maps_what_the_first_packed(tiny: Path, tmp_path: Path) ->
     before = file.stat().st_ino
     assert run(make_engine(tiny, packed_folder=packed), requests) == wanted
     assert [entry.stat().st_ino for entry in packed.iterdir()] == [before]
+
+
+def test_tokens_are_bit_equal_while_a_core_is_spared_and_it_is_taken_back_a_moment_later(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    runner = open_runner(tiny, 1 << 22, threads=3)
+    engine = Engine(runner, LIMITS, decoder=LetterDecoder, stop_ids=frozenset())
+    requests = scored(4)
+    wanted = run(engine, requests)
+    with runner.spare_core():
+        with runner.spare_core():
+            assert run(engine, requests) == wanted
+        now += 1
+        assert runner.num_threads == 2
+    assert runner.num_threads == 2
+    now += SPARED_AFTER_S
+    assert runner.num_threads == 3
+    assert run(engine, requests) == wanted
+
+
+def test_the_only_thread_is_not_spared(tiny: Path) -> None:
+    runner = open_runner(tiny, 1 << 20, threads=1)
+    with runner.spare_core():
+        assert runner.num_threads == 1

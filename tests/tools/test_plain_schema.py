@@ -14,7 +14,7 @@ from tests.helpers.random_schemas import random_schema, random_value
 from tools.plain_schema import DRAFTS, MAX_LEVELS, is_plain
 from tools.spec import JsonObject
 
-ODD_VALUES = (
+ODD_VALUES: tuple[Any, ...] = (
     None,
     True,
     -1,
