@@ -87,5 +87,5 @@ clean:
 $(SUITE)/tests: .venv/installed-dev
 	@$(PIP) download --quiet --no-deps --no-binary jsonschema --dest $(SUITE) jsonschema==4.26.0
 	@tar -xzf $(SUITE)/jsonschema-4.26.0.tar.gz -C $(SUITE) --strip-components=2 \
-		jsonschema-4.26.0/json/tests
+		jsonschema-4.26.0/json/tests jsonschema-4.26.0/json/remotes
 	@touch $@

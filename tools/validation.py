@@ -14,10 +14,10 @@ import jsonschema
 from jsonschema import validators
 from jsonschema.protocols import Validator
 from jsonschema.validators import validator_for
-from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from tools.plain_schema import is_plain
+from tools.schema_documents import known_documents
 from tools.spec import JsonObject
 
 _MAX_MESSAGE_CHARACTERS = 500
@@ -78,10 +78,10 @@ def _compile(canonical: str) -> Validator:
     validator_class = validator_for(schema, default=jsonschema.Draft202012Validator)
     if not is_plain(schema):
         validator_class.check_schema(schema)
-    # An explicit, empty registry: the default one would download what a `$ref` names.
+    # An explicit registry: the default one would download what a `$ref` names.
     exact: Validator = validators.extend(  # type: ignore[no-untyped-call]  # its stub has no types
         validator_class, {"multipleOf": _multiple_of}
-    )(schema, registry=Registry())
+    )(schema, registry=known_documents())
     return exact
 
 

@@ -7,19 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urldefrag
 
-from referencing import Registry
-from referencing.exceptions import Unresolvable
+from referencing.exceptions import Unresolvable, Unretrievable
 from referencing.jsonschema import (
     DRAFT4,
     DRAFT6,
     DRAFT7,
     DRAFT201909,
     DRAFT202012,
-    SchemaRegistry,
 )
 
 from runtime.errors import UnsupportedSchemaError
 from runtime.grammar.schema import Schema
+from tools.schema_documents import known_documents
 from tools.spec import JsonObject
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ _DRAFTS = {
     "https://json-schema.org/draft/2019-09/schema": (2019, DRAFT201909),
     "https://json-schema.org/draft/2020-12/schema": (2020, DRAFT202012),
 }
+_VALIDATION = "https://json-schema.org/draft/2020-12/vocab/validation"
 _ROOT_URI = "urn:zonda:schema"
 
 
@@ -62,10 +62,16 @@ class Document:
     """A whole schema whose references can be followed."""
 
     def __init__(self, schema: JsonObject) -> None:
+        """Read it.
+
+        Raises:
+            UnsupportedSchemaError: its `$schema` is known and lacks what we take for granted.
+        """
+        _check_dialect(schema.get("$schema"))
         draft, specification = _DRAFTS.get(_bare(schema.get("$schema")), (2020, DRAFT202012))
         resource = specification.create_resource(schema)
         uri = resource.id() or _ROOT_URI
-        registry: SchemaRegistry = Registry().with_resource(uri, resource)
+        registry = known_documents().with_resource(uri, resource)
         objects = list(_objects(schema))
         self._paths = {id(part): path for path, part in objects}
         self._dynamic_anchors = [
@@ -89,7 +95,8 @@ class Document:
         except (Unresolvable, ValueError) as exc:
             raise UnsupportedSchemaError(
                 f"keyword '$ref' at {place.path} is not supported: {reference[:200]!r} is not part"
-                " of the schema, and nothing is fetched; put it under '$defs'"
+                " of the schema, and nothing is fetched; put it under '$defs', or as a file into"
+                " the user's folder of schemas"
             ) from exc
         target = found.contents
         stated = target.get("$schema") if isinstance(target, dict) else None
@@ -133,6 +140,25 @@ def _targets_in_place(schema: Schema) -> set[str]:
         for part in schema.get(keyword, ()):
             targets |= _targets_in_place(part)
     return targets
+
+
+def _check_dialect(uri: Any) -> None:
+    """Refuse a dialect in which `type` and the like mean nothing; one that is not known is 2020-12.
+
+    Source: JSON Schema 2020-12 core, section 8.1.2 ("$vocabulary").
+    """
+    if not isinstance(uri, str) or _bare(uri) in _DRAFTS:
+        return
+    try:
+        metaschema = known_documents().get_or_retrieve(uri).value.contents
+    except (Unretrievable, ValueError):
+        return
+    vocabularies = metaschema.get("$vocabulary") if isinstance(metaschema, dict) else None
+    if isinstance(vocabularies, dict) and _VALIDATION not in vocabularies:
+        raise UnsupportedSchemaError(
+            f"keyword '$schema' at $ is not supported: {uri[:200]!r} lacks the vocabulary"
+            f" {_VALIDATION!r}"
+        )
 
 
 def _specification(draft: int) -> Any:
