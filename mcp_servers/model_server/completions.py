@@ -16,6 +16,7 @@ from mcp_servers.model_server.service import ModelService
 from mcp_servers.model_server.url_servers import UrlServers, connect
 from runtime.errors import UnknownModelError
 from runtime.http_api.conversations import conversation_routes
+from runtime.http_api.faults import Fault, FaultError
 from runtime.http_api.messages_routes import anthropic_routes
 from runtime.http_api.openapi import document_route
 from runtime.http_api.operations import OPERATIONS
@@ -90,6 +91,12 @@ class Completions:
             name = models.default
         async with models.hold(name, logger.info) as model:
             yield model
+
+    async def unload_model(self, name: str) -> None:
+        if self._service.surface.loadable is None:
+            text = "clients unload no models here: the server was started without --admin"
+            raise FaultError(Fault(403, "permission_error", text, param="model"))
+        await self._service.unload(name)
 
     def check_queue(self, caller: str) -> None:
         self._service.check_queue(caller)

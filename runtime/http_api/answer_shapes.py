@@ -242,6 +242,14 @@ class MessagesPage(Shape):
     has_more: bool
 
 
+class ModelDeletedAnswer(Shape):
+    """Which model is not loaded any more."""
+
+    object: Literal["model"]
+    id: str
+    deleted: bool
+
+
 class DeletedAnswer(Shape):
     """What was deleted."""
 

@@ -47,7 +47,7 @@ from runtime.http_api.responses_store import (
     Memory,
     whole_items,
 )
-from runtime.http_api.routes import NO_TOOLS, guarded, may_call_tools
+from runtime.http_api.routes import check_scope, guarded
 from tools.spec import JsonObject
 
 MAX_EVENTS = 10**9
@@ -197,8 +197,8 @@ class _Responses:
         asked = self._understand(
             await read_body(request, ResponseRequest), self._caller_of(request)
         )
-        if asked.turn.servers and not may_call_tools(request):
-            raise FaultError(Fault(403, "permission_error", NO_TOOLS, param="tools"))
+        if asked.turn.servers:
+            check_scope(request, "tools", "tools")
         if asked.body.background:
             return await self._start(asked)
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -103,6 +103,16 @@ class Backend(Protocol):
         """
         ...
 
+    async def unload_model(self, name: str) -> None:
+        """Give back the memory of a model that nobody uses.
+
+        Raises:
+            FaultError: clients of this server may not do that.
+            UnknownModelError: no model of that name is loaded.
+            CapacityError: somebody uses it.
+        """
+        ...
+
     def check_queue(self, caller: str) -> None:
         """Refuse a caller who would get no place now, before their request is read.
 
@@ -136,7 +146,7 @@ def openai_routes(backend: Backend, caller_of: Callable[[Request], str]) -> list
         _route(one, GET=stored.show, POST=stored.update, DELETE=stored.delete),
         _route(f"{one}/messages", GET=stored.messages),
         _route("/v1/models", GET=api.list_models),
-        _route("/v1/models/{name:path}", GET=api.show_model),
+        _route("/v1/models/{name:path}", GET=api.show_model, DELETE=api.delete_model),
     ]
 
 
@@ -167,13 +177,16 @@ def guarded(answer: Answer) -> Answer:
     return answered
 
 
-NO_TOOLS = "the key lacks the scope tools, which calls of tool servers need"
+def check_scope(request: Request, needed: Literal["tools", "admin"], param: str) -> None:
+    """Refuse a request whose key is not for what its field `param` asks.
 
-
-def may_call_tools(request: Request) -> bool:
-    """Whether the key of a request is for calling tools; where none is needed, all may."""
+    Raises:
+        FaultError: there are keys, and the request's lacks the scope.
+    """
     scopes = request.scope.get("state", {}).get("key_scopes")
-    return scopes is None or "tools" in scopes
+    if scopes is not None and needed not in scopes:
+        text = f"the key lacks the scope {needed}"
+        raise FaultError(Fault(403, "permission_error", text, param=param))
 
 
 def queue_time_s(request: Request) -> float | None:
@@ -207,6 +220,13 @@ class _Api:
             text = f"no model is named {name!r}"
             raise FaultError(Fault(404, "invalid_request_error", text, "model_not_found", "model"))
         return JSONResponse(self._describe(name))
+
+    async def delete_model(self, request: Request) -> Response:
+        """Unload a model; its file stays, and it is loaded again when it is used."""
+        name = request.path_params["name"]
+        check_scope(request, "admin", "model")
+        await self._backend.unload_model(name)
+        return JSONResponse({"id": name, "object": "model", "deleted": True})
 
     async def chat(self, request: Request) -> Response:
         self._backend.check_queue(self._caller_of(request))

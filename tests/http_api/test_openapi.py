@@ -34,6 +34,8 @@ ASKED: list[tuple[str, str, dict[str, Any]]] = [
     ("post", "/detokenize", {"tokens": [1, 2]}),
     ("post", "/apply-template", {"messages": [{"role": "user", "content": "a"}]}),
     ("get", "/v1/models", {}),
+    ("get", "/v1/models/{model}", {}),
+    ("delete", "/v1/models/{model}", {}),
 ]
 
 
