@@ -24,6 +24,7 @@ from runtime.http_api.responses import responses_routes
 from runtime.http_api.responses_mcp import ToolAccess, ToolSources, UrlServer
 from runtime.http_api.responses_store import Memory
 from runtime.http_api.routes import guarded, openai_routes
+from runtime.http_api.stored_chats import StoredChats
 from runtime.http_api.text_routes import text_routes
 from tools.errors import suggest
 from tools.toolset import CombinedToolset, Toolset
@@ -114,12 +115,20 @@ class Completions:
         }
 
 
-def client_routes(backend: Completions, version: str) -> list[Route]:
-    """All routes of the APIs that other clients than MCP's speak."""
-    memory = Memory()
+def client_routes(
+    backend: Completions,
+    version: str,
+    memory: Memory | None = None,
+    chats: StoredChats | None = None,
+) -> list[Route]:
+    """All routes of the APIs that other clients than MCP's speak.
+
+    What they keep is in `memory` and `chats`, which are empty and their own where absent.
+    """
+    memory = memory or Memory()
     return [
         *anthropic_routes(backend, caller_of),
-        *openai_routes(backend, caller_of),
+        *openai_routes(backend, caller_of, chats or StoredChats()),
         *responses_routes(backend, caller_of, memory),
         *conversation_routes(caller_of, memory),
         *text_routes(backend, caller_of),

@@ -250,8 +250,6 @@ class _Responses:
         is_stream = read_switch(query, "stream")
         after = read_number(query, "starting_after", -1, 0, MAX_EVENTS)
         if not is_stream:
-            if after >= 0:
-                raise bad_request("starting_after needs stream=true", "starting_after")
             return JSONResponse(kept.response)
         events = kept.events
         if events is None:

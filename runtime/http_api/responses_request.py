@@ -218,7 +218,7 @@ def _refuse_unsupported(request: InputTokensRequest) -> None:
 
 
 def _refuse_settings(request: ResponseRequest) -> None:
-    if request.stream_options is not None and not request.stream:
+    if request.stream_options is not None and request.stream is None:
         raise bad_request("stream_options needs stream: true", "stream_options")
     if request.background and request.store is False:
         raise bad_request("background needs store: true, to be asked for later", "background")

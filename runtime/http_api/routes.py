@@ -135,9 +135,10 @@ class Backend(Protocol):
 Answer = Callable[[Request], Awaitable[Response]]
 
 
-def openai_routes(backend: Backend, caller_of: Callable[[Request], str]) -> list[Route]:
+def openai_routes(
+    backend: Backend, caller_of: Callable[[Request], str], store: StoredChats
+) -> list[Route]:
     """Return the routes under `/v1`; `caller_of` names who sent a request."""
-    store = StoredChats()
     api = _Api(backend, caller_of, store)
     stored = StoredChatRoutes(store, caller_of)
     one = "/v1/chat/completions/{completion_id}"

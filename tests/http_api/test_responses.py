@@ -313,7 +313,7 @@ async def test_obfuscation_fills_deltas_up_where_it_is_asked_for() -> None:
         ),
         ({"input": [{"type": "mcp_approval_response", "approval_request_id": "x",
                      "approve": True}]}, "input"),
-        ({"stream_options": {}, "stream": False}, "stream_options"),
+        ({"stream_options": {}, "stream": None}, "stream_options"),
         ({"background": True, "store": False}, "background"),
         ({"top_logprobs": 1}, "top_logprobs"),
         ({"top_logprobs": 21}, "top_logprobs"),
