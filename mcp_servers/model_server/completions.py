@@ -39,6 +39,7 @@ class Completions:
         service: has the models.
         any_name: whether a name that no model has means the default one, as for programs that
             ask for a hosted model by name.
+        served_names: what the default model is called here; its own name where absent.
         url_servers: what tool servers requests may name by URL; none where absent.
     """
 
@@ -47,18 +48,28 @@ class Completions:
         service: ModelService,
         *,
         any_name: bool = False,
+        served_names: Sequence[str] = (),
         url_servers: UrlServers | None = None,
     ) -> None:
         self._service = service
         self._any_name = any_name
+        self._served_names = tuple(served_names)
         self._url_servers = url_servers or UrlServers()
 
     @property
     def model_names(self) -> Sequence[str]:
-        return self._service.models.names
+        default, *others = self._service.models.names
+        return [*(self._served_names or (default,)), *others]
 
     def has_model(self, name: str) -> bool:
-        return self._any_name or name in self._service.models.names
+        return self._any_name or self._find(name) is not None
+
+    def _find(self, name: str) -> str | None:
+        """The model that clients call so, by its own name."""
+        models = self._service.models
+        if name in self._served_names:
+            return models.default
+        return name if name in models.names else None
 
     @property
     def tool_sources(self) -> ToolSources:
@@ -86,18 +97,18 @@ class Completions:
     @asynccontextmanager
     async def hold_model(self, name: str) -> AsyncIterator[Model]:
         models = self._service.models
-        if name not in models.names:
-            if not self._any_name:
-                raise UnknownModelError(f"no model is named {name!r}{suggest(name, models.names)}")
-            name = models.default
-        async with models.hold(name, logger.info) as model:
+        found = self._find(name)
+        if found is None and not self._any_name:
+            hint = suggest(name, self.model_names)
+            raise UnknownModelError(f"no model is named {name!r}{hint}")
+        async with models.hold(found or models.default, logger.info) as model:
             yield model
 
     async def unload_model(self, name: str) -> None:
         if self._service.surface.loadable is None:
             text = "clients unload no models here: the server was started without --admin"
             raise FaultError(Fault(403, "permission_error", text, param="model"))
-        await self._service.unload(name)
+        await self._service.unload(self._find(name) or name)
 
     def check_queue(self, caller: str) -> None:
         self._service.check_queue(caller)

@@ -153,7 +153,7 @@ class _Api:
 
     async def show_model(self, request: Request) -> Response:
         name = request.path_params["name"]
-        if name not in self._backend.model_names:
+        if not self._backend.has_model(name):
             text = f"no model is named {name!r}"
             raise FaultError(Fault(404, "invalid_request_error", text, "model_not_found", "model"))
         return JSONResponse(self._describe(name))

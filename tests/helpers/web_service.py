@@ -92,6 +92,7 @@ async def open_app(
     *,
     model_name: str = "scripted",
     any_name: bool = False,
+    served_names: Sequence[str] = (),
     memory: Memory | None = None,
     chats: StoredChats | None = None,
     readiness: Callable[[], str] | None = None,
@@ -115,7 +116,9 @@ async def open_app(
             check_admin_calls(server)
             access = make_access("127.0.0.1", keys, tokens=tokens)
             ready = readiness or (lambda: service.readiness)
-            backend = Completions(service, any_name=any_name, url_servers=url_servers)
+            backend = Completions(
+                service, any_name=any_name, served_names=served_names, url_servers=url_servers
+            )
             async with open_web_app(
                 server,
                 access,
