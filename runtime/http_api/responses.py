@@ -48,6 +48,7 @@ from runtime.http_api.responses_store import (
     whole_items,
 )
 from runtime.http_api.routes import check_scope, guarded
+from runtime.tokenizer.tokenizer import Tokenizer
 from tools.spec import JsonObject
 
 MAX_EVENTS = 10**9
@@ -58,6 +59,9 @@ is wrong with the request is an ordinary error."""
 
 class Model(AgentModel, Protocol):
     """What a response needs of a loaded model; `ChatModel` is one."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
 
     def for_caller(self, caller: str) -> Self:
         """The same model; what this caller says is not shared with others."""
@@ -351,7 +355,8 @@ class _Responses:
             self._backend.hold_model(asked.model_name) as model,
             self._offer(asked.turn) as offered,  # what is wrong waits for nobody
         ):
-            job = Job(asked.body, asked.turn, asked.transcript, offered, asked.caller)
+            of = asked.transcript, offered, asked.caller, model.tokenizer
+            job = Job(asked.body, asked.turn, *of)
             async with self._backend.turn(asked.caller):
                 yield model.for_caller(asked.caller), job
 

@@ -32,6 +32,7 @@ from runtime.http_api.responses_messages import Transcript, own_name, without_ol
 from runtime.http_api.responses_request import ResponseTurn, read_choice, read_sampling
 from runtime.http_api.responses_shapes import ResponseRequest
 from runtime.request import SamplingParams, Usage
+from runtime.tokenizer.tokenizer import Tokenizer
 from tools.spec import JsonObject, ToolSpec
 
 _CODES = {400: "invalid_prompt", 429: "rate_limit_exceeded"}
@@ -44,6 +45,7 @@ class Job:
     Attributes:
         offered: the tools of tool servers; None where none are asked for.
         caller: for whom.
+        tokenizer: the model's.
     """
 
     request: ResponseRequest
@@ -51,6 +53,7 @@ class Job:
     transcript: Transcript
     offered: OfferedTools | None
     caller: str
+    tokenizer: Tokenizer
 
 
 async def write_response(job: Job, model: AgentModel, writer: ResponseWriter) -> None:
@@ -110,6 +113,7 @@ class _Answer:
         self._job = job
         self._model = model
         self._writer = writer
+        self._writer.scored_by = job.tokenizer
         self._sampling = read_sampling(job.request, model.context_length)
         self._usage = Usage()
         self._num_calls = 0

@@ -26,6 +26,7 @@ Include = Literal[
     "web_search_call.action.sources",
     "web_search_call.results",
 ]
+LOGPROBS: Include = "message.output_text.logprobs"
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_-]+$")]
 Metadata = Annotated[
     dict[
