@@ -166,6 +166,11 @@ class ResponseWriter:
             case TurnEnd():
                 await self._end_turn(event)
 
+    async def put_item(self, item: JsonObject) -> None:
+        """Put out an item that is whole."""
+        await self.begin()
+        await self._done(await self._add(item))
+
     async def list_tools(self, label: str, tools: list[JsonObject], error: str | None) -> None:
         """Tell what a server offers, or why that is not known."""
         await self.begin()

@@ -231,9 +231,6 @@ def _refuse_settings(request: ResponseRequest) -> None:
         raise bad_request("background needs store: true, to be asked for later", "background")
     if request.prompt is not None:
         raise bad_request("no prompts are kept here; send the text in instructions", "prompt")
-    if request.context_management:
-        text = "contexts are not compacted; truncation: 'auto' drops what is oldest"
-        raise bad_request(text, "context_management")
     if request.moderation is not None:
         raise bad_request("there is no model that moderates", "moderation")
 

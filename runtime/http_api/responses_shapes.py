@@ -185,6 +185,13 @@ class StreamOptions(Shape):
     include_obfuscation: bool | None = None
 
 
+class ContextManagement(Shape):
+    """From how many tokens on a conversation is compacted before the model goes on."""
+
+    type: Literal["compaction"]
+    compact_threshold: Annotated[int, Field(ge=1000)] | None = None
+
+
 class InputTokensRequest(Shape):
     """The body of `POST /v1/responses/input_tokens`; what a response's input is made of."""
 
@@ -224,7 +231,7 @@ class ResponseRequest(InputTokensRequest):
     chat_template_kwargs: TemplateOptions | None = None
 
     prompt: Json | None = None
-    context_management: list[Json] | None = None
+    context_management: Annotated[list[ContextManagement], Field(min_length=1)] | None = None
     moderation: Json | None = None
     access_programs: Json | None = None
     background_options: Json | None = None
