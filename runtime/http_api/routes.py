@@ -23,7 +23,13 @@ from runtime.engine.embedding import Vectors
 from runtime.errors import PromptTooLongError
 from runtime.http_api.at_once import all_at_once
 from runtime.http_api.body import read_body
-from runtime.http_api.chat_answer import ChunkWriter, Header, write_completion, write_usage
+from runtime.http_api.chat_answer import (
+    ChunkWriter,
+    Header,
+    write_completion,
+    write_totals,
+    write_usage,
+)
 from runtime.http_api.chat_request import ChatTurn, read_chat
 from runtime.http_api.chat_shapes import ChatRequest
 from runtime.http_api.event_stream import Emit, EventStream, unless_gone
@@ -256,12 +262,12 @@ class _Api:
                 ends = await _stream(header, model, turn, emit, has_usage=usage)
                 if asked.store:
                     keep(model, turn, ends)
-            request.state.usage = write_usage(ends)
+            request.state.usage = write_totals(ends)
 
         async def complete() -> Response:
             async with begun() as (model, turn):
                 ends = await _run(model, turn)
-            request.state.usage = write_usage(ends)
+            request.state.usage = write_totals(ends)
             if asked.store:
                 return JSONResponse(keep(model, turn, ends))
             return JSONResponse(_write(header, model, turn, ends))
@@ -273,8 +279,9 @@ class _Api:
 
 
 def _write(header: Header, model: Model, turn: ChatTurn, ends: list[TurnEnd]) -> JsonObject:
-    scored_by = model.tokenizer if turn.has_scores else None
-    return write_completion(header, ends, is_legacy=turn.is_legacy, scored_by=scored_by)
+    return write_completion(
+        header, ends, model.tokenizer, is_legacy=turn.is_legacy, has_scores=turn.has_scores
+    )
 
 
 async def check_length(model: Model, turn: ChatTurn) -> None:
@@ -346,6 +353,6 @@ async def _stream(
     await all_at_once([partial(answer, *one) for one in enumerate(turn.sampling)])
     ordered = [ends[index] for index in sorted(ends)]
     if has_usage:
-        totals = write_usage(ordered)
-        await emit(header.write("chat.completion.chunk", choices=[], usage=totals))
+        usage = write_usage(ordered, model.tokenizer)
+        await emit(header.write("chat.completion.chunk", choices=[], usage=usage))
     return ordered

@@ -15,6 +15,7 @@ from mcp_servers.model_server.admission import AdmissionLimits
 from runtime.chat.messages import Message, OutputSchema, ToolCall, ToolChoice
 from tests.helpers.model_service import ScriptedModels, scripted_models
 from tests.helpers.scripted_chat_model import AskedTurn, Script, ScriptedTurn, play
+from tests.helpers.tiny_tokenizer import tiny_tokenizer
 from tests.helpers.web_service import ServedApp, on_port, open_app
 
 pytestmark = pytest.mark.anyio
@@ -26,6 +27,12 @@ USAGE = {
     "completion_tokens": 5,
     "total_tokens": 15,
     "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+    "completion_tokens_details": {
+        "reasoning_tokens": 0,
+        "audio_tokens": 0,
+        "accepted_prediction_tokens": 0,
+        "rejected_prediction_tokens": 0,
+    },
 }
 ADD = {
     "type": "function",
@@ -237,6 +244,17 @@ async def test_an_unknown_model_is_not_found_and_the_known_one_is_described() ->
     assert "did you mean 'scripted'" in missing.json()["error"]["message"]
     assert listed.json() == {"object": "list", "data": [shown.json()]}
     assert shown.json()["id"] == "scripted"
+
+
+async def test_thoughts_are_counted_among_the_tokens_of_all_answers() -> None:
+    thought = "I add two and two. "
+    turn = play(ScriptedTurn("4", reasoning=thought))
+    whole, _ = await ask(turn, n=2)
+    streamed, _ = await ask(turn, n=2, stream=True, stream_options={"include_usage": True})
+    usage = whole.json()["usage"]
+    num_tokens = len(tiny_tokenizer().encode(thought))
+    assert usage["completion_tokens_details"]["reasoning_tokens"] == 2 * num_tokens > 0
+    assert chunks_of(streamed)[-1]["usage"] == usage
 
 
 async def test_a_model_is_known_by_the_names_that_it_is_served_under() -> None:
