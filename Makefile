@@ -14,6 +14,9 @@ PEERS := node@22 $(MCP)/inspector@2.12.0 $(MCP)/server-everything@2026.8.31 \
 # A server that does not start with the SDK of today, for tests; apart, so that nothing finds it.
 CRASHING := .venv/sqlite
 
+# The tests of OpenAI's client come with its source.
+OPENAI := .venv/clients/openai-3.54.0
+
 # The official tests of JSON Schema come with the source of the validator that we use.
 SUITE := .venv/json-schema-test-suite
 
@@ -37,10 +40,11 @@ check: .venv/installed-dev $(SUITE)/tests
 conformance: .venv/installed-dev
 	$(BIN)/python -m tests.conformance --client "python -m tests.conformance.client"
 
-## OpenAI's and Anthropic's clients, and Claude Code, against `zonda serve`: a minute.
-clients: .venv/installed-dev .venv/clients/bin/python
+## OpenAI's client with its own tests, Anthropic's, and Claude Code, against us: a minute.
+clients: .venv/clients/installed
 	$(BIN)/python -m tests.clients .venv/clients/bin/python
 	$(BIN)/python -m tests.clients.claude_code .venv/clients/node_modules/.bin/claude
+	$(BIN)/python -m tests.clients.openai_python .venv/clients/bin/python $(OPENAI)
 
 ## Random turns in every wire format, and a million damaged model files: about fifteen minutes.
 fuzz: .venv/installed-dev
@@ -77,12 +81,16 @@ clean:
 	@$(PIP) install --quiet --no-deps --upgrade --target $(CRASHING) mcp-server-sqlite==2025.4.25
 	@touch $@
 
-.venv/clients/bin/python: .venv/installed-dev
+.venv/clients/installed: .venv/installed-dev
 	@$(PYTHON) -m venv .venv/clients
 	@.venv/clients/bin/python -m pip --disable-pip-version-check install --quiet \
-		openai==3.54.0 anthropic==2.14.0
+		'openai[aiohttp]==3.54.0' anthropic==2.14.0 \
+		pytest==9.2.0 pytest-asyncio==1.5.0 rich==15.0.0
+	@$(PIP) download --quiet --no-deps --no-binary openai --dest .venv/clients openai==3.54.0
+	@tar -xzf $(OPENAI).tar.gz -C .venv/clients
 	@npm install --silent --no-audit --no-fund --no-save --prefix .venv/clients \
 		@anthropic-ai/claude-code@2.1.332
+	@touch $@
 
 $(SUITE)/tests: .venv/installed-dev
 	@$(PIP) download --quiet --no-deps --no-binary jsonschema --dest $(SUITE) jsonschema==4.26.0

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from mcp_servers.refusals import Refused
 
 KeyScope = Literal["inference", "tools", "admin"]
-"""OpenAI's and Anthropic's APIs; the MCP server; loading and unloading models there.
+"""OpenAI's and Anthropic's APIs; the MCP server; loading and unloading models, by either.
 
 Tokens of an authorization server have the first two, and `admin` where they say so.
 """

@@ -45,8 +45,10 @@ class Config:
         host: address that `zonda serve` binds; other than loopback needs a key.
         port: TCP port that `zonda serve` binds; 0 takes a free one.
         drain_s: seconds that runs get to end when `zonda serve` is stopped.
-        any_model_name: whether the default model answers OpenAI's clients that name one which
-            is not here.
+        any_model_name: whether the default model answers OpenAI's and Anthropic's clients that
+            name one which is not here.
+        served_model_name: names, separated by spaces, by which OpenAI's and Anthropic's clients
+            know the default model; "" is the one in `model`.
         mcp_urls: URLs of tool servers, separated by spaces, that requests of the Responses API
             may name as their `server_url`; "" allows none.
         share: whether every `zonda mcp` of a user with the same settings uses one engine
@@ -87,6 +89,7 @@ class Config:
     port: int = 8377
     drain_s: int = 30
     any_model_name: bool = False
+    served_model_name: str = ""
     mcp_urls: str = ""
     share: bool = True
     engine_idle_s: int = 300

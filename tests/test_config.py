@@ -41,6 +41,7 @@ def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:
         "port": "default",
         "drain_s": "default",
         "any_model_name": "default",
+        "served_model_name": "default",
         "mcp_urls": "default",
         "share": "default",
         "engine_idle_s": "default",

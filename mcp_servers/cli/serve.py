@@ -42,6 +42,13 @@ def serve(  # noqa: PLR0913 - one argument for each option
         typer.Option(help="A name under which clients reach this server; may be repeated."),
     ] = None,
     model: Model = None,
+    served_model_name: Annotated[
+        list[str] | None,
+        typer.Option(help="What clients call the model; may be repeated. Its own name if absent."),
+    ] = None,
+    any_model_name: Annotated[
+        bool, typer.Option("--any-model-name", help="Answer with it whatever model is named.")
+    ] = False,
     mcp_config: McpConfig = None,
     policy: PolicyFile = None,
     config_file: ConfigFile = None,
@@ -65,6 +72,8 @@ def serve(  # noqa: PLR0913 - one argument for each option
     config = load_config(
         config_file=config_file,
         model=model,
+        served_model_name=" ".join(served_model_name) if served_model_name else None,
+        any_model_name=any_model_name or None,
         device=device,
         host=host,
         port=port,

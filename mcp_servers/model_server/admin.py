@@ -226,16 +226,18 @@ class ModelList:
         """
         name = arguments["model"]
         async with self.use(run, name):
-            return _state((await self._models.get()).info(name), "loaded", status="done")
+            return state_of((await self._models.get()).info(name), "loaded", status="done")
 
-    async def unload(self, run: Run, arguments: JsonObject) -> ToolResult:
+    async def unload(
+        self, name: str, within_s: float = 0, report: Callable[[str], None] = lambda doing: None
+    ) -> ModelInfo:
         """Unload a model once no call uses it.
 
         Raises:
-            CapacityError: calls still use it after the wait.
+            CapacityError: calls still use it after that many seconds.
+            UnavailableError: it is just being unloaded.
             UnknownModelError: it is not loaded.
         """
-        name = arguments["model"]
         models = await self._models.get()
         if name not in models.names:
             raise UnknownModelError(f"model {name!r} is not loaded, so it takes no memory")
@@ -243,21 +245,20 @@ class ModelList:
             raise UnavailableError(f"model {name!r} is being unloaded already")
         self._leaving.add(name)
         try:
-            run.report(1, None, f"waiting for {self._users[name]} calls that use {name}")
-            with anyio.move_on_after(float(arguments.get("wait_seconds", 0))):
+            report(f"waiting for {self._users[name]} calls that use {name}")
+            with anyio.move_on_after(within_s):
                 while self._users[name]:
                     await self._ends.wait(self._ends.count)
             if self._users[name]:
                 raise CapacityError(
-                    f"{self._users[name]} calls use model {name!r}; try again when they have "
-                    "ended, or give wait_seconds"
+                    f"{self._users[name]} calls use model {name!r}; try again when they have ended"
                 )
             with anyio.CancelScope(shield=True):
                 info = await models.unload(name)
         finally:
             self._leaving.discard(name)
         self.changes.tell()
-        return _state(info, "unloaded")
+        return info
 
     def _may_embed(self, name: str) -> bool:
         models = self.opened
@@ -272,7 +273,8 @@ class ModelList:
         return model
 
 
-def _state(info: ModelInfo, state: str, **more: str) -> ToolResult:
+def state_of(info: ModelInfo, state: str, **more: str) -> ToolResult:
+    """Tell of a model that it is now "loaded" or "unloaded", and of its memory."""
     num_bytes = info.weight_bytes + info.kv_bytes
     text = f"{info.name} is {state} ({num_bytes / (1 << 20):.0f} MiB)"
     structured = {**more, "model": info.name, "state": state, "memory_bytes": num_bytes}

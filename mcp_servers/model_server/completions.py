@@ -16,6 +16,7 @@ from mcp_servers.model_server.service import ModelService
 from mcp_servers.model_server.url_servers import UrlServers, connect
 from runtime.errors import UnknownModelError
 from runtime.http_api.conversations import conversation_routes
+from runtime.http_api.faults import Fault, FaultError
 from runtime.http_api.messages_routes import anthropic_routes
 from runtime.http_api.openapi import document_route
 from runtime.http_api.operations import OPERATIONS
@@ -23,6 +24,7 @@ from runtime.http_api.responses import responses_routes
 from runtime.http_api.responses_mcp import ToolAccess, ToolSources, UrlServer
 from runtime.http_api.responses_store import Memory
 from runtime.http_api.routes import guarded, openai_routes
+from runtime.http_api.stored_chats import StoredChats
 from runtime.http_api.text_routes import text_routes
 from tools.errors import suggest
 from tools.toolset import CombinedToolset, Toolset
@@ -37,6 +39,7 @@ class Completions:
         service: has the models.
         any_name: whether a name that no model has means the default one, as for programs that
             ask for a hosted model by name.
+        served_names: what the default model is called here; its own name where absent.
         url_servers: what tool servers requests may name by URL; none where absent.
     """
 
@@ -45,18 +48,28 @@ class Completions:
         service: ModelService,
         *,
         any_name: bool = False,
+        served_names: Sequence[str] = (),
         url_servers: UrlServers | None = None,
     ) -> None:
         self._service = service
         self._any_name = any_name
+        self._served_names = tuple(served_names)
         self._url_servers = url_servers or UrlServers()
 
     @property
     def model_names(self) -> Sequence[str]:
-        return self._service.models.names
+        default, *others = self._service.models.names
+        return [*(self._served_names or (default,)), *others]
 
     def has_model(self, name: str) -> bool:
-        return self._any_name or name in self._service.models.names
+        return self._any_name or self._find(name) is not None
+
+    def _find(self, name: str) -> str | None:
+        """The model that clients call so, by its own name."""
+        models = self._service.models
+        if name in self._served_names:
+            return models.default
+        return name if name in models.names else None
 
     @property
     def tool_sources(self) -> ToolSources:
@@ -84,12 +97,18 @@ class Completions:
     @asynccontextmanager
     async def hold_model(self, name: str) -> AsyncIterator[Model]:
         models = self._service.models
-        if name not in models.names:
-            if not self._any_name:
-                raise UnknownModelError(f"no model is named {name!r}{suggest(name, models.names)}")
-            name = models.default
-        async with models.hold(name, logger.info) as model:
+        found = self._find(name)
+        if found is None and not self._any_name:
+            hint = suggest(name, self.model_names)
+            raise UnknownModelError(f"no model is named {name!r}{hint}")
+        async with models.hold(found or models.default, logger.info) as model:
             yield model
+
+    async def unload_model(self, name: str) -> None:
+        if self._service.surface.loadable is None:
+            text = "clients unload no models here: the server was started without --admin"
+            raise FaultError(Fault(403, "permission_error", text, param="model"))
+        await self._service.unload(self._find(name) or name)
 
     def check_queue(self, caller: str) -> None:
         self._service.check_queue(caller)
@@ -107,12 +126,20 @@ class Completions:
         }
 
 
-def client_routes(backend: Completions, version: str) -> list[Route]:
-    """All routes of the APIs that other clients than MCP's speak."""
-    memory = Memory()
+def client_routes(
+    backend: Completions,
+    version: str,
+    memory: Memory | None = None,
+    chats: StoredChats | None = None,
+) -> list[Route]:
+    """All routes of the APIs that other clients than MCP's speak.
+
+    What they keep is in `memory` and `chats`, which are empty and their own where absent.
+    """
+    memory = memory or Memory()
     return [
         *anthropic_routes(backend, caller_of),
-        *openai_routes(backend, caller_of),
+        *openai_routes(backend, caller_of, chats or StoredChats()),
         *responses_routes(backend, caller_of, memory),
         *conversation_routes(caller_of, memory),
         *text_routes(backend, caller_of),

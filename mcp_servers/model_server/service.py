@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
 
 from mcp_servers.model_server import calls
-from mcp_servers.model_server.admin import ModelList, Models
+from mcp_servers.model_server.admin import ModelList, Models, state_of
 from mcp_servers.model_server.admission import Admission, AdmissionLimits, Allowance, Ticket
 from mcp_servers.model_server.background import Background
 from mcp_servers.model_server.batch import generate_batch
@@ -51,6 +51,9 @@ from tools.toolset import (
     Toolset,
     find_tool,
 )
+
+if TYPE_CHECKING:
+    from runtime.hub import ModelInfo
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +154,13 @@ class ModelService:
         if self._toolset is None:
             raise UnavailableError("this server has no tool servers")
         return await self._toolset.get()
+
+    async def unload(
+        self, name: str, within_s: float = 0, report: Callable[[str], None] = lambda doing: None
+    ) -> ModelInfo:
+        """See `ModelList.unload`; what the model was prepared for is forgotten."""
+        self._prepared.pop(name, None)
+        return await self.models.unload(name, within_s, report)
 
     def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run something for as long as the service does."""
@@ -350,8 +360,9 @@ class ModelService:
         if name == "model_load":
             return await self.models.load(run, arguments)
         if name == "model_unload":
-            self._prepared.pop(arguments["model"], None)
-            return await self.models.unload(run, arguments)
+            wait_s = float(arguments.get("wait_seconds", 0))
+            told = partial(run.report, 1, None)
+            return state_of(await self.unload(arguments["model"], wait_s, told), "unloaded")
         async with self.models.use(run, arguments.get("model")) as loaded:
             model = loaded.for_caller(run.principal)
             if name == "agent_run":

@@ -82,6 +82,7 @@ async def serve_http(
         backend = Completions(
             service,
             any_name=config.any_model_name,
+            served_names=config.served_model_name.split(),
             url_servers=UrlServers.of_config(config, agent),
         )
         async with open_web_app(

@@ -26,7 +26,8 @@ from tools.errors import UnavailableError
 
 HOSTS_OWN = frozenset(
     {
-        *("share", "engine_idle_s", "host", "port", "drain_s", "any_model_name", "mcp_urls"),
+        *("share", "engine_idle_s", "host", "port", "drain_s", "mcp_urls"),
+        *("any_model_name", "served_model_name"),
         *("policy_file", "audit", "audit_contents"),
         *("oauth_issuer", "oauth_resource", "oauth_scopes", "oauth_keys"),
     }

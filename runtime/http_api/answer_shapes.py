@@ -53,6 +53,15 @@ class PromptDetails(Shape):
     audio_tokens: int
 
 
+class CompletionDetails(Shape):
+    """What the tokens of an answer were for."""
+
+    reasoning_tokens: int
+    audio_tokens: int
+    accepted_prediction_tokens: int
+    rejected_prediction_tokens: int
+
+
 class UsageAnswer(Shape):
     """Tokens that an answer took."""
 
@@ -60,6 +69,7 @@ class UsageAnswer(Shape):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails | None = None
 
 
 class TokenLogprob(Shape):
@@ -240,6 +250,14 @@ class MessagesPage(Shape):
     first_id: str | None
     last_id: str | None
     has_more: bool
+
+
+class ModelDeletedAnswer(Shape):
+    """Which model is not loaded any more."""
+
+    object: Literal["model"]
+    id: str
+    deleted: bool
 
 
 class DeletedAnswer(Shape):

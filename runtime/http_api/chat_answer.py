@@ -47,11 +47,14 @@ class Header:
 
 
 def write_completion(
-    header: Header, ends: list[TurnEnd], *, is_legacy: bool, scored_by: Tokenizer | None = None
+    header: Header,
+    ends: list[TurnEnd],
+    tokenizer: Tokenizer,
+    *,
+    is_legacy: bool,
+    has_scores: bool,
 ) -> JsonObject:
-    """Write a whole completion of one turn for each choice.
-
-    Tokens come with their log-probabilities where there is a tokenizer to spell them by.
+    """Write a whole completion of one turn for each choice; with scores, of each token, too.
 
     Raises:
         GenerationError: a turn failed.
@@ -60,12 +63,12 @@ def write_completion(
         {
             "index": index,
             "message": _message(end, is_legacy=is_legacy),
-            "logprobs": scored_by and write_chat_logprobs(end.scores, scored_by),
+            "logprobs": write_chat_logprobs(end.scores, tokenizer) if has_scores else None,
             "finish_reason": finish_reason(end, is_legacy=is_legacy),
         }
         for index, end in enumerate(ends)
     ]
-    return header.write("chat.completion", choices=choices, usage=write_usage(ends))
+    return header.write("chat.completion", choices=choices, usage=write_usage(ends, tokenizer))
 
 
 def finish_reason(end: TurnEnd, *, is_legacy: bool) -> str:
@@ -81,7 +84,7 @@ def finish_reason(end: TurnEnd, *, is_legacy: bool) -> str:
     return "stop" if end.finish_reason == "cancelled" else end.finish_reason
 
 
-def write_usage(ends: list[TurnEnd]) -> JsonObject:
+def write_totals(ends: list[TurnEnd]) -> JsonObject:
     """The tokens of all choices; the prompt counts once."""
     prompt = ends[0].usage.prompt_tokens
     completion = sum(end.usage.completion_tokens for end in ends)
@@ -89,7 +92,21 @@ def write_usage(ends: list[TurnEnd]) -> JsonObject:
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
+    }
+
+
+def write_usage(ends: list[TurnEnd], tokenizer: Tokenizer) -> JsonObject:
+    """As `write_totals`, and what they were for; thoughts count as the tokens of their text."""
+    thoughts = [end.message.reasoning for end in ends if end.message.reasoning]
+    return {
+        **write_totals(ends),
         "prompt_tokens_details": {"cached_tokens": ends[0].usage.cached_tokens, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": sum(len(tokenizer.encode(text)) for text in thoughts),
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
     }
 
 

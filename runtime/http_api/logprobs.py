@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens as OpenAI writes them, for chats and for plain completions.
+"""Log-probabilities of tokens as OpenAI writes them: of chats, responses and plain completions.
 
 They are the model's own, before temperature, biases, penalties and grammar.
 Source: openai-openapi 2.3.0, `ChatCompletionTokenLogprob` and `CreateCompletionResponse`.
@@ -19,14 +19,18 @@ UNLIKELY = -9999.0
 
 def write_chat_logprobs(scores: Iterable[TokenScore], tokenizer: Tokenizer) -> JsonObject:
     """The `logprobs` of a chat's choice."""
-    content = [
+    return {"content": write_scores(scores, tokenizer), "refusal": None}
+
+
+def write_scores(scores: Iterable[TokenScore], tokenizer: Tokenizer) -> list[JsonObject]:
+    """Each token of a text, as chats and responses write it."""
+    return [
         {
             **_token(score.token_id, score.logprob, tokenizer),
             "top_logprobs": [_token(*one, tokenizer) for one in score.top],
         }
         for score in scores
     ]
-    return {"content": content, "refusal": None}
 
 
 def _token(token_id: int, logprob: float, tokenizer: Tokenizer) -> JsonObject:

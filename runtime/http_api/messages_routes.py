@@ -20,7 +20,7 @@ from starlette.types import Scope
 from runtime.chat.messages import ChatEvent, TurnEnd
 from runtime.errors import GenerationError
 from runtime.http_api.body import read_body
-from runtime.http_api.chat_answer import write_usage
+from runtime.http_api.chat_answer import write_totals
 from runtime.http_api.event_stream import Emit, EventStream, dump_event, unless_gone
 from runtime.http_api.faults import Fault, FaultError, fault_of
 from runtime.http_api.messages_answer import Answer, EventWriter, write_message
@@ -119,12 +119,12 @@ class _Api:
         async def write(emit: Emit) -> None:
             async with begun() as (model, answer):
                 end = await _stream(answer, model, turn, sampling, emit)
-            request.state.usage = write_usage([end])
+            request.state.usage = write_totals([end])
 
         async def complete() -> Response:
             async with begun() as (model, answer):
                 end = await _run(model, turn, sampling)
-            request.state.usage = write_usage([end])
+            request.state.usage = write_totals([end])
             return JSONResponse(write_message(answer, end))
 
         return _MessageStream(write) if body.stream else await unless_gone(request, complete)
@@ -153,7 +153,7 @@ class _Api:
 
     async def show_model(self, request: Request) -> Response:
         name = request.path_params["name"]
-        if name not in self._backend.model_names:
+        if not self._backend.has_model(name):
             text = f"no model is named {name!r}"
             raise FaultError(Fault(404, "invalid_request_error", text, "model_not_found", "model"))
         return JSONResponse(self._describe(name))

@@ -10,6 +10,7 @@ from runtime.http_api.answer_shapes import (
     EmbeddingsAnswer,
     MessagesPage,
     ModelAnswer,
+    ModelDeletedAnswer,
     ModelsAnswer,
     PromptAnswer,
     StoredPage,
@@ -55,6 +56,7 @@ OPERATIONS = (
     ),
     Operation("get", "/v1/models", "List the models", (ModelsAnswer,)),
     Operation("get", "/v1/models/{model}", "Describe a model", (ModelAnswer,)),
+    Operation("delete", "/v1/models/{model}", "Unload a model", (ModelDeletedAnswer,)),
     Operation(
         "post",
         "/tokenize",

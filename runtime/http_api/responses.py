@@ -47,7 +47,8 @@ from runtime.http_api.responses_store import (
     Memory,
     whole_items,
 )
-from runtime.http_api.routes import NO_TOOLS, guarded, may_call_tools
+from runtime.http_api.routes import check_scope, guarded
+from runtime.tokenizer.tokenizer import Tokenizer
 from tools.spec import JsonObject
 
 MAX_EVENTS = 10**9
@@ -58,6 +59,9 @@ is wrong with the request is an ordinary error."""
 
 class Model(AgentModel, Protocol):
     """What a response needs of a loaded model; `ChatModel` is one."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
 
     def for_caller(self, caller: str) -> Self:
         """The same model; what this caller says is not shared with others."""
@@ -197,8 +201,8 @@ class _Responses:
         asked = self._understand(
             await read_body(request, ResponseRequest), self._caller_of(request)
         )
-        if asked.turn.servers and not may_call_tools(request):
-            raise FaultError(Fault(403, "permission_error", NO_TOOLS, param="tools"))
+        if asked.turn.servers:
+            check_scope(request, "tools", "tools")
         if asked.body.background:
             return await self._start(asked)
 
@@ -250,8 +254,6 @@ class _Responses:
         is_stream = read_switch(query, "stream")
         after = read_number(query, "starting_after", -1, 0, MAX_EVENTS)
         if not is_stream:
-            if after >= 0:
-                raise bad_request("starting_after needs stream=true", "starting_after")
             return JSONResponse(kept.response)
         events = kept.events
         if events is None:
@@ -353,7 +355,8 @@ class _Responses:
             self._backend.hold_model(asked.model_name) as model,
             self._offer(asked.turn) as offered,  # what is wrong waits for nobody
         ):
-            job = Job(asked.body, asked.turn, asked.transcript, offered, asked.caller)
+            of = asked.transcript, offered, asked.caller, model.tokenizer
+            job = Job(asked.body, asked.turn, *of)
             async with self._backend.turn(asked.caller):
                 yield model.for_caller(asked.caller), job
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import anyio
 
@@ -24,9 +24,11 @@ from runtime.chat.messages import (
     TurnEnd,
     TurnStart,
 )
+from runtime.http_api.logprobs import write_scores
 from runtime.http_api.responses_items import new_id
 from runtime.http_api.responses_messages import seal_text
-from runtime.request import Usage
+from runtime.request import TokenScore, Usage
+from runtime.tokenizer.tokenizer import Tokenizer
 from tools.spec import JsonObject, ToolResult
 
 Emit = Callable[[JsonObject], Awaitable[None]]
@@ -64,6 +66,7 @@ class _Open:
     item: JsonObject
     index: int
     text: str = ""
+    logprobs: list[JsonObject] = field(default_factory=list)
 
     @property
     def place(self) -> JsonObject:
@@ -75,6 +78,9 @@ class ResponseWriter:
 
     Invariant: at most one of message and thought is open; `output` holds every item, open ones
     as they stand.
+
+    Attributes:
+        scored_by: the tokenizer of the model that writes, by which log-probabilities are told.
     """
 
     def __init__(self, settings: JsonObject, emit: Emit, options: WriterOptions) -> None:
@@ -83,6 +89,7 @@ class ResponseWriter:
         self.is_begun = False
         self.is_over = False
         self.thoughts: list[str] = []
+        self.scored_by: Tokenizer | None = None
         self._settings = settings
         self._emit = emit
         self._options = options
@@ -95,6 +102,8 @@ class ResponseWriter:
         self._calls: dict[int, _Open] = {}
         self._functions: Mapping[str, JsonObject] = {}
         self._mcp: dict[str, _Open] = {}
+        self._said: _Open | None = None  # the last message of this turn
+        self._num_scores = 0  # that were told of this turn
 
     @property
     def response(self) -> JsonObject:
@@ -139,6 +148,8 @@ class ResponseWriter:
         """A turn of the model begins, in which calls of these become items that say this."""
         self._functions = functions
         self._calls = {}
+        self._said = None
+        self._num_scores = 0
 
     async def push(self, event: ChatEvent) -> None:
         """Write one event of a model's turn."""
@@ -147,13 +158,18 @@ class ResponseWriter:
         await self.begin()
         match event:
             case TextDelta():
-                await self._push_text(event.text)
+                await self._push_text(event)
             case ReasoningDelta():
                 await self._push_thought(event.text)
             case ToolCallDelta():
                 await self._push_call(event)
             case TurnEnd():
                 await self._end_turn(event)
+
+    async def put_item(self, item: JsonObject) -> None:
+        """Put out an item that is whole."""
+        await self.begin()
+        await self._done(await self._add(item))
 
     async def list_tools(self, label: str, tools: list[JsonObject], error: str | None) -> None:
         """Tell what a server offers, or why that is not known."""
@@ -238,16 +254,24 @@ class ResponseWriter:
         self._ending = {**ending, **done}
         await self._send(kind, response=self.response)
 
-    async def _push_text(self, text: str) -> None:
+    async def _push_text(self, event: TextDelta) -> None:
         opened = self._open
         if opened is None or opened.item["type"] != "message":
             await self._close()
             item: JsonObject = {"id": new_id("message"), "type": "message", "role": "assistant"}
             opened = self._open = await self._add({**item, "status": "in_progress", "content": []})
-            await self._part("content_part.added", opened, _text_part(""))
-        opened.text += text
-        place = {**opened.place, "content_index": 0}
-        await self._send_delta("response.output_text.delta", text, **place, logprobs=[])
+            await self._part("content_part.added", opened, _text_part("", []))
+        self._said = opened
+        opened.text += event.text
+        told = self._score(event.scores)
+        opened.logprobs += told
+        place = {**opened.place, "content_index": 0, "logprobs": told}
+        await self._send_delta("response.output_text.delta", event.text, **place)
+
+    def _score(self, scores: Sequence[TokenScore]) -> list[JsonObject]:
+        """Tell of the next tokens of the turn's text."""
+        self._num_scores += len(scores)
+        return write_scores(scores, self.scored_by) if self.scored_by is not None else []
 
     async def _push_thought(self, text: str) -> None:
         opened = self._open
@@ -286,6 +310,8 @@ class ResponseWriter:
         await self._send_delta(kind, text, **opened.place)
 
     async def _end_turn(self, end: TurnEnd) -> None:
+        if self._said is not None:  # a message that a call has closed has the same list
+            self._said.logprobs += self._score(end.scores[self._num_scores :])
         is_whole = end.finish_reason in {"stop", "tool_calls"}
         await self._close(status="completed" if is_whole else "incomplete")
         for index, opened in sorted(self._calls.items()):
@@ -308,8 +334,8 @@ class ResponseWriter:
         opened.item["status"] = status
         place = {**opened.place, "text": opened.text}
         if opened.item["type"] == "message":
-            part = _text_part(opened.text)
-            place |= {"content_index": 0, "logprobs": []}
+            part = _text_part(opened.text, opened.logprobs)
+            place |= {"content_index": 0, "logprobs": opened.logprobs}
             await self._send("response.output_text.done", **place)
             opened.item["content"] = [part]
             await self._part("content_part.done", opened, part)
@@ -374,8 +400,8 @@ def dump(arguments: JsonObject) -> str:
     return json.dumps(arguments, ensure_ascii=False)
 
 
-def _text_part(text: str) -> JsonObject:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _text_part(text: str, logprobs: list[JsonObject]) -> JsonObject:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
 def _summary_part(text: str) -> JsonObject:

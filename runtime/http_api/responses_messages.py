@@ -115,6 +115,21 @@ def without_old_thoughts(messages: Sequence[Message]) -> tuple[Message, ...]:
     )
 
 
+def put_summary(messages: Sequence[Message], summary: str) -> list[Message]:
+    """Let a summary stand for what a model said and found; what the user said stays.
+
+    What the user said last stays last where nobody has answered it. Summaries of before go.
+    """
+    kept = [
+        one
+        for one in messages
+        if one.role == "system" or (one.role == "user" and not one.content.startswith(_SUMMARY))
+    ]
+    is_asked = len(kept) < len(messages) and messages[-1].role == "user"
+    kept.insert(len(kept) - is_asked, Message("user", f"{_SUMMARY}{summary}"))
+    return kept
+
+
 @dataclass
 class _Reader:
     """Joins items to messages; `turn` is the assistant's that is not finished yet."""
@@ -190,7 +205,7 @@ class _Reader:
         if text is None:
             raise bad_request("this server did not write this compaction", "input")
         self._end_turn()
-        self.messages.append(Message("user", f"{_SUMMARY}{text}"))
+        self.messages = put_summary(self.messages, text)
 
     def _begin_turn(self) -> None:
         """What is said after calls that have results belongs to the next turn."""

@@ -54,8 +54,6 @@ def check_query(query: QueryParams, known: set[str]) -> None:
         if plain == "include":
             if value not in get_args(Include):
                 raise bad_request(f"{value[:80]!r} cannot be included", "include")
-            if value == "message.output_text.logprobs":
-                raise bad_request("log-probabilities are not offered", "include")
         elif plain not in known:
             raise bad_request("there is no such parameter", plain, "unknown_parameter")
 

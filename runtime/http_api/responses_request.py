@@ -12,6 +12,7 @@ from runtime.http_api.chat_shapes import TextFormat
 from runtime.http_api.faults import bad_request
 from runtime.http_api.responses_messages import offered_name
 from runtime.http_api.responses_shapes import (
+    LOGPROBS,
     AllowedChoice,
     Choice,
     FunctionChoice,
@@ -122,7 +123,13 @@ def read_sampling(request: ResponseRequest, context_length: int) -> SamplingPara
         min_p=request.min_p or 0.0,
         repetition_penalty=request.repetition_penalty or 1.0,
         seed=None if request.seed is None else request.seed % 2**63,
+        top_logprobs=request.top_logprobs or 0 if _is_scored(request) else None,
     )
+
+
+def _is_scored(request: ResponseRequest) -> bool:
+    """Whether tokens come with their log-probabilities."""
+    return bool(request.top_logprobs) or LOGPROBS in (request.include or ())
 
 
 def read_choice(turn: ResponseTurn, specs: Sequence[ToolSpec]) -> ToolChoice:
@@ -179,7 +186,7 @@ def write_settings(request: ResponseRequest) -> JsonObject:
         "tools": [
             _write_tool(tool) for tool in request.tools or () if not isinstance(tool, WebSearchTool)
         ],
-        "top_logprobs": 0,
+        "top_logprobs": request.top_logprobs or 0,
         "top_p": 1.0 if request.top_p is None else request.top_p,
         "truncation": request.truncation or "disabled",
         "user": request.user,
@@ -218,20 +225,12 @@ def _refuse_unsupported(request: InputTokensRequest) -> None:
 
 
 def _refuse_settings(request: ResponseRequest) -> None:
-    if request.stream_options is not None and not request.stream:
+    if request.stream_options is not None and request.stream is None:
         raise bad_request("stream_options needs stream: true", "stream_options")
     if request.background and request.store is False:
         raise bad_request("background needs store: true, to be asked for later", "background")
-    if request.top_logprobs:
-        raise bad_request("log-probabilities are not offered", "top_logprobs")
-    for at, name in enumerate(request.include or ()):
-        if name == "message.output_text.logprobs":
-            raise bad_request("log-probabilities are not offered", f"include[{at}]")
     if request.prompt is not None:
         raise bad_request("no prompts are kept here; send the text in instructions", "prompt")
-    if request.context_management:
-        text = "contexts are not compacted; truncation: 'auto' drops what is oldest"
-        raise bad_request(text, "context_management")
     if request.moderation is not None:
         raise bad_request("there is no model that moderates", "moderation")
 

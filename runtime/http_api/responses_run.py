@@ -26,12 +26,19 @@ from runtime.chat.model import Output
 from runtime.chat.support import ToolSupport
 from runtime.errors import GenerationError, PromptTooLongError, UnsupportedSchemaError
 from runtime.http_api.faults import Fault, FaultError, bad_request, fault_of
+from runtime.http_api.responses_compact import fit_messages, summarise, write_summary
 from runtime.http_api.responses_events import ResponseWriter, dump
 from runtime.http_api.responses_mcp import OfferedTools, write_listed
-from runtime.http_api.responses_messages import Transcript, own_name, without_old_thoughts
+from runtime.http_api.responses_messages import (
+    Transcript,
+    own_name,
+    put_summary,
+    without_old_thoughts,
+)
 from runtime.http_api.responses_request import ResponseTurn, read_choice, read_sampling
 from runtime.http_api.responses_shapes import ResponseRequest
 from runtime.request import SamplingParams, Usage
+from runtime.tokenizer.tokenizer import Tokenizer
 from tools.spec import JsonObject, ToolSpec
 
 _CODES = {400: "invalid_prompt", 429: "rate_limit_exceeded"}
@@ -44,6 +51,7 @@ class Job:
     Attributes:
         offered: the tools of tool servers; None where none are asked for.
         caller: for whom.
+        tokenizer: the model's.
     """
 
     request: ResponseRequest
@@ -51,6 +59,7 @@ class Job:
     transcript: Transcript
     offered: OfferedTools | None
     caller: str
+    tokenizer: Tokenizer
 
 
 async def write_response(job: Job, model: AgentModel, writer: ResponseWriter) -> None:
@@ -81,28 +90,6 @@ async def write_failure(writer: ResponseWriter, error: Exception) -> None:
     await writer.fail(_CODES.get(fault.status, "server_error"), fault.message)
 
 
-async def fit_messages(
-    messages: Sequence[Message], tools: Sequence[ToolSpec], model: AgentModel, max_tokens: int
-) -> tuple[Message, ...]:
-    """Drop what is oldest, whole exchanges at a time, until the prompt has room.
-
-    Instructions at the top stay, and so does what the user said last.
-    """
-    if await model.count_tokens(messages, tools) <= max_tokens:
-        return tuple(messages)
-    top = next((at for at, one in enumerate(messages) if one.role != "system"), len(messages))
-    cuts = [at for at, one in enumerate(messages) if at > top and one.role == "user"]
-    low, high = 0, len(cuts) - 1
-    while low < high:  # the first cut that leaves room; the last one whatever it leaves
-        middle = (low + high) // 2
-        shown = [*messages[:top], *messages[cuts[middle] :]]
-        if await model.count_tokens(shown, tools) <= max_tokens:
-            high = middle
-        else:
-            low = middle + 1
-    return (*messages[:top], *messages[cuts[low] :]) if cuts else tuple(messages)
-
-
 class _Answer:
     """One response on its way."""
 
@@ -110,6 +97,7 @@ class _Answer:
         self._job = job
         self._model = model
         self._writer = writer
+        self._writer.scored_by = job.tokenizer
         self._sampling = read_sampling(job.request, model.context_length)
         self._usage = Usage()
         self._num_calls = 0
@@ -134,10 +122,27 @@ class _Answer:
         messages = self._job.transcript.messages
         if request.reasoning is not None and request.reasoning.context == "current_turn":
             messages = without_old_thoughts(messages)
+        messages = await self._compact(messages, specs)
         if request.truncation != "auto":
             return messages
         room = min(self._sampling.max_tokens, length // 4)
         return await fit_messages(messages, specs, self._model, length - room)
+
+    async def _compact(
+        self, messages: tuple[Message, ...], specs: Sequence[ToolSpec]
+    ) -> tuple[Message, ...]:
+        """Let a summary stand for a conversation of more tokens than the client allows."""
+        usual = self._model.context_length * 3 // 4
+        limits = [
+            one.compact_threshold or usual for one in self._job.request.context_management or ()
+        ]
+        if not limits or all(one.role in {"system", "user"} for one in messages):
+            return messages
+        if await self._model.count_tokens(messages, specs) <= min(limits):
+            return messages
+        summary, self._usage = await summarise(self._model, messages)
+        await self._writer.put_item(write_summary(summary))
+        return tuple(put_summary(messages, summary))
 
     async def _speak(self, messages: tuple[Message, ...], choice: ToolChoice) -> bool:
         """Let the model speak once; return whether it was cut."""
@@ -161,7 +166,7 @@ class _Answer:
                 await self._writer.push(event)
         if end is None:
             raise GenerationError("the model's turn broke off without an end")
-        self._usage = end.usage
+        self._usage += end.usage
         return end.finish_reason == "length"
 
     async def _run(

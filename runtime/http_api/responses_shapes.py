@@ -26,6 +26,7 @@ Include = Literal[
     "web_search_call.action.sources",
     "web_search_call.results",
 ]
+LOGPROBS: Include = "message.output_text.logprobs"
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_-]+$")]
 Metadata = Annotated[
     dict[
@@ -184,6 +185,13 @@ class StreamOptions(Shape):
     include_obfuscation: bool | None = None
 
 
+class ContextManagement(Shape):
+    """From how many tokens on a conversation is compacted before the model goes on."""
+
+    type: Literal["compaction"]
+    compact_threshold: Annotated[int, Field(ge=1000)] | None = None
+
+
 class InputTokensRequest(Shape):
     """The body of `POST /v1/responses/input_tokens`; what a response's input is made of."""
 
@@ -223,7 +231,7 @@ class ResponseRequest(InputTokensRequest):
     chat_template_kwargs: TemplateOptions | None = None
 
     prompt: Json | None = None
-    context_management: list[Json] | None = None
+    context_management: Annotated[list[ContextManagement], Field(min_length=1)] | None = None
     moderation: Json | None = None
     access_programs: Json | None = None
     background_options: Json | None = None

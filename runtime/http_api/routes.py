@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -23,7 +23,13 @@ from runtime.engine.embedding import Vectors
 from runtime.errors import PromptTooLongError
 from runtime.http_api.at_once import all_at_once
 from runtime.http_api.body import read_body
-from runtime.http_api.chat_answer import ChunkWriter, Header, write_completion, write_usage
+from runtime.http_api.chat_answer import (
+    ChunkWriter,
+    Header,
+    write_completion,
+    write_totals,
+    write_usage,
+)
 from runtime.http_api.chat_request import ChatTurn, read_chat
 from runtime.http_api.chat_shapes import ChatRequest
 from runtime.http_api.event_stream import Emit, EventStream, unless_gone
@@ -103,6 +109,16 @@ class Backend(Protocol):
         """
         ...
 
+    async def unload_model(self, name: str) -> None:
+        """Give back the memory of a model that nobody uses.
+
+        Raises:
+            FaultError: clients of this server may not do that.
+            UnknownModelError: no model of that name is loaded.
+            CapacityError: somebody uses it.
+        """
+        ...
+
     def check_queue(self, caller: str) -> None:
         """Refuse a caller who would get no place now, before their request is read.
 
@@ -125,9 +141,10 @@ class Backend(Protocol):
 Answer = Callable[[Request], Awaitable[Response]]
 
 
-def openai_routes(backend: Backend, caller_of: Callable[[Request], str]) -> list[Route]:
+def openai_routes(
+    backend: Backend, caller_of: Callable[[Request], str], store: StoredChats
+) -> list[Route]:
     """Return the routes under `/v1`; `caller_of` names who sent a request."""
-    store = StoredChats()
     api = _Api(backend, caller_of, store)
     stored = StoredChatRoutes(store, caller_of)
     one = "/v1/chat/completions/{completion_id}"
@@ -136,7 +153,7 @@ def openai_routes(backend: Backend, caller_of: Callable[[Request], str]) -> list
         _route(one, GET=stored.show, POST=stored.update, DELETE=stored.delete),
         _route(f"{one}/messages", GET=stored.messages),
         _route("/v1/models", GET=api.list_models),
-        _route("/v1/models/{name:path}", GET=api.show_model),
+        _route("/v1/models/{name:path}", GET=api.show_model, DELETE=api.delete_model),
     ]
 
 
@@ -167,13 +184,16 @@ def guarded(answer: Answer) -> Answer:
     return answered
 
 
-NO_TOOLS = "the key lacks the scope tools, which calls of tool servers need"
+def check_scope(request: Request, needed: Literal["tools", "admin"], param: str) -> None:
+    """Refuse a request whose key is not for what its field `param` asks.
 
-
-def may_call_tools(request: Request) -> bool:
-    """Whether the key of a request is for calling tools; where none is needed, all may."""
+    Raises:
+        FaultError: there are keys, and the request's lacks the scope.
+    """
     scopes = request.scope.get("state", {}).get("key_scopes")
-    return scopes is None or "tools" in scopes
+    if scopes is not None and needed not in scopes:
+        text = f"the key lacks the scope {needed}"
+        raise FaultError(Fault(403, "permission_error", text, param=param))
 
 
 def queue_time_s(request: Request) -> float | None:
@@ -208,6 +228,13 @@ class _Api:
             raise FaultError(Fault(404, "invalid_request_error", text, "model_not_found", "model"))
         return JSONResponse(self._describe(name))
 
+    async def delete_model(self, request: Request) -> Response:
+        """Unload a model; its file stays, and it is loaded again when it is used."""
+        name = request.path_params["name"]
+        check_scope(request, "admin", "model")
+        await self._backend.unload_model(name)
+        return JSONResponse({"id": name, "object": "model", "deleted": True})
+
     async def chat(self, request: Request) -> Response:
         self._backend.check_queue(self._caller_of(request))
         asked = await read_body(request, ChatRequest)
@@ -235,12 +262,12 @@ class _Api:
                 ends = await _stream(header, model, turn, emit, has_usage=usage)
                 if asked.store:
                     keep(model, turn, ends)
-            request.state.usage = write_usage(ends)
+            request.state.usage = write_totals(ends)
 
         async def complete() -> Response:
             async with begun() as (model, turn):
                 ends = await _run(model, turn)
-            request.state.usage = write_usage(ends)
+            request.state.usage = write_totals(ends)
             if asked.store:
                 return JSONResponse(keep(model, turn, ends))
             return JSONResponse(_write(header, model, turn, ends))
@@ -252,8 +279,9 @@ class _Api:
 
 
 def _write(header: Header, model: Model, turn: ChatTurn, ends: list[TurnEnd]) -> JsonObject:
-    scored_by = model.tokenizer if turn.has_scores else None
-    return write_completion(header, ends, is_legacy=turn.is_legacy, scored_by=scored_by)
+    return write_completion(
+        header, ends, model.tokenizer, is_legacy=turn.is_legacy, has_scores=turn.has_scores
+    )
 
 
 async def check_length(model: Model, turn: ChatTurn) -> None:
@@ -325,6 +353,6 @@ async def _stream(
     await all_at_once([partial(answer, *one) for one in enumerate(turn.sampling)])
     ordered = [ends[index] for index in sorted(ends)]
     if has_usage:
-        totals = write_usage(ordered)
-        await emit(header.write("chat.completion.chunk", choices=[], usage=totals))
+        usage = write_usage(ordered, model.tokenizer)
+        await emit(header.write("chat.completion.chunk", choices=[], usage=usage))
     return ordered

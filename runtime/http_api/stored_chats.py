@@ -147,8 +147,21 @@ class StoredChatRoutes:
 
     async def messages(self, request: Request) -> Response:
         messages = self._store.messages(self._caller_of(request), _id(request))
-        found = [{"id": f"{_id(request)}-{at}", **one} for at, one in enumerate(messages)]
+        found = [_write_message(f"{_id(request)}-{at}", one) for at, one in enumerate(messages)]
         return JSONResponse(_page(request, found))
+
+
+def _write_message(message_id: str, message: JsonObject) -> JsonObject:
+    """Write a message as it is listed: its text, and its parts where it was given in parts.
+
+    Source: openai-openapi 2.3.0, `ChatCompletionMessageList`.
+    """
+    content = message.get("content")
+    parts = content if isinstance(content, list) else None
+    if parts is not None:
+        content = "".join(part.get("text", "") for part in parts)
+    fields = {"content": content, "content_parts": parts, "refusal": message.get("refusal")}
+    return {"id": message_id, **message, **fields}
 
 
 def _id(request: Request) -> str:

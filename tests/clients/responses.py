@@ -39,6 +39,18 @@ def whole_and_streamed(client: Any) -> None:
     assert whole.usage.output_tokens == streamed.usage.output_tokens > 0
 
 
+def log_probabilities(client: Any) -> None:
+    answer = client.responses.create(
+        input="Say hello.",
+        max_output_tokens=16,
+        top_logprobs=2,
+        include=["message.output_text.logprobs"],
+    )
+    (part,) = answer.output[0].content
+    assert "".join(bytes(one.bytes).decode() for one in part.logprobs) == part.text != ""
+    assert all(len(one.top_logprobs) == 2 for one in part.logprobs)
+
+
 def kept(client: Any) -> None:
     first = client.responses.create(input="I am Ada.", max_output_tokens=16)
     second = client.responses.create(
@@ -121,7 +133,8 @@ def main(url: str) -> int:
         base_url=f"{url}/v1", api_key="none", _strict_response_validation=True, timeout=60
     )
     steps: list[Callable[[Any], None]] = [
-        *(whole_and_streamed, kept, conversation, functions, background, tool_servers)
+        *(whole_and_streamed, log_probabilities, kept, conversation),
+        *(functions, background, tool_servers),
     ]
     for step in steps:
         step(client)

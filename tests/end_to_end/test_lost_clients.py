@@ -16,18 +16,13 @@ import anyio.lowlevel
 import httpx2
 import pytest
 
-from mcp_servers.guard import make_access
 from mcp_servers.model_server.admission import AdmissionLimits
-from mcp_servers.model_server.completions import Completions, client_routes
-from mcp_servers.model_server.server import build_server
-from mcp_servers.model_server.service import ModelService, open_service
-from mcp_servers.model_server.stdio import open_hub
-from mcp_servers.web_app import open_web_app
+from mcp_servers.model_server.service import ModelService
 from runtime.config import Config
 from runtime.engine.tally import EngineState
 from tests.helpers.model_service import scripted_models
 from tests.helpers.scripted_chat_model import ScriptedTurn, play
-from tests.helpers.web_service import HEADERS, ServedApp, on_port, open_app
+from tests.helpers.web_service import HEADERS, HubModels, ServedApp, on_port, open_app
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -76,17 +71,14 @@ async def serve(tiny_model: Path, tmp_path: Path, kv_cache_mib: int = 64) -> Asy
         kv_cache_mib=kv_cache_mib,
     )
     limits = AdmissionLimits(max_running=64, max_running_each=64)
-    async with open_service([config.model], lambda: open_hub(config), None, limits) as service:
-        await service.prepare()
-        routes = client_routes(Completions(service), "1")
-        server = build_server(service, version="1")
-        access = make_access("127.0.0.1", [])
-        async with (
-            open_web_app(server, access, lambda: "ready", service.state, routes) as web,
-            on_port(web) as url,
-            httpx2.AsyncClient(base_url=url.removesuffix("/mcp"), timeout=60) as client,
-        ):
-            yield Served(service, client, config.model)
+    models = HubModels(config)
+    async with (
+        open_app(models, model_name=config.model, limits=limits, within_s=60) as app,
+        on_port(app) as url,
+        httpx2.AsyncClient(base_url=url.removesuffix("/mcp"), timeout=60) as client,
+    ):
+        await app.service.prepare()
+        yield Served(app.service, client, config.model)
 
 
 async def abort(served: Served, choices: random.Random) -> None:

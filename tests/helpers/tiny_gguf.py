@@ -6,6 +6,7 @@ few words. Weights are random; the same arguments write the same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,8 @@ def byte_pieces() -> list[str]:
     return [chr(value) if value in kept else chr(next(others)) for value in range(256)]
 
 
-def tiny_vocabulary() -> dict[str, Any]:
-    """The `tokenizer.*` metadata of a byte-level BPE with 501 tokens."""
+def tiny_vocabulary(*special_tokens: str) -> dict[str, Any]:
+    """The `tokenizer.*` metadata of a byte-level BPE with 501 tokens, and control tokens more."""
     to_piece = byte_pieces()
     tokens = [*SPECIAL_TOKENS, *to_piece]
     merges: list[str] = []
@@ -62,12 +63,12 @@ def tiny_vocabulary() -> dict[str, Any]:
                 merges.append(f"{prefix} {letter}")
             prefix += letter
     control, normal = int(gguf.TokenType.CONTROL), int(gguf.TokenType.NORMAL)
-    num_normal = len(tokens) - len(SPECIAL_TOKENS)
+    types = [control] * len(SPECIAL_TOKENS) + [normal] * (len(tokens) - len(SPECIAL_TOKENS))
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "smollm",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [control] * len(SPECIAL_TOKENS) + [normal] * num_normal,
+        "tokenizer.ggml.tokens": [*tokens, *special_tokens],
+        "tokenizer.ggml.token_type": types + [control] * len(special_tokens),
         "tokenizer.ggml.merges": merges,
         "tokenizer.ggml.bos_token_id": IM_START_ID,
         "tokenizer.ggml.eos_token_id": IM_END_ID,
@@ -89,14 +90,15 @@ def write_tiny_llama(
     num_kv_heads: int = 2,
     context_length: int = 512,
     tied: bool = True,
+    special_tokens: Sequence[str] = (),
 ) -> Path:
-    """Write a random Llama to `path` and return it.
+    """Write a random Llama to `path` and return it; `special_tokens` join its vocabulary.
 
     `hidden` is a multiple of 32. Embeddings are Q8_0, matrices Q4_1 (v and down Q8_0),
     norms F32; an untied output is F16.
     """
     writer = gguf.GGUFWriter(path, "llama")
-    metadata = tiny_vocabulary()
+    metadata = tiny_vocabulary(*special_tokens)
     head_dim, feed_forward = hidden // num_heads, 2 * hidden
     writer.add_name("tiny")
     writer.add_block_count(num_layers)

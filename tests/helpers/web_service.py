@@ -1,11 +1,11 @@
-"""The HTTP application over scripted models: in memory, and on a port with the SDK's client."""
+"""The HTTP application over scripted or real models: in memory, and on a port for clients."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 import anyio
@@ -16,18 +16,22 @@ from mcp.client.streamable_http import streamable_http_client
 from starlette.types import Receive, Scope, Send
 
 from mcp_servers.guard import make_access
+from mcp_servers.model_server.admin import Models
 from mcp_servers.model_server.admin_calls import check_admin_calls
 from mcp_servers.model_server.admission import AdmissionLimits
 from mcp_servers.model_server.completions import Completions, client_routes
 from mcp_servers.model_server.connections import Connection
 from mcp_servers.model_server.server import build_server
 from mcp_servers.model_server.service import AgentSetup, ModelService, open_service
+from mcp_servers.model_server.stdio import open_hub
 from mcp_servers.model_server.tools import Surface
 from mcp_servers.model_server.url_servers import UrlServers
 from mcp_servers.model_server.web import listen
 from mcp_servers.resource_server import ResourceServer
 from mcp_servers.web_app import WebApp, open_web_app
-from tests.helpers.model_service import ScriptedModels
+from runtime.config import Config
+from runtime.http_api.responses_store import Memory
+from runtime.http_api.stored_chats import StoredChats
 from tools.spec import JsonObject
 
 HEADERS = {
@@ -65,11 +69,32 @@ class ServedApp:
             return await client.send(request)
 
 
+class OpenedModels(Protocol):
+    """What is served; `ScriptedModels`, and `HubModels` for real ones."""
+
+    def opened(self) -> AbstractAsyncContextManager[Models]: ...
+
+
+@dataclass(frozen=True)
+class HubModels:
+    """The models that `zonda serve` has with this configuration."""
+
+    config: Config
+
+    def opened(self) -> AbstractAsyncContextManager[Models]:
+        return open_hub(self.config)
+
+
 @asynccontextmanager
 async def open_app(
-    models: ScriptedModels,
+    models: OpenedModels,
     keys: Sequence[str] = (),
     *,
+    model_name: str = "scripted",
+    any_name: bool = False,
+    served_names: Sequence[str] = (),
+    memory: Memory | None = None,
+    chats: StoredChats | None = None,
     readiness: Callable[[], str] | None = None,
     limits: AdmissionLimits | None = None,
     agent: AgentSetup | None = None,
@@ -79,22 +104,27 @@ async def open_app(
     record: Callable[[JsonObject], None] | None = None,
     within_s: float = 20,
 ) -> AsyncIterator[ServedApp]:
-    """Open the application; every wait is bounded."""
+    """Open the application; every wait is bounded.
+
+    The default model is `model_name`; other arguments are as where they are used.
+    """
     with anyio.fail_after(within_s):
         async with open_service(
-            ["scripted"], models.opened, agent, limits, surface=surface
+            [model_name], models.opened, agent, limits, surface=surface
         ) as service:
             server = build_server(service, version="1")
             check_admin_calls(server)
             access = make_access("127.0.0.1", keys, tokens=tokens)
             ready = readiness or (lambda: service.readiness)
-            backend = Completions(service, url_servers=url_servers)
+            backend = Completions(
+                service, any_name=any_name, served_names=served_names, url_servers=url_servers
+            )
             async with open_web_app(
                 server,
                 access,
                 ready,
                 service.state,
-                client_routes(backend, "1"),
+                client_routes(backend, "1", memory, chats),
                 caller_headers=backend.rate_headers,
                 record=record,
             ) as web:

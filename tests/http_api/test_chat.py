@@ -15,16 +15,24 @@ from mcp_servers.model_server.admission import AdmissionLimits
 from runtime.chat.messages import Message, OutputSchema, ToolCall, ToolChoice
 from tests.helpers.model_service import ScriptedModels, scripted_models
 from tests.helpers.scripted_chat_model import AskedTurn, Script, ScriptedTurn, play
+from tests.helpers.tiny_tokenizer import tiny_tokenizer
 from tests.helpers.web_service import ServedApp, on_port, open_app
 
 pytestmark = pytest.mark.anyio
 
+TURN = ScriptedTurn("Hi.")
 HELLO = {"model": "scripted", "messages": [{"role": "user", "content": "hello"}]}
 USAGE = {
     "prompt_tokens": 10,
     "completion_tokens": 5,
     "total_tokens": 15,
     "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+    "completion_tokens_details": {
+        "reasoning_tokens": 0,
+        "audio_tokens": 0,
+        "accepted_prediction_tokens": 0,
+        "rejected_prediction_tokens": 0,
+    },
 }
 ADD = {
     "type": "function",
@@ -236,6 +244,42 @@ async def test_an_unknown_model_is_not_found_and_the_known_one_is_described() ->
     assert "did you mean 'scripted'" in missing.json()["error"]["message"]
     assert listed.json() == {"object": "list", "data": [shown.json()]}
     assert shown.json()["id"] == "scripted"
+
+
+async def test_thoughts_are_counted_among_the_tokens_of_all_answers() -> None:
+    thought = "I add two and two. "
+    turn = play(ScriptedTurn("4", reasoning=thought))
+    whole, _ = await ask(turn, n=2)
+    streamed, _ = await ask(turn, n=2, stream=True, stream_options={"include_usage": True})
+    usage = whole.json()["usage"]
+    num_tokens = len(tiny_tokenizer().encode(thought))
+    assert usage["completion_tokens_details"]["reasoning_tokens"] == 2 * num_tokens > 0
+    assert chunks_of(streamed)[-1]["usage"] == usage
+
+
+async def test_a_model_is_known_by_the_names_that_it_is_served_under() -> None:
+    served = ("gpt-x", "gpt-y")
+    async with open_app(scripted_models(play(*3 * [TURN])), served_names=served) as app:
+        answers = [await post(app, {**HELLO, "model": name}) for name in (*served, "scripted")]
+        missing = await post(app, {**HELLO, "model": "gpt-z"})
+        listed = (await app.request("GET", "/v1/models", {"host": "127.0.0.1"})).json()
+        shown = await app.request("GET", "/v1/models/gpt-y", {"host": "127.0.0.1"})
+    assert [one.json()["model"] for one in answers] == [*served, "scripted"]
+    assert [one["id"] for one in listed["data"]] == [*served]
+    assert shown.json()["id"] == "gpt-y"
+    assert "did you mean 'gpt-y' or 'gpt-x'" in missing.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("headers", [{}, {"anthropic-version": "2023-06-01"}])
+async def test_any_name_means_the_default_model_where_that_is_wanted(
+    headers: dict[str, str],
+) -> None:
+    async with open_app(scripted_models(play(TURN)), any_name=True) as app:
+        answer = await post(app, {**HELLO, "model": "gpt-x"})
+        shown = await app.request("GET", "/v1/models/gpt-x", {"host": "127.0.0.1", **headers})
+        listed = (await app.request("GET", "/v1/models", {"host": "127.0.0.1"})).json()
+    assert answer.json()["model"] == shown.json()["id"] == "gpt-x"
+    assert [one["id"] for one in listed["data"]] == ["scripted"]
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -12,6 +12,7 @@ from runtime.http_api.answer_shapes import ChatAnswer
 from runtime.http_api.openapi import Operation, write_document
 from runtime.http_api.operations import OPERATIONS
 from runtime.http_api.routes import openai_routes
+from runtime.http_api.stored_chats import StoredChats
 from runtime.http_api.text_routes import text_routes
 from tests.helpers.model_service import scripted_models
 from tests.helpers.scripted_chat_model import ScriptedTurn, play
@@ -34,6 +35,8 @@ ASKED: list[tuple[str, str, dict[str, Any]]] = [
     ("post", "/detokenize", {"tokens": [1, 2]}),
     ("post", "/apply-template", {"messages": [{"role": "user", "content": "a"}]}),
     ("get", "/v1/models", {}),
+    ("get", "/v1/models/{model}", {}),
+    ("delete", "/v1/models/{model}", {}),
 ]
 
 
@@ -58,7 +61,7 @@ def test_every_route_is_in_the_document() -> None:
         return ""
 
     backend: Any = None
-    routes = [*openai_routes(backend, caller), *text_routes(backend, caller)]
+    routes = [*openai_routes(backend, caller, StoredChats()), *text_routes(backend, caller)]
     served = {
         (method.lower(), route.path.replace("{name:path}", "{model}"))
         for route in routes

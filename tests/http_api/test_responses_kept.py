@@ -117,10 +117,12 @@ async def test_a_stream_in_the_background_is_read_again_from_any_event() -> None
         path = f"/v1/responses/{events[0]['response']['id']}?stream=true"
         again = events_of(await send(app, "GET", path))
         rest = await send(app, "GET", f"{path}&starting_after=4")
+        whole = await send(app, "GET", path.replace("true", "false&starting_after=4"))
     types = [event["type"] for event in events]
     assert types[:3] == ["response.created", "response.queued", "response.in_progress"]
     assert again == events
     assert json.loads(rest.text.split("\n")[1].removeprefix("data: ")) == events[5]
+    assert whole.json() == events[-1]["response"]
 
 
 async def test_a_background_response_survives_its_connection_and_is_cancelled_once() -> None:

@@ -42,7 +42,8 @@ async def test_a_stored_completion_is_shown_changed_listed_and_forgotten() -> No
         assert (await send(app, "GET", f"{PATH}/{plain['id']}")).status_code == 404
         assert (await send(app, "GET", paths[0])).json() == made[0]
         messages = (await send(app, "GET", f"{paths[0]}/messages")).json()
-        assert messages["data"] == [{"id": f"{made[0]['id']}-0", **HELLO["messages"][0]}]
+        listed = {"id": f"{made[0]['id']}-0", "content_parts": None, "refusal": None}
+        assert messages["data"] == [{**listed, **HELLO["messages"][0]}]
         changed = (await send(app, "POST", paths[0], metadata={"at": "z"})).json()
         assert changed == {**made[0], "metadata": {"at": "z"}}
         page = (await send(app, "GET", f"{PATH}?limit=2")).json()
@@ -62,6 +63,15 @@ async def test_a_stored_completion_is_shown_changed_listed_and_forgotten() -> No
         assert gone == {"object": "chat.completion.deleted", "id": made[0]["id"], "deleted": True}
         assert (await send(app, "GET", paths[0])).status_code == 404
         assert (await send(app, "DELETE", paths[0])).status_code == 404
+
+
+async def test_a_message_given_in_parts_is_listed_as_text_and_as_parts() -> None:
+    parts = [{"type": "text", "text": text} for text in ("one ", "two")]
+    body = {**HELLO, "store": True, "messages": [{"role": "user", "content": parts}]}
+    async with open_app(scripted_models(play(ScriptedTurn("Hi.")))) as app:
+        made = (await send(app, "POST", PATH, **body)).json()
+        messages = (await send(app, "GET", f"{PATH}/{made['id']}/messages")).json()["data"]
+    assert [(one["content"], one["content_parts"]) for one in messages] == [("one two", parts)]
 
 
 @pytest.mark.parametrize("query", ["limit=x", "order=up", "after=none"])

@@ -1,9 +1,10 @@
-"""`model_load` and `model_unload` through an MCP client; the list of tools follows."""
+"""Loading and unloading models, by tools and by OpenAI's `DELETE`; the list of tools follows."""
 
 from __future__ import annotations
 
 import anyio
 import anyio.lowlevel
+import httpx2
 import mcp_types as t
 import pytest
 from mcp import Client, MCPError
@@ -14,8 +15,8 @@ from mcp_servers.model_server.service import open_service
 from mcp_servers.model_server.tools import Surface
 from tests.helpers.model_service import ERAS, ScriptedModels, connect, scripted_models
 from tests.helpers.scripted_chat_model import ScriptedTurn, play
+from tests.helpers.web_service import HEADERS, on_port, open_app
 from tests.helpers.web_service import connect as connect_to
-from tests.helpers.web_service import on_port, open_app
 
 pytestmark = pytest.mark.anyio
 ADMIN = Surface(loadable=("scripted", "other"))
@@ -188,3 +189,34 @@ async def test_two_models_that_are_waited_for_at_once_are_both_unloaded() -> Non
                 await client.call_tool("run_result", {"run_id": run_id, "cancel": True})
     assert [(one.structured_content or {})["state"] for one in results] == 2 * ["unloaded"]
     assert not models.kept
+
+
+async def test_a_client_of_openai_deletes_a_model_from_memory() -> None:
+    async def send(method: str, name: str) -> httpx2.Response:
+        return await app.request(method, f"/v1/models/{name}", HEADERS)
+
+    models = two_models()
+    async with open_app(models, surface=ADMIN) as app:
+        async with app.service.models.hold("other", lambda doing: None):
+            in_use = await send("DELETE", "other")
+        shown = await send("GET", "other")
+        deleted = await send("DELETE", "other")
+        gone = await send("GET", "other")
+        again = await send("DELETE", "other")
+    assert (in_use.status_code, in_use.headers["x-should-retry"]) == (429, "true")
+    assert in_use.json()["error"]["message"].startswith("1 calls use model 'other'")
+    assert shown.status_code == 200
+    assert deleted.json() == {"id": "other", "object": "model", "deleted": True}
+    assert gone.status_code == again.status_code == 404
+    assert again.json()["error"]["code"] == "model_not_found"
+    assert not models.kept
+
+
+async def test_no_client_deletes_models_unless_the_operator_lets_them() -> None:
+    models = two_models()
+    async with open_app(models) as app:
+        await app.service.prepare()
+        refused = await app.request("DELETE", "/v1/models/scripted", HEADERS)
+    assert refused.status_code == 403
+    assert refused.json()["error"]["message"].endswith("was started without --admin")
+    assert models.names == ("scripted",)

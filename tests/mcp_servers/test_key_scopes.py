@@ -100,7 +100,10 @@ def error(message: str, kind: str, code: str | None = None) -> dict[str, dict[st
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
-@pytest.mark.parametrize(("name", "may"), [("plain", False), ("calls", False), ("rules", True)])
+MAY_UNLOAD = [("plain", False), ("calls", False), ("rules", True)]
+
+
+@pytest.mark.parametrize(("name", "may"), MAY_UNLOAD)
 async def test_models_are_unloaded_by_keys_for_that_only(name: str, may: bool) -> None:
     models = scripted_models(play(ScriptedTurn("x")))
     surface = Surface(loadable=("scripted",))
@@ -109,6 +112,17 @@ async def test_models_are_unloaded_by_keys_for_that_only(name: str, may: bool) -
         async with connect(url, "2026-07-28", KEYS[name]) as client:
             result = await client.call_tool("model_unload", {"model": "scripted"})
     assert result.is_error is not may
+    assert (models.find("scripted") is None) is may
+
+
+@pytest.mark.parametrize(("name", "may"), MAY_UNLOAD)
+async def test_models_are_deleted_by_keys_for_that_only(name: str, may: bool) -> None:
+    models = scripted_models(play(ScriptedTurn("x")))
+    async with open_app(models, LINES, surface=Surface(loadable=())) as app:
+        await app.service.prepare()
+        headers = {**HEADERS, **bearer(name)}
+        response = await app.request("DELETE", "/v1/models/scripted", headers)
+    assert response.status_code == (200 if may else 403)
     assert (models.find("scripted") is None) is may
 
 
