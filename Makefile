@@ -37,9 +37,11 @@ check: .venv/installed-dev $(SUITE)/tests
 conformance: .venv/installed-dev
 	$(BIN)/python -m tests.conformance --client "python -m tests.conformance.client"
 
-## OpenAI's and Anthropic's clients, and Claude Code, against `zonda serve`: a minute.
-clients: .venv/installed-dev .venv/clients/bin/python
-	$(BIN)/python -m tests.clients .venv/clients/bin/python
+## Clients of OpenAI, Anthropic, LangChain and LlamaIndex, and Claude Code, against `zonda serve`.
+clients: .venv/installed-dev .venv/clients/bin/python .venv/clients-2/bin/python \
+		.venv/clients-langchain/bin/python
+	$(BIN)/python -m tests.clients .venv/clients/bin/python .venv/clients-2/bin/python \
+		.venv/clients-langchain/bin/python
 	$(BIN)/python -m tests.clients.claude_code .venv/clients/node_modules/.bin/claude
 
 ## Random turns in every wire format, and a million damaged model files: about fifteen minutes.
@@ -80,9 +82,20 @@ clean:
 .venv/clients/bin/python: .venv/installed-dev
 	@$(PYTHON) -m venv .venv/clients
 	@.venv/clients/bin/python -m pip --disable-pip-version-check install --quiet \
-		openai==3.54.0 anthropic==2.14.0
+		openai==3.54.0 anthropic==2.14.0 langchain-openai==1.7.4 langchain-mcp-adapters==0.3.2
 	@npm install --silent --no-audit --no-fund --no-save --prefix .venv/clients \
 		@anthropic-ai/claude-code@2.1.332
+
+# Of the many packages that these bring, what is imported is compiled then.
+.venv/clients-2/bin/python: .venv/installed-dev
+	@$(PYTHON) -m venv --without-pip .venv/clients-2
+	@$(PIP) --python $@ install --quiet --no-compile \
+		openai==2.54.0 llama-index-llms-openai-like==0.8.1 llama-index-tools-mcp==0.6.0
+
+.venv/clients-langchain/bin/python: .venv/installed-dev
+	@$(PYTHON) -m venv --without-pip .venv/clients-langchain
+	@$(PIP) --python $@ install --quiet --no-compile \
+		langchain-openai==1.7.4 langchain-tests==1.1.9
 
 $(SUITE)/tests: .venv/installed-dev
 	@$(PIP) download --quiet --no-deps --no-binary jsonschema --dest $(SUITE) jsonschema==4.26.0
