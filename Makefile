@@ -20,6 +20,9 @@ OPENAI := .venv/clients/openai-3.54.0
 # The official tests of JSON Schema come with the source of the validator that we use.
 SUITE := .venv/json-schema-test-suite
 
+# Environments of clients: the newest, those that want openai 2, and LangChain's tests.
+CLIENTS := clients clients-2 clients-langchain
+
 KERNELS := $(wildcard runtime/kernels/cpu/*.cpp runtime/kernels/cpu/*.h runtime/kernels/cpu/build*.py)
 
 .PHONY: demo test check clients conformance fuzz test-arm test-gpu clean
@@ -40,9 +43,10 @@ check: .venv/installed-dev $(SUITE)/tests
 conformance: .venv/installed-dev
 	$(BIN)/python -m tests.conformance --client "python -m tests.conformance.client"
 
-## OpenAI's client with its own tests, Anthropic's, and Claude Code, against us: a minute.
-clients: .venv/clients/installed
-	$(BIN)/python -m tests.clients .venv/clients/bin/python
+## Clients of OpenAI (its own tests, too), Anthropic, LangChain and LlamaIndex, and Claude Code,
+## against `zonda serve`: two minutes.
+clients: $(CLIENTS:%=.venv/%/installed)
+	$(BIN)/python -m tests.clients $(CLIENTS:%=.venv/%/bin/python)
 	$(BIN)/python -m tests.clients.claude_code .venv/clients/node_modules/.bin/claude
 	$(BIN)/python -m tests.clients.openai_python .venv/clients/bin/python $(OPENAI)
 
@@ -85,11 +89,25 @@ clean:
 	@$(PYTHON) -m venv .venv/clients
 	@.venv/clients/bin/python -m pip --disable-pip-version-check install --quiet \
 		'openai[aiohttp]==3.54.0' anthropic==2.14.0 \
+		langchain-openai==1.7.4 langchain-mcp-adapters==0.3.2 \
 		pytest==9.2.0 pytest-asyncio==1.5.0 rich==15.0.0
 	@$(PIP) download --quiet --no-deps --no-binary openai --dest .venv/clients openai==3.54.0
 	@tar -xzf $(OPENAI).tar.gz -C .venv/clients
 	@npm install --silent --no-audit --no-fund --no-save --prefix .venv/clients \
 		@anthropic-ai/claude-code@2.1.332
+	@touch $@
+
+# Of the many packages that these bring, what is imported is compiled then.
+.venv/clients-2/installed: .venv/installed-dev
+	@$(PYTHON) -m venv --without-pip .venv/clients-2
+	@$(PIP) --python .venv/clients-2/bin/python install --quiet --no-compile \
+		openai==2.54.0 llama-index-llms-openai-like==0.8.1 llama-index-tools-mcp==0.6.0
+	@touch $@
+
+.venv/clients-langchain/installed: .venv/installed-dev
+	@$(PYTHON) -m venv --without-pip .venv/clients-langchain
+	@$(PIP) --python .venv/clients-langchain/bin/python install --quiet --no-compile \
+		langchain-openai==1.7.4 langchain-tests==1.1.9
 	@touch $@
 
 $(SUITE)/tests: .venv/installed-dev

@@ -148,13 +148,13 @@ class BudgetedConstraint:
 
     @property
     def num_left(self) -> int:
-        """How many tokens may still be taken."""
-        return self._max_tokens - (len(self._ends) - 1)
+        """How many tokens may still be taken; the end token takes none of them."""
+        return max(0, self._max_tokens - (len(self._ends) - 1))
 
     def _take(self, token_id: int) -> bool:
         """Take a token if an end that fits follows it, or none can be found at all."""
         room = self.num_left - 1
-        if room < 0:
+        if room < 0 and token_id not in self._finder.vocabulary.stop_ids:
             return False
         was_whole = self._inner.state == "accepting"
         if self._inner.advance([token_id]) != 1:

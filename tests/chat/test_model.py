@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -226,6 +227,27 @@ async def test_output_schema_constrains_the_answer_even_beside_tools() -> None:
     assert [call.name for call in end.message.tool_calls] == ["now"]
     _, end = await turn(model_of("seven"), output=GrammarSource("regex", "[0-9]"))
     assert end.finish_reason == "error"
+
+
+ENDLESS = "and on " * 30
+
+
+@pytest.mark.parametrize("max_tokens", [7, 8, 20, 21])
+@pytest.mark.parametrize("tools", [[], [NOW]])
+async def test_answer_that_its_limit_closes_is_whole_and_stops(
+    tools: list[ToolSpec], max_tokens: int
+) -> None:
+    schema = {"type": "object", "properties": {"s": {"type": "string"}}, "required": ["s"]}
+    _, end = await turn(
+        model_of('{"s":"' + ENDLESS),
+        tools=tools,
+        output=OutputSchema(schema),
+        sampling=SamplingParams(max_tokens=max_tokens),
+    )
+    said = json.loads(end.message.content)["s"]
+    assert ENDLESS.startswith(said)
+    assert end.usage.completion_tokens == max_tokens
+    assert (end.finish_reason, end.error) == ("stop", None)
 
 
 async def test_answer_that_quotes_a_call_is_no_call() -> None:

@@ -1,7 +1,8 @@
 """Runs the README's programs for clients, and more of them, against `zonda serve`: `make clients`.
 
-They run in an environment of their own, whose Python is the argument: what clients need is none
-of ours.
+They run in environments of their own, whose Pythons are the arguments: the newest OpenAI SDK with
+Anthropic's and LangChain, the one before with LlamaIndex, and LangChain's tests. What clients need
+is none of ours.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from tempfile import TemporaryDirectory
 from tests.helpers.http_process import HttpServerProcess
 from tests.helpers.readme import programs
 
-PROGRAMS = {
-    "from openai import": "ChatCompletionMessageFunctionToolCall(",
-    "from anthropic import": "ToolUseBlock(",
+OPENAI = {"from openai import": ["ChatCompletionMessageFunctionToolCall("]}
+NEWEST = OPENAI | {
+    "from anthropic import": ["ToolUseBlock("],
+    "from langchain_openai import": ["'name': 'get_weather'", "'type': 'text', 'text': 'yes'"],
 }
-"""How a program begins, and what it prints in the end."""
+OLDER = OPENAI | {
+    "from llama_index.llms.openai_like import": ["It is 12 degrees in ", "'choice': 'yes'"],
+}
+"""A line that a program has, and what it prints."""
 SCRIPTS = {"anthropic_sdk.py": "anthropic's SDK is served as it expects"}
 """A file here that takes the server's address, and what it prints in the end."""
 
@@ -39,23 +44,33 @@ def use_responses(python: Path) -> int:
             return int(not _run(program.name, command, "tool_servers"))
 
 
-def main(python: Path) -> int:
-    failed = use_responses(python)
+def use_langchain_tests(python: Path) -> int:
+    """Run LangChain's own tests; return 1 where one fails that the model could pass."""
+    with HttpServerProcess("--model", "gemma3-270m", environ=os.environ) as server:
+        suite = Path(__file__).with_name("langchain_suite.py")
+        command: list[str | Path] = [python, suite, server.url.removesuffix("/mcp")]
+        return int(not _run(suite.name, command, " passed"))
+
+
+def main(newest: Path, older: Path, langchain: Path) -> int:
+    failed = use_responses(newest) + use_langchain_tests(langchain)
     with HttpServerProcess(environ=os.environ) as server:
-        for beginning, wanted in PROGRAMS.items():
-            (program,) = [one for one in programs() if one.startswith(beginning)]
-            program = program.replace("http://127.0.0.1:8377", server.url.removesuffix("/mcp"))
-            failed += not _run(f"{beginning} …", [python, "-c", program], wanted)
-        for name, wanted in SCRIPTS.items():
+        url = server.url.removesuffix("/mcp")
+        for python, wanted_of in ((newest, NEWEST), (older, OLDER)):
+            for line, wanted in wanted_of.items():
+                (program,) = [one for one in programs() if f"\n{line}" in f"\n{one}"]
+                program = program.replace("http://127.0.0.1:8377", url)
+                failed += not _run(f"{line} …", [python, "-c", program], *wanted)
+        for name, told in SCRIPTS.items():
             script = Path(__file__).with_name(name)
-            failed += not _run(name, [python, script, server.url.removesuffix("/mcp")], wanted)
+            failed += not _run(name, [newest, script, url], told)
     return failed
 
 
-def _run(what: str, command: Sequence[Path | str], wanted: str) -> bool:
+def _run(what: str, command: Sequence[Path | str], *wanted: str) -> bool:
     """Run a program; say whether it ended well and printed what it should."""
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    is_right = run.returncode == 0 and wanted in run.stdout
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    is_right = run.returncode == 0 and all(text in run.stdout for text in wanted)
     sys.stdout.write(f"{'ok' if is_right else 'FAILED'}: {what}\n")
     if not is_right:
         sys.stdout.write(run.stdout + run.stderr)
@@ -63,4 +78,4 @@ def _run(what: str, command: Sequence[Path | str], wanted: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(*map(Path, sys.argv[1:])))

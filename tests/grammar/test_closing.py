@@ -278,11 +278,15 @@ def test_end_token_counts_nothing_and_is_forced_where_nothing_else_may_follow() 
     grammar = GRAMMARS["enum"]
     end = FINDER.get_end(grammar)
     assert end is not None
-    constraint = budgeted(grammar, len(end) + 1)
-    assert constraint.advance(end) == len(end)
-    assert constraint.forced() == [VOCABULARY.eos_id]
-    assert constraint.advance([VOCABULARY.eos_id]) == 1
-    assert (constraint.state, constraint.num_left) == ("done", 0)
+    for num_over in (0, 1):
+        constraint = budgeted(grammar, len(end) + num_over)
+        assert constraint.advance(end) == len(end)
+        assert constraint.forced() == [VOCABULARY.eos_id]
+        assert constraint.advance([VOCABULARY.eos_id]) == 1
+        assert (constraint.state, constraint.num_left) == ("done", 0)
+        constraint.rollback(1)
+        assert (constraint.state, constraint.num_left) == ("accepting", num_over)
+        assert constraint.advance(TOKENIZER.encode("a")) == 0
 
 
 def test_masks_are_those_of_the_inner_constraint() -> None:
