@@ -43,11 +43,12 @@ check: .venv/installed-dev $(SUITE)/tests
 conformance: .venv/installed-dev
 	$(BIN)/python -m tests.conformance --client "python -m tests.conformance.client"
 
-## Clients of OpenAI (its own tests, too), Anthropic, LangChain and LlamaIndex, and Claude Code,
+## Clients of OpenAI (its own tests, too), Anthropic, LangChain and LlamaIndex, Claude Code and Codex,
 ## against `zonda serve`: two minutes.
 clients: $(CLIENTS:%=.venv/%/installed)
 	$(BIN)/python -m tests.clients $(CLIENTS:%=.venv/%/bin/python)
 	$(BIN)/python -m tests.clients.claude_code .venv/clients/node_modules/.bin/claude
+	$(BIN)/python -m tests.clients.codex .venv/clients/node_modules/.bin/codex
 	$(BIN)/python -m tests.clients.openai_python .venv/clients/bin/python $(OPENAI)
 
 ## Random turns in every wire format, and a million damaged model files: about fifteen minutes.
@@ -94,7 +95,7 @@ clean:
 	@$(PIP) download --quiet --no-deps --no-binary openai --dest .venv/clients openai==3.54.0
 	@tar -xzf $(OPENAI).tar.gz -C .venv/clients
 	@npm install --silent --no-audit --no-fund --no-save --prefix .venv/clients \
-		@anthropic-ai/claude-code@2.1.332
+		@anthropic-ai/claude-code@2.1.332 @openai/codex@0.171.0
 	@touch $@
 
 # Of the many packages that these bring, what is imported is compiled then.

@@ -78,9 +78,6 @@ def read_turn(request: InputTokensRequest) -> ResponseTurn:
                 spec = _function(inner, f"{where}.tools[{place}]")
                 functions.append(replace(spec, name=exposed_name(tool.name, spec.name)))
                 namespaces[functions[-1].name] = tool.name, spec.name
-        elif tool.external_web_access is not False:
-            text = "the web is not searched here; with false nothing is, as nothing is stored of it"
-            raise bad_request(text, f"{where}.external_web_access")
     reasoning = request.reasoning
     summary = reasoning and (reasoning.summary or reasoning.generate_summary)
     include = request.include if isinstance(request, ResponseRequest) else None

@@ -64,7 +64,10 @@ class NamespaceTool(Shape):
 
 
 class WebSearchTool(Shape):
-    """A search of what the server has stored of the web, which here is nothing."""
+    """A search that a model may make, and none here can: it is not told of it, nor are you.
+
+    Codex offers it with every request. An answer's `tools` do not have it.
+    """
 
     type: Literal["web_search", "web_search_2025_08_26", "web_search_preview"]
     external_web_access: bool | None = None

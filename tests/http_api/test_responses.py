@@ -193,7 +193,7 @@ async def test_calls_of_functions_are_items_and_their_outputs_go_back() -> None:
 
 async def test_functions_of_a_namespace_are_called_by_their_name_in_it() -> None:
     agents = {"type": "namespace", "name": "agents", "description": "Others.", "tools": [ADD]}
-    stored = {"type": "web_search", "external_web_access": False}  # there is nothing stored
+    stored = {"type": "web_search", "external_web_access": True}  # nobody makes use of it
     made = ScriptedTurn(calls=(ToolCall("call_1", "agents__add", {"a": 1}),))
     response, asked = await ask(play(made), tools=[agents, ADD, stored])
     (call,) = response.json()["output"]
@@ -324,7 +324,7 @@ async def test_obfuscation_fills_deltas_up_where_it_is_asked_for() -> None:
         ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
         ({"metadata": {"k": "v" * 513}}, "metadata.k"),
         ({"tools": [{"type": "file_search"}]}, "tools[0]"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].external_web_access"),
+        ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "tool_choice"),
         ({"tools": [{**ADD, "async": True}]}, "tools[0].async"),
         ({"tools": [{"type": "mcp", "server_label": "none"}]}, "tools[0].server_label"),
         ({"tools": [{"type": "mcp", "server_label": "x", "server_url": "http://169.254.169.254/"}]},
