@@ -70,13 +70,8 @@ def zonda(
         typer.echo(ctx.get_help())
 
 
-SWITCH_INTERVAL_S = 0.0005
-"""How long a thread that runs Python may keep the engine's thread waiting between two steps."""
-
-
 def run_command_line() -> NoReturn:
     """Run the command that the process's arguments name, then end the process."""
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         status = app(prog_name="zonda", standalone_mode=False)
     except BaseException as exc:  # noqa: BLE001 - the top of the program: it becomes one line

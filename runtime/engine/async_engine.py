@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
@@ -29,6 +30,9 @@ from runtime.engine.tally import EngineState
 from runtime.errors import CapacityError, GenerationError
 from runtime.grammar.constraint import Constraint
 from runtime.request import GenerateRequest, TokenChunk
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long another thread that runs Python may keep the engine's waiting between two steps."""
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +160,11 @@ class ThreadedEngine:
         self._stopped = anyio.Event()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Step until `aclose`; to be started once, in a task group of its owner."""
+        """Step until `aclose`; to be started once, in a task group of its owner.
+
+        From then on the process's threads take turns every half millisecond.
+        """
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         bell, rope = socket.socketpair()
         work = partial(anyio.to_thread.run_sync, limiter=anyio.CapacityLimiter(1))
         try:
