@@ -14,6 +14,7 @@ from mcp_servers.model_server.calls import Model
 from mcp_servers.model_server.report import Supervised
 from mcp_servers.model_server.service import ModelService
 from mcp_servers.model_server.url_servers import UrlServers, connect
+from mcp_servers.web_app import PROBE_OPERATIONS
 from runtime.errors import UnknownModelError
 from runtime.http_api.conversations import conversation_routes
 from runtime.http_api.messages_routes import anthropic_routes
@@ -88,7 +89,7 @@ class Completions:
             if not self._any_name:
                 raise UnknownModelError(f"no model is named {name!r}{suggest(name, models.names)}")
             name = models.default
-        async with models.hold(name, logger.info) as model:
+        async with models.hold(name, logger.debug) as model:
             yield model
 
     def check_queue(self, caller: str) -> None:
@@ -107,16 +108,19 @@ class Completions:
         }
 
 
-def client_routes(backend: Completions, version: str) -> list[Route]:
-    """All routes of the APIs that other clients than MCP's speak."""
+def client_routes(backend: Completions, version: str, *, needs_key: bool = False) -> list[Route]:
+    """All routes of the APIs that other clients than MCP's speak, and the APIs' document."""
     memory = Memory()
+    operations = [*OPERATIONS, *PROBE_OPERATIONS]
     return [
         *anthropic_routes(backend, caller_of),
         *openai_routes(backend, caller_of),
         *responses_routes(backend, caller_of, memory),
         *conversation_routes(caller_of, memory),
         *text_routes(backend, caller_of),
-        document_route(OPERATIONS, version, guarded),
+        document_route(
+            operations, version, guarded, lambda: backend.model_names, needs_key=needs_key
+        ),
     ]
 
 

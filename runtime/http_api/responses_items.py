@@ -208,7 +208,9 @@ def _from_text(value: object) -> object:
     )
 
 
-Items = Annotated[list[AnyItem], BeforeValidator(_from_text)]
+Items = Annotated[
+    list[AnyItem], BeforeValidator(_from_text, json_schema_input_type=str | list[AnyItem])
+]
 
 _ITEMS: TypeAdapter[list[AnyItem]] = TypeAdapter(list[AnyItem])
 

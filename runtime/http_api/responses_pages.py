@@ -13,6 +13,8 @@ from tools.spec import JsonObject
 
 DEFAULT_PAGE = 20
 MAX_PAGE = 100
+NOT_INCLUDED = "message.output_text.logprobs"
+"""Of what OpenAI's responses may include, what ours do not have."""
 
 
 def write_page(items: Sequence[JsonObject], query: QueryParams) -> JsonObject:
@@ -54,7 +56,7 @@ def check_query(query: QueryParams, known: set[str]) -> None:
         if plain == "include":
             if value not in get_args(Include):
                 raise bad_request(f"{value[:80]!r} cannot be included", "include")
-            if value == "message.output_text.logprobs":
+            if value == NOT_INCLUDED:
                 raise bad_request("log-probabilities are not offered", "include")
         elif plain not in known:
             raise bad_request("there is no such parameter", plain, "unknown_parameter")
