@@ -37,13 +37,16 @@ check: .venv/installed-dev $(SUITE)/tests
 conformance: .venv/installed-dev
 	$(BIN)/python -m tests.conformance --client "python -m tests.conformance.client"
 
-## OpenAI's and Anthropic's clients, and Claude Code, against `zonda serve`: a minute.
-clients: .venv/installed-dev .venv/clients/bin/python
+## OpenAI's and Anthropic's clients, Claude Code, Schemathesis, against `zonda serve`: two minutes.
+clients: .venv/installed-dev .venv/clients/bin/python .venv/schemathesis/bin/schemathesis
 	$(BIN)/python -m tests.clients .venv/clients/bin/python
 	$(BIN)/python -m tests.clients.claude_code .venv/clients/node_modules/.bin/claude
+	$(BIN)/python -m tests.clients.openapi .venv/schemathesis/bin/python
 
-## Random turns in every wire format, and a million damaged model files: about fifteen minutes.
+## Hostile bodies, random turns in every wire format, and a million damaged model files: about
+## twenty minutes.
 fuzz: .venv/installed-dev
+	$(BIN)/python -m tests.fuzz.bodies --executions 100000
 	$(BIN)/python -m tests.fuzz.turns --executions 10000 --every-split 300
 	$(BIN)/python -m tests.fuzz gguf --executions 1000000
 
@@ -83,6 +86,11 @@ clean:
 		openai==3.54.0 anthropic==2.14.0
 	@npm install --silent --no-audit --no-fund --no-save --prefix .venv/clients \
 		@anthropic-ai/claude-code@2.1.332
+
+.venv/schemathesis/bin/schemathesis: .venv/installed-dev
+	@$(PYTHON) -m venv .venv/schemathesis
+	@.venv/schemathesis/bin/python -m pip --disable-pip-version-check install --quiet \
+		schemathesis==4.32.5
 
 $(SUITE)/tests: .venv/installed-dev
 	@$(PIP) download --quiet --no-deps --no-binary jsonschema --dest $(SUITE) jsonschema==4.26.0
