@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 from pydantic import ValidationError
 
+from mcp_servers.refusals import is_api
 from runtime.http_api.answer_shapes import ChatAnswer
 from runtime.http_api.chat_shapes import ChatRequest, Shape
 from runtime.http_api.conversations import conversation_routes
@@ -167,6 +168,7 @@ def test_every_route_is_in_the_document() -> None:
     }
     aliases = {("post", "/apply_template")}
     assert served - aliases == {(one.method, one.path) for one in OPERATIONS}
+    assert all(is_api(path) for _, path in served)
 
 
 async def test_a_server_with_keys_says_that_it_needs_one() -> None:
