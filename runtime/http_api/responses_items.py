@@ -195,7 +195,11 @@ AnyItem = Annotated[
     | Annotated[McpCallItem, Tag("mcp_call")]
     | Annotated[CompactionItem, Tag("compaction")]
     | Annotated[ReferenceItem, Tag("item_reference")],
-    Discriminator(_kind),
+    Discriminator(
+        _kind,
+        custom_error_type="unknown_item",
+        custom_error_message=f"Input should have a type, one of {', '.join(_PREFIXES)}",
+    ),
 ]
 
 

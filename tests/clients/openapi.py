@@ -3,7 +3,8 @@
 `python -m tests.clients.openapi PYTHON`, whose Python has Schemathesis, in an environment of its
 own. Every check and every phase is on. Single requests are the same in each run; chains of them
 are not, for what the server has kept is part of them. `--max-examples` says how many are drawn
-for each operation, and so how long it takes; what else is given goes to Schemathesis.
+for each operation, and so how long it takes; what else is given goes to Schemathesis. Chains
+follow the document's own links: those that Schemathesis infers lead to what is there by chance.
 
 One check is told more than it knows: requests that fit the document may be refused with 400, for
 a schema cannot say which tool a choice names, or what a model's context holds. In its place
