@@ -20,8 +20,8 @@ OPENAI := .venv/clients/openai-3.54.0
 # The official tests of JSON Schema come with the source of the validator that we use.
 SUITE := .venv/json-schema-test-suite
 
-# Environments of clients: the newest, those that want openai 2, and LangChain's tests.
-CLIENTS := clients clients-2 clients-langchain
+# Environments of clients: the newest, those that want openai 2, and tests of others.
+CLIENTS := clients clients-2 clients-langchain clients-schemathesis
 
 KERNELS := $(wildcard runtime/kernels/cpu/*.cpp runtime/kernels/cpu/*.h runtime/kernels/cpu/build*.py)
 
@@ -43,16 +43,20 @@ check: .venv/installed-dev $(SUITE)/tests
 conformance: .venv/installed-dev
 	$(BIN)/python -m tests.conformance --client "python -m tests.conformance.client"
 
-## Clients of OpenAI (its own tests, too), Anthropic, LangChain and LlamaIndex, Claude Code and Codex,
-## against `zonda serve`: two minutes.
+## Clients of OpenAI (its own tests, too), Anthropic, LangChain and LlamaIndex, Claude Code, Codex and
+## Schemathesis, against `zonda serve`: four minutes.
 clients: $(CLIENTS:%=.venv/%/installed)
-	$(BIN)/python -m tests.clients $(CLIENTS:%=.venv/%/bin/python)
+	$(BIN)/python -m tests.clients .venv/clients/bin/python .venv/clients-2/bin/python \
+		.venv/clients-langchain/bin/python
 	$(BIN)/python -m tests.clients.claude_code .venv/clients/node_modules/.bin/claude
 	$(BIN)/python -m tests.clients.codex .venv/clients/node_modules/.bin/codex
 	$(BIN)/python -m tests.clients.openai_python .venv/clients/bin/python $(OPENAI)
+	$(BIN)/python -m tests.clients.openapi .venv/clients-schemathesis/bin/python
 
-## Random turns in every wire format, and a million damaged model files: about fifteen minutes.
+## Hostile bodies, random turns in every wire format, and a million damaged model files: about
+## twenty minutes.
 fuzz: .venv/installed-dev
+	$(BIN)/python -m tests.fuzz.bodies --executions 100000
 	$(BIN)/python -m tests.fuzz.turns --executions 10000 --every-split 300
 	$(BIN)/python -m tests.fuzz gguf --executions 1000000
 
@@ -109,6 +113,12 @@ clean:
 	@$(PYTHON) -m venv --without-pip .venv/clients-langchain
 	@$(PIP) --python .venv/clients-langchain/bin/python install --quiet --no-compile \
 		langchain-openai==1.7.4 langchain-tests==1.1.9
+	@touch $@
+
+.venv/clients-schemathesis/installed: .venv/installed-dev
+	@$(PYTHON) -m venv --without-pip .venv/clients-schemathesis
+	@$(PIP) --python .venv/clients-schemathesis/bin/python install --quiet --no-compile \
+		schemathesis==4.32.5
 	@touch $@
 
 $(SUITE)/tests: .venv/installed-dev

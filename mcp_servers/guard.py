@@ -68,6 +68,11 @@ class Access:
     is_open: bool = False
     tokens: ResourceServer | None = None
 
+    @property
+    def needs_key(self) -> bool:
+        """Whether nobody is let in without a key or token."""
+        return bool(self.keys) or self.tokens is not None
+
 
 def make_access(
     host: str,
@@ -166,7 +171,7 @@ class Guard:
         """
         given = _given_key(scope)
         scope["headers"] = [item for item in scope["headers"] if item[0] not in _KEY_HEADERS]
-        if not self._access.keys and self._access.tokens is None:
+        if not self._access.needs_key:
             return None
         if given is None:
             return _refusal(401, "a key is needed: Authorization: Bearer KEY", self._challenge())

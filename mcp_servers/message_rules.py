@@ -10,20 +10,18 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from tools.json_text import MAX_DEPTH, is_too_deep, read_json
+
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-MAX_DEPTH = 96
 
 PARSE_ERROR, INVALID_REQUEST, INTERNAL_ERROR, OVERLOADED = -32700, -32600, -32603, -32000
 
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _ID = rb'"id"\s*:\s*(-?\d{1,18}|"[^"\\]{1,200}")\s*'
 _VERSION = rb'"jsonrpc"\s*:\s*"2\.0"\s*'
 _ID_FIRST = re.compile(
     rb'\s*\{\s*(?:%s,\s*)?(?:"method"\s*:\s*"[^"\\]*"\s*,\s*)?%s[,}]' % (_VERSION, _ID)
 )
 _ID_LAST = re.compile(rb",\s*%s(?:,\s*%s)?\}\s*\Z" % (_ID, _VERSION))
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_ALIKE = bytes.maketrans(b"{}", b"[]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +46,7 @@ def find_problem(data: bytes, what: str = "body") -> Refusal | None:
         return Refusal(PARSE_ERROR, f"the {what} is not UTF-8")
     if b"\0" in data:  # other Unicode encodings of JSON, whose brackets would not be counted
         return Refusal(PARSE_ERROR, f"the {what} is not JSON in UTF-8")
-    if _is_too_deep(data):
+    if is_too_deep(data):
         return Refusal(INVALID_REQUEST, f"the {what} nests deeper than {MAX_DEPTH} levels")
     return None
 
@@ -56,9 +54,9 @@ def find_problem(data: bytes, what: str = "body") -> Refusal | None:
 def read_message(data: bytes, what: str = "body") -> dict[str, Any] | Refusal:
     """Return the message, or the error that JSON-RPC asks for."""
     try:
-        message = json.loads(data)
-    except (ValueError, RecursionError):  # a number of 5,000 digits is a plain ValueError
-        return Refusal(PARSE_ERROR, f"the {what} is not JSON")
+        message = read_json(data)
+    except ValueError as exc:  # says of bytes that are no UTF-8, or of a number, what they are
+        return Refusal(PARSE_ERROR, f"the {what} is not JSON: {str(exc)[:200]}")
     if isinstance(message, list):
         text = "batches are not part of MCP; send the messages one by one"
         return Refusal(INVALID_REQUEST, text)
@@ -83,13 +81,3 @@ def find_id(head: bytes, tail: bytes) -> str | int | None:
         return None
     request_id: str | int = json.loads(found[1])
     return request_id
-
-
-def _is_too_deep(data: bytes) -> bool:
-    """Whether JSON nests deeper than `MAX_DEPTH`; what is no JSON may be called either."""
-    brackets = _STRING.sub(b"", data).translate(_ALIKE, _NO_BRACKETS)
-    for _ in range(MAX_DEPTH):
-        if not brackets:
-            return False
-        brackets = brackets.replace(b"[]", b"")  # the innermost level
-    return brackets.count(b"[") == brackets.count(b"]") > 0

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from runtime.http_api import messages_faults
 from runtime.http_api.faults import Fault
 
-API_PATHS = frozenset({"/tokenize", "/detokenize", "/apply_template"})
+API_PATHS = frozenset({"/tokenize", "/detokenize", "/apply-template", "/apply_template"})
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -57,15 +57,11 @@ class Refused:
         self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path, status = scope["path"], self._status
-        if is_api(path):
-            code = "invalid_api_key" if status == 401 else None
-            retry_s = 1 if status == 503 else None
-            response = refuse_api(
-                scope, status, self._text, code=code, retry_s=retry_s, headers=self._headers
-            )
-        else:
-            response = JSONResponse({"error": {"message": self._text}}, status, self._headers)
+        code = "invalid_api_key" if self._status == 401 else None
+        retry_s = 1 if self._status == 503 else None
+        response = refuse_api(
+            scope, self._status, self._text, code=code, retry_s=retry_s, headers=self._headers
+        )
         await response(scope, receive, send)
 
 

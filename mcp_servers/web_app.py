@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mcp.server import Server
@@ -30,10 +31,28 @@ from mcp_servers.request_record import RequestRecord, route_of
 from mcp_servers.request_spans import RequestSpans
 from mcp_servers.request_tally import CountResponses, RequestTally, count_requests
 from mcp_servers.service_state import ServiceState
+from runtime.http_api.chat_shapes import Shape
+from runtime.http_api.openapi import Operation
 from tools.spec import JsonObject
 
 MAX_SESSIONS = 4096
 RETRY_READY_S = 2
+
+
+class StatusAnswer(Shape):
+    """How the server is."""
+
+    status: str
+
+
+_probe = partial(Operation, "get", overloaded=None)
+
+PROBE_OPERATIONS = (
+    _probe("/health", "Say that the server runs", (StatusAnswer,)),
+    _probe("/ready", "Say whether a model is loaded", (StatusAnswer,), others={503: StatusAnswer}),
+    _probe("/metrics", "Show numbers to Prometheus", ()),
+)
+"""What is served beside the APIs, for their document."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from mcp_servers.model_server.calls import Model
 from mcp_servers.model_server.report import Supervised
 from mcp_servers.model_server.service import ModelService
 from mcp_servers.model_server.url_servers import UrlServers, connect
+from mcp_servers.web_app import PROBE_OPERATIONS
 from runtime.errors import UnknownModelError
 from runtime.http_api.conversations import conversation_routes
 from runtime.http_api.faults import Fault, FaultError
@@ -101,7 +102,7 @@ class Completions:
         if found is None and not self._any_name:
             hint = suggest(name, self.model_names)
             raise UnknownModelError(f"no model is named {name!r}{hint}")
-        async with models.hold(found or models.default, logger.info) as model:
+        async with models.hold(found or models.default, logger.debug) as model:
             yield model
 
     async def unload_model(self, name: str) -> None:
@@ -131,19 +132,24 @@ def client_routes(
     version: str,
     memory: Memory | None = None,
     chats: StoredChats | None = None,
+    *,
+    needs_key: bool = False,
 ) -> list[Route]:
-    """All routes of the APIs that other clients than MCP's speak.
+    """All routes of the APIs that other clients than MCP's speak, and the APIs' document.
 
     What they keep is in `memory` and `chats`, which are empty and their own where absent.
     """
     memory = memory or Memory()
+    operations = [*OPERATIONS, *PROBE_OPERATIONS]
     return [
         *anthropic_routes(backend, caller_of),
         *openai_routes(backend, caller_of, chats or StoredChats()),
         *responses_routes(backend, caller_of, memory),
         *conversation_routes(caller_of, memory),
         *text_routes(backend, caller_of),
-        document_route(OPERATIONS, version, guarded),
+        document_route(
+            operations, version, guarded, lambda: backend.model_names, needs_key=needs_key
+        ),
     ]
 
 

@@ -90,7 +90,7 @@ async def serve_http(
             access,
             stop.readiness,
             service.state,
-            client_routes(backend, version),
+            client_routes(backend, version, needs_key=access.needs_key),
             caller_headers=backend.rate_headers,
             record=record,
         ) as app:

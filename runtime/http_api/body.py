@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -11,7 +10,8 @@ from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
 from runtime.http_api.chat_shapes import Shape
-from runtime.http_api.faults import Fault, FaultError, bad_request
+from runtime.http_api.faults import Fault, FaultError, bad_request, cut
+from tools.json_text import read_json
 
 AnyShape = TypeVar("AnyShape", bound=Shape)
 
@@ -27,53 +27,44 @@ async def read_body(request: Request, shape: type[AnyShape]) -> AnyShape:
         text = "the Content-Type must be application/json"
         raise FaultError(Fault(415, "invalid_request_error", text))
     try:
-        value = json.loads(await request.body(), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as exc:  # a number of 5,000 digits is a plain ValueError
-        raise bad_request(f"the body is not JSON: {_brief(str(exc))}") from exc
+        value = read_json(await request.body())
+    except ValueError as exc:
+        raise bad_request(f"the body is not JSON: {cut(str(exc), 200)}") from exc
     if not isinstance(value, dict):
         raise bad_request("the body must be a JSON object")
-    _check_text(value)
     try:
         return shape.model_validate(value)
     except ValidationError as exc:
         raise _refusal(value, exc.errors(include_url=False, include_context=False)) from exc
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _check_text(value: object) -> None:
-    """Refuse halves of surrogate pairs, which no tokenizer takes."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except (UnicodeEncodeError, RecursionError) as exc:
-        raise bad_request("the body holds text that is not Unicode") from exc
-
-
 def _refusal(body: object, problems: Iterable[ErrorDetails]) -> FaultError:
     """Name the field that came furthest: of a choice of shapes, the one that was meant."""
     problem = max(problems, key=lambda one: len(one["loc"]))
-    where = _place(body, problem["loc"])
+    where = _place(body, problem["loc"], is_missing=problem["type"] == "missing")
     unknown = problem["type"] == "extra_forbidden"
-    text = "there is no such field" if unknown else _brief(problem["msg"])
+    text = "there is no such field" if unknown else cut(problem["msg"], 200)
     return bad_request(f"{where}: {text}", where, "unknown_parameter" if unknown else None)
 
 
-def _place(value: object, path: tuple[int | str, ...]) -> str:
-    """The path as OpenAI writes it, without the names of choices, which are nowhere in the body."""
+def _place(value: object, path: tuple[int | str, ...], *, is_missing: bool) -> str:
+    """The path as OpenAI writes it, without the names of choices, which are nowhere in the body.
+
+    Some of them are spelled as a field beside what was chosen is; such a field holds a plain
+    value, in which nothing else can be.
+    """
     found = ""
     for at, part in enumerate(path):
+        rest = path[at + 1 :]
         if isinstance(part, int):
             found += f"[{part}]"
             value = value[part] if isinstance(value, list) and part < len(value) else None
-        elif isinstance(value, dict) and (
-            at == len(path) - 1 or isinstance(value.get(part), dict | list)
-        ):
-            found += f".{part}" if found else part
-            value = value.get(part)
+        elif isinstance(value, dict):
+            inner = value.get(part)
+            is_choice = not isinstance(inner, dict | list) and (
+                is_missing or any(one in value for one in rest)
+            )
+            if (part in value and not is_choice) or (is_missing and not rest):
+                found += f".{part}" if found else part
+                value = inner
     return found
-
-
-def _brief(text: str) -> str:
-    return text if len(text) <= 200 else text[:197] + "…"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -32,6 +31,7 @@ from runtime.http_api.chat_shapes import (
 )
 from runtime.http_api.faults import bad_request
 from runtime.request import SamplingParams
+from tools.json_text import is_too_deep, read_json
 from tools.spec import JsonObject, ToolSpec
 
 _Item = TypeVar("_Item")
@@ -149,15 +149,20 @@ def _calls(message: AssistantMessage, at: int, where: str) -> tuple[ToolCall, ..
     if message.function_call is not None:
         given.append((f"call_{at}", message.function_call, f"{where}.function_call.arguments"))
     return tuple(
-        ToolCall(call_id, function.name, _arguments(function.arguments, place))
+        ToolCall(call_id, function.name, read_arguments(function.arguments, place))
         for call_id, function, place in given
     )
 
 
-def _arguments(text: str, where: str) -> JsonObject:
+def read_arguments(text: str, where: str) -> JsonObject:
+    """Read a call's arguments, which stand at `where`.
+
+    Raises:
+        FaultError: they are no JSON object, or nest deeper than a body may.
+    """
     try:
-        arguments = json.loads(text or "{}")
-    except (ValueError, RecursionError):
+        arguments = None if is_too_deep(text.encode()) else read_json(text or "{}")
+    except ValueError:
         arguments = None
     if not isinstance(arguments, dict):
         raise bad_request("arguments are a JSON object as text", where)

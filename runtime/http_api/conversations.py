@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import Field
@@ -22,7 +22,7 @@ from runtime.http_api.responses_items import AnyItem, ReferenceItem, write_item
 from runtime.http_api.responses_pages import check_query, write_page
 from runtime.http_api.responses_shapes import Metadata
 from runtime.http_api.responses_store import KeptConversation, Memory
-from runtime.http_api.routes import guarded
+from runtime.http_api.routes import route
 from tools.spec import JsonObject
 
 MAX_NEW_ITEMS = 20
@@ -53,17 +53,12 @@ def conversation_routes(caller_of: Callable[[Request], str], memory: Memory) -> 
     """Return the routes of conversations; `caller_of` names who sent a request."""
     api = _Conversations(caller_of, memory)
     one = "/v1/conversations/{conversation_id}"
-    answers: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
-        ("POST", "/v1/conversations", api.create),
-        ("GET", one, api.show),
-        ("POST", one, api.change),
-        ("DELETE", one, api.delete),
-        ("GET", f"{one}/items", api.list_items),
-        ("POST", f"{one}/items", api.add_items),
-        ("GET", f"{one}/items/{{item_id}}", api.show_item),
-        ("DELETE", f"{one}/items/{{item_id}}", api.delete_item),
+    return [
+        route("/v1/conversations", POST=api.create),
+        route(one, GET=api.show, POST=api.change, DELETE=api.delete),
+        route(f"{one}/items", GET=api.list_items, POST=api.add_items),
+        route(f"{one}/items/{{item_id}}", GET=api.show_item, DELETE=api.delete_item),
     ]
-    return [Route(path, guarded(answer), methods=[method]) for method, path, answer in answers]
 
 
 class _Conversations:

@@ -23,6 +23,15 @@ DEFAULT_RETRY_S = 1
 _RETRY = re.compile(r"try again in (\d+) s")
 
 
+MAX_MESSAGE_CHARS = 1000
+MAX_PARAM_CHARS = 200
+
+
+def cut(text: str, max_chars: int) -> str:
+    """Return a text, or its beginning where it is too long."""
+    return text if len(text) <= max_chars else f"{text[: max_chars - 1]}…"
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """Why a request is not answered as asked.
@@ -42,6 +51,12 @@ class Fault:
     code: str | None = None
     param: str | None = None
     retry_s: int | None = None
+
+    def __post_init__(self) -> None:
+        """Cut what quotes a request, so that no answer echoes a whole body."""
+        object.__setattr__(self, "message", cut(self.message, MAX_MESSAGE_CHARS))
+        if self.param is not None:
+            object.__setattr__(self, "param", cut(self.param, MAX_PARAM_CHARS))
 
     @property
     def body(self) -> JsonObject:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from runtime.http_api.chat_shapes import Json, Shape
+from runtime.http_api.chat_shapes import WHOLE, Json, Shape
 
 Effort = Literal["low", "medium", "high", "xhigh", "max"]
 Display = Literal["summarized", "omitted"]
@@ -295,7 +295,7 @@ class ThinkingEnabled(Shape):
     """The model thinks; how long is a target, of hosted models too."""
 
     type: Literal["enabled"]
-    budget_tokens: Annotated[int, Field(ge=1024)]
+    budget_tokens: Annotated[int, Field(ge=1024), WHOLE]
     display: Display | None = None
 
 
@@ -343,7 +343,7 @@ class KeptThoughts(Shape):
     """Of how many of the last turns the thoughts are kept."""
 
     type: Literal["thinking_turns", "all"]
-    value: Annotated[int, Field(ge=1)] | None = None
+    value: Annotated[int, Field(ge=1), WHOLE] | None = None
 
 
 class ClearThinking(Shape):
@@ -392,11 +392,11 @@ class CountRequest(Shape):
 class MessagesRequest(CountRequest):
     """The body of `POST /v1/messages`."""
 
-    max_tokens: Annotated[int, Field(ge=0)]
+    max_tokens: Annotated[int, Field(ge=0), WHOLE]
     stream: bool | None = None
     stop_sequences: list[Annotated[str, Field(min_length=1)]] | None = None
     temperature: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
+    top_k: Annotated[int, Field(ge=0), WHOLE] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
 
     inference_geo: str | None = None

@@ -5,7 +5,7 @@ A client that leaves aborts its response, unless it runs in the background.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -47,7 +47,7 @@ from runtime.http_api.responses_store import (
     Memory,
     whole_items,
 )
-from runtime.http_api.routes import check_scope, guarded
+from runtime.http_api.routes import check_scope, route
 from runtime.tokenizer.tokenizer import Tokenizer
 from tools.spec import JsonObject
 
@@ -133,16 +133,14 @@ def responses_routes(
     """Return the routes of responses; `caller_of` names who sent a request."""
     api = _Responses(backend, caller_of, memory)
     one = "/v1/responses/{response_id}"
-    answers: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
-        ("POST", "/v1/responses", api.create),
-        ("POST", "/v1/responses/input_tokens", api.count),
-        ("POST", "/v1/responses/compact", api.compact),
-        ("GET", one, api.show),
-        ("DELETE", one, api.delete),
-        ("POST", f"{one}/cancel", api.cancel),
-        ("GET", f"{one}/input_items", api.list_items),
+    return [
+        route("/v1/responses", POST=api.create),
+        route("/v1/responses/input_tokens", POST=api.count),
+        route("/v1/responses/compact", POST=api.compact),
+        route(one, GET=api.show, DELETE=api.delete),
+        route(f"{one}/cancel", POST=api.cancel),
+        route(f"{one}/input_items", GET=api.list_items),
     ]
-    return [Route(path, guarded(answer), methods=[method]) for method, path, answer in answers]
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,7 +195,11 @@ AnyItem = Annotated[
     | Annotated[McpCallItem, Tag("mcp_call")]
     | Annotated[CompactionItem, Tag("compaction")]
     | Annotated[ReferenceItem, Tag("item_reference")],
-    Discriminator(_kind),
+    Discriminator(
+        _kind,
+        custom_error_type="unknown_item",
+        custom_error_message=f"Input should have a type, one of {', '.join(_PREFIXES)}",
+    ),
 ]
 
 
@@ -208,7 +212,9 @@ def _from_text(value: object) -> object:
     )
 
 
-Items = Annotated[list[AnyItem], BeforeValidator(_from_text)]
+Items = Annotated[
+    list[AnyItem], BeforeValidator(_from_text, json_schema_input_type=str | list[AnyItem])
+]
 
 _ITEMS: TypeAdapter[list[AnyItem]] = TypeAdapter(list[AnyItem])
 

@@ -7,11 +7,11 @@ call's result follows its turn.
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from runtime.chat.messages import Message, ToolCall
+from runtime.http_api.chat_request import read_arguments
 from runtime.http_api.chat_shapes import RefusalPart
 from runtime.http_api.faults import bad_request
 from runtime.http_api.responses_items import (
@@ -70,21 +70,6 @@ def own_name(label: str, offered: str) -> str:
     """What the server calls a tool, where its name can be told from what the model knows."""
     name = offered.removeprefix(server_prefix(label))
     return name if exposed_name(label, name) == offered else offered
-
-
-def parse_arguments(text: str) -> JsonObject:
-    """Read a call's arguments.
-
-    Raises:
-        FaultError: they are no JSON object.
-    """
-    try:
-        arguments = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
-        raise bad_request("arguments are a JSON object as text", "input")
-    return arguments
 
 
 def seal_text(text: str) -> str:
@@ -189,7 +174,7 @@ class _Reader:
         if item.namespace is not None:
             name = exposed_name(item.namespace, name)
         self.open_calls[item.call_id] = name
-        self._call(ToolCall(item.call_id, name, parse_arguments(item.arguments)))
+        self._call(ToolCall(item.call_id, name, read_arguments(item.arguments, "input")))
 
     def _message(self, item: MessageItem) -> None:
         text = _text(item)
@@ -277,7 +262,7 @@ def error_text(error: str | JsonObject) -> str:
 
 def _call_of(call_id: str, item: McpApprovalRequestItem | McpCallItem) -> ToolCall:
     name = offered_name(item.server_label, item.name)
-    return ToolCall(call_id, name, parse_arguments(item.arguments))
+    return ToolCall(call_id, name, read_arguments(item.arguments, "input"))
 
 
 def _text(item: MessageItem) -> str:

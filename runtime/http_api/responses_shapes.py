@@ -12,7 +12,14 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from runtime.http_api.chat_shapes import Effort, Json, ObjectFormat, Shape, TemplateOptions
+from runtime.http_api.chat_shapes import (
+    WHOLE,
+    Effort,
+    Json,
+    ObjectFormat,
+    Shape,
+    TemplateOptions,
+)
 from runtime.http_api.chat_shapes import TextFormat as PlainFormat
 from runtime.http_api.responses_items import Items
 
@@ -220,17 +227,17 @@ class ResponseRequest(InputTokensRequest):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     include: list[Include] | None = None
-    max_output_tokens: Annotated[int, Field(ge=16)] | None = None
-    max_tool_calls: Annotated[int, Field(ge=0)] | None = None
+    max_output_tokens: Annotated[int, Field(ge=16), WHOLE] | None = None
+    max_tool_calls: Annotated[int, Field(ge=0), WHOLE] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     metadata: Metadata | None = None
 
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: Annotated[int, Field(ge=-1), WHOLE] | None = None
     min_p: Annotated[float, Field(ge=0, lt=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=2)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63), WHOLE] | None = None
     chat_template_kwargs: TemplateOptions | None = None
 
     prompt: Json | None = None

@@ -149,15 +149,15 @@ def openai_routes(
     stored = StoredChatRoutes(store, caller_of)
     one = "/v1/chat/completions/{completion_id}"
     return [
-        _route("/v1/chat/completions", GET=stored.list, POST=api.chat),
-        _route(one, GET=stored.show, POST=stored.update, DELETE=stored.delete),
-        _route(f"{one}/messages", GET=stored.messages),
-        _route("/v1/models", GET=api.list_models),
-        _route("/v1/models/{name:path}", GET=api.show_model, DELETE=api.delete_model),
+        route("/v1/chat/completions", GET=stored.list, POST=api.chat),
+        route(one, GET=stored.show, POST=stored.update, DELETE=stored.delete),
+        route(f"{one}/messages", GET=stored.messages),
+        route("/v1/models", GET=api.list_models),
+        route("/v1/models/{name:path}", GET=api.show_model, DELETE=api.delete_model),
     ]
 
 
-def _route(path: str, **answers: Answer) -> Route:
+def route(path: str, **answers: Answer) -> Route:
     """One route for all methods of a path, so that a wrong one is told of all of them."""
 
     async def answer(request: Request) -> Response:

@@ -21,6 +21,7 @@ from tools.spec import JsonObject
 
 MAX_BYTES = 64 << 20
 KEPT_S = 24 * 3600.0
+DEFAULT_PAGE = 20
 MAX_PAGE = 100
 
 _METADATA = "metadata["
@@ -190,12 +191,13 @@ def _page(request: Request, found: list[JsonObject]) -> JsonObject:
         FaultError: a parameter of the query is wrong.
     """
     query = request.query_params
-    order, limit, after = query.get("order", "asc"), query.get("limit", "20"), query.get("after")
+    order, limit, after = query.get("order", "asc"), query.get("limit", "0"), query.get("after")
     if order not in {"asc", "desc"}:
         raise bad_request("the order is asc or desc", "order")
-    if not (limit.isascii() and limit.isdigit() and len(limit) < 9):
+    if not (limit.isascii() and limit.isdigit()):
         raise bad_request("the limit is a number", "limit")
-    size = min(int(limit) or 20, MAX_PAGE)
+    digits = limit.lstrip("0") or str(DEFAULT_PAGE)
+    size = MAX_PAGE if len(digits) > 3 else min(int(digits), MAX_PAGE)
     if order == "desc":
         found = found[::-1]
     if after is not None:

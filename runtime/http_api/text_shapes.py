@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from runtime.http_api.chat_shapes import (
+    WHOLE,
     AnyMessage,
     Drawn,
     FunctionTool,
@@ -20,7 +21,7 @@ from runtime.http_api.chat_shapes import (
 
 MAX_TEXTS = 2048
 
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31), WHOLE]
 Tokens = Annotated[list[TokenId], Field(min_length=1)]
 Prompt = (
     str
@@ -38,8 +39,8 @@ class CompletionRequest(Drawn):
     prompt: Prompt
     suffix: str | None = None
     echo: bool | None = None
-    best_of: Annotated[int, Field(ge=0, le=20)] | None = None
-    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    best_of: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5), WHOLE] | None = None
 
 
 class EmbeddingRequest(Shape):
@@ -48,7 +49,7 @@ class EmbeddingRequest(Shape):
     model: str
     input: Prompt
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, Field(ge=1)] | None = None
+    dimensions: Annotated[int, Field(ge=1), WHOLE] | None = None
     user: str | None = None
 
 

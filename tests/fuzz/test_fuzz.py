@@ -45,6 +45,14 @@ def test_short_run_finds_nothing() -> None:
     assert re.search(r"^no finding; [1-9]\d* files accepted", done.stderr, re.MULTILINE)
 
 
+def test_hostile_bodies_are_no_failure_of_the_server() -> None:
+    command = [sys.executable, "-m", "tests.fuzz.bodies", "--executions", "300"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    statuses = re.search(r"^300 bodies: \{'200': [1-9].*'400': [1-9]", done.stderr, re.MULTILINE)
+    assert statuses is not None, done.stderr
+
+
 @pytest.mark.parametrize("number", range(len(SEEDS)))
 def test_seed_file_is_whole(number: int, tmp_path: Path) -> None:
     path = tmp_path / "seed.gguf"

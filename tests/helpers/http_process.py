@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Self
 
 import httpx2
@@ -14,10 +15,17 @@ import httpx2
 class HttpServerProcess:
     """Runs `zonda serve --port 0`; `url` is known once it listens. Leaving kills what is left."""
 
-    def __init__(self, *arguments: str, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, *arguments: str, environ: Mapping[str, str], folder: Path | None = None
+    ) -> None:
         command = [sys.executable, "-m", "mcp_servers", "serve", "--port", "0", *arguments]
         self._process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=dict(environ)
+            command,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            env=dict(environ),
+            cwd=folder,
         )
         self.log: list[str] = []
 

@@ -124,7 +124,7 @@ async def open_app(
                 access,
                 ready,
                 service.state,
-                client_routes(backend, "1", memory, chats),
+                client_routes(backend, "1", memory, chats, needs_key=access.needs_key),
                 caller_headers=backend.rate_headers,
                 record=record,
             ) as web:

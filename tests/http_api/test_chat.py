@@ -184,6 +184,10 @@ async def test_response_formats_constrain_the_answer() -> None:
     assert asked[0].output == OutputSchema({"type": "object"})
 
 
+def says(part: dict[str, Any]) -> dict[str, Any]:
+    return {"role": "user", "content": [part]}
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -192,6 +196,11 @@ async def test_response_formats_constrain_the_answer() -> None:
         ({"n": 0}, "n"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": [says({"type": "text", "text": 5})]}, "messages[0].content[0].text"),
+        ({"messages": [says({"type": "text"})]}, "messages[0].content[0].text"),
+        ({"messages": [says({"type": "text", "text": "a", "b": 1})]}, "messages[0].content[0].b"),
+        ({"stop": 5}, "stop"),
         ({"messages": [STRAY]}, "messages[0].tool_call_id"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"top_logprobs": 21}, "top_logprobs"),

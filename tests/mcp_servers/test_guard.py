@@ -350,7 +350,12 @@ async def test_refusal_of_a_key_asks_for_one() -> None:
         missing = await app.request("GET", "/health", HEADERS)
         wrong = await app.request("GET", "/health", {**HEADERS, "authorization": f"Bearer {OTHER}"})
     assert missing.headers["www-authenticate"] == "Bearer"
-    assert missing.json() == {"error": {"message": "a key is needed: Authorization: Bearer KEY"}}
+    assert missing.json()["error"] == {
+        "message": "a key is needed: Authorization: Bearer KEY",
+        "type": "authentication_error",
+        "param": None,
+        "code": "invalid_api_key",
+    }
     assert wrong.headers["www-authenticate"] == 'Bearer error="invalid_token"'
     assert OTHER not in wrong.text
 

@@ -12,12 +12,15 @@ import httpx2
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from mcp_servers.message_rules import MAX_DEPTH, find_problem
+from mcp_servers.message_rules import find_problem
 from mcp_servers.request_limits import MAX_API_BODY_BYTES, MAX_BODY_BYTES, RequestLimits
+from runtime.http_api.operations import OPERATIONS
 from tests.helpers.model_service import scripted_models
 from tests.helpers.scripted_chat_model import ScriptedTurn, play
 from tests.helpers.web_service import HEADERS, ServedApp, on_port, open_app
 from tests.mcp_servers.test_web_app import INITIALIZE
+from tools.json_text import MAX_DEPTH
+from tools.spec import JsonObject
 
 pytestmark = pytest.mark.anyio
 
@@ -198,19 +201,20 @@ async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
         raise AssertionError("the application never sees it")
 
     limits = RequestLimits(app, body_within_s=0.01)
-    for path in ("/mcp", "/v1/chat/completions"):
+    for path in ("/mcp", "/v1/chat/completions", "/apply-template"):
         scope: Scope = {"type": "http", "method": "POST", "path": path, "headers": []}
         with anyio.fail_after(5):
             await limits(scope, receive, send)
-    assert [one["status"] for one in sent if one["type"] == "http.response.start"] == [408, 408]
+    assert [one["status"] for one in sent if one["type"] == "http.response.start"] == [408] * 3
     text = "the body did not come within 0.01 s"
     bodies = [json.loads(one["body"]) for one in sent if one["type"] == "http.response.body"]
     assert bodies[0]["error"] == {"code": INVALID, "message": text}
     kind = "invalid_request_error"
-    assert bodies[1]["error"] == {"message": text, "type": kind, "param": None, "code": None}
+    told = {"message": text, "type": kind, "param": None, "code": None}
+    assert [one["error"] for one in bodies[1:]] == [told, told]
 
 
-HELLO = {"model": "scripted", "messages": [{"role": "user", "content": "hello"}]}
+HELLO: JsonObject = {"model": "scripted", "messages": [{"role": "user", "content": "hello"}]}
 NESTED = b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 HOSTILE_BODIES = [
     # body, then its status
@@ -229,6 +233,29 @@ HOSTILE_BODIES = [
 ]
 
 
+NO_JSON = [
+    b"",
+    b"\0",
+    b'{"a": "\xff"}',
+    b'{"a": "\xed\xa0\x80"}',
+    b'\xef\xbb\xbf{"a": 1}',
+    '{"a": 1}'.encode("utf-16"),
+    '{"a": 1}'.encode("utf-32-le"),
+    b'{"a": "\\udc00"}',
+    b'{"\\ud83d": 1}',
+    b'{"a": 1, "b": 2, "a": 1}',
+    b'{"a": 1, "\\u0061": 1}',
+    b'{"a": NaN}',
+    b'{"a": -Infinity}',
+    b'{"a": 1e999}',
+    b'{"a": ' + b"9" * 100_000 + b"}",
+    b'{"a": 01}',
+    NESTED,
+    b"[" * 100_000,
+]
+"""What is no JSON, or none that says one thing to every reader."""
+
+
 async def test_hostile_bodies_are_refused_as_clients_of_the_api_read_it() -> None:
     async with open_app(scripted_models(play(ScriptedTurn("x")))) as app:
         for body, status in HOSTILE_BODIES:
@@ -238,6 +265,57 @@ async def test_hostile_bodies_are_refused_as_clients_of_the_api_read_it() -> Non
             assert error.keys() == {"message", "type", "param", "code"}
             assert error["type"] == "invalid_request_error"
             assert len(response.content) < 1000
+
+
+@pytest.mark.parametrize(
+    "path", sorted({one.path for one in OPERATIONS if one.body and "{" not in one.path} | {"/mcp"})
+)
+async def test_what_is_no_json_is_refused_at_every_address(path: str) -> None:
+    headers = {**HEADERS, **(MODERN if path == "/mcp" else {})}
+    async with open_app(scripted_models(play(ScriptedTurn("x")))) as app:
+        for body in NO_JSON:
+            response = await app.request("POST", path, headers, body)
+            assert response.status_code == 400, body[:80]
+            error = response.json()["error"]
+            assert any(word in error["message"] for word in ("JSON", "UTF-8", "nests"))
+            assert error.get("type", "") == ("invalid_request_error" if path != "/mcp" else "")
+            assert len(response.content) < 1000
+        assert (await app.request("GET", "/health", HEADERS)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *('{"a": NaN}', '{"a": 1e999}', r'{"a": "\ud800"}', '{"a": 1, "a": 2}', "[1]", "\ufeff{}"),
+        *("[" * 100_000, '{"a":' * 500 + "1" + "}" * 500, '{"a": ' + "9" * 5000 + "}"),
+    ],
+)
+async def test_hostile_arguments_of_a_call_are_refused(arguments: str) -> None:
+    """They are JSON in a text, which the reader of the body leaves as it is."""
+    function = {"name": "add", "arguments": arguments}
+    call = {"id": "c", "type": "function", "function": function}
+    item = {"type": "function_call", "call_id": "c", **function}
+    output = {"type": "function_call_output", "call_id": "c", "output": "2"}
+    said = {"role": "assistant", "tool_calls": [call]}
+    asked: list[tuple[str, JsonObject]] = [
+        ("/v1/chat/completions", {"messages": [*HELLO["messages"], said]}),
+        ("/v1/responses", {"input": [item, output]}),
+    ]
+    async with open_app(scripted_models(play(ScriptedTurn("x")))) as app:
+        for path, body in asked:
+            content = json.dumps({"model": "scripted", **body}).encode()
+            response = await app.request("POST", path, HEADERS, content)
+            assert response.status_code == 400
+            assert response.json()["error"]["message"] == "arguments are a JSON object as text"
+
+
+async def test_a_refusal_quotes_little_of_a_long_name() -> None:
+    async with open_app(scripted_models(play(ScriptedTurn("x")))) as app:
+        for field in ("a" * 100_000, "model"):
+            body = json.dumps({**HELLO, field: "b" * 100_000}).encode()
+            response = await app.request("POST", "/v1/chat/completions", HEADERS, body)
+            assert response.status_code in {400, 404}
+            assert len(response.content) < 2000
 
 
 @pytest.mark.parametrize("length", [b"-1", b"1e3", b"99999999999999999999", b"0x10"])
