@@ -209,7 +209,7 @@ def _make_batch(sequences: list[Sequence], vocab_size: int) -> SamplingBatch:
     return SamplingBatch(
         targets=np.full(len(params), SCORE_NOTHING, np.int64),
         temperature=np.array([p.temperature for p in params], np.float32),
-        top_k=np.array([p.top_k for p in params], np.int64),
+        top_k=np.array([min(p.top_k, vocab_size) for p in params], np.int64),
         top_p=np.array([p.top_p for p in params], np.float32),
         min_p=np.array([p.min_p for p in params], np.float32),
         uniform=np.zeros(len(params), np.float32),

@@ -49,12 +49,12 @@ def anthropic_routes(backend: Backend, caller_of: Callable[[Request], str]) -> l
 
 
 class _VersionedRoute(Route):
-    """A route for Anthropic's clients alone."""
+    """A route for Anthropic's clients alone; other methods are the other API's to answer."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if not any(name == b"anthropic-version" for name, _ in scope.get("headers", ())):
-            return Match.NONE, {}
-        return super().matches(scope)
+        found = super().matches(scope)
+        is_versioned = any(name == b"anthropic-version" for name, _ in scope.get("headers", ()))
+        return found if is_versioned and found[0] is Match.FULL else (Match.NONE, {})
 
 
 def _guarded(

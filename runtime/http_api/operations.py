@@ -103,9 +103,8 @@ OPERATIONS = (
         parameters=(
             *_PAGE_OF_CHATS,
             Parameter("model", _TEXT),
-            Parameter(
-                "metadata", {"type": "object", "additionalProperties": _TEXT}, is_object=True
-            ),
+            # Whatever its values were, in a query they are texts.
+            Parameter("metadata", {"type": "object"}, is_object=True),
         ),
         tells={"completion_id": "/data/0/id"},
     ),

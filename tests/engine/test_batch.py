@@ -150,6 +150,8 @@ def test_parameters_are_built_again_only_when_other_sequences_are_drawn() -> Non
     assert values(one) == PLAIN
     assert builder.build([LogitsRow(first, -1)]) is one
     assert values(builder.build([LogitsRow(second, -1)])) == PLAIN | {"top_k": [3]}
+    (top_k,) = values(builder.build([LogitsRow(sequence_of(1, top_k=2**80), -1)]))["top_k"]
+    assert top_k == VOCAB_SIZE
     assert values(builder.build([])) == {
         name: None if value is None else [] for name, value in PLAIN.items()
     }

@@ -335,6 +335,8 @@ async def test_models_are_described_to_anthropics_clients_in_their_words() -> No
         shown = (await app.request("GET", "/v1/models/scripted", HEADERS)).json()
         missing = await app.request("GET", "/v1/models/other", HEADERS)
         other = (await app.request("GET", "/v1/models", plain)).json()
+        wrong = await app.request("PUT", "/v1/models/scripted", HEADERS)
+    assert set(wrong.headers["allow"].split(", ")) == {"GET", "HEAD", "DELETE"}
     assert listed == {
         "data": [shown],
         "has_more": False,
