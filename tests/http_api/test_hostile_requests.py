@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -10,9 +13,9 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
 from mcp_servers.model_server.admission import AdmissionLimits
-from tests.helpers.model_service import scripted_models
+from tests.helpers.model_service import ScriptedModels, scripted_models
 from tests.helpers.scripted_chat_model import ScriptedTurn, play
-from tests.helpers.web_service import HEADERS, open_app
+from tests.helpers.web_service import HEADERS, ServedApp, open_app
 
 pytestmark = pytest.mark.anyio
 
@@ -81,54 +84,110 @@ async def test_what_a_page_of_another_site_may_send_is_refused(kind: str) -> Non
     assert models.model.asked == []
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_request_waits_no_longer_than_its_client(stream: bool) -> None:
-    models = scripted_models(play(ScriptedTurn("x", hangs=True)))
-    limits = AdmissionLimits(max_running=1, max_waiting=1)
-    body = json.dumps({**HELLO, "stream": stream}).encode()
-    async with open_app(models, limits=limits) as app, anyio.create_task_group() as group:
-        group.start_soon(app.request, "POST", CHAT, HEADERS, body)
-        while not models.model.num_open:
-            await anyio.lowlevel.checkpoint()
-        for given in ("nan", "-1", "1e3", "0x1", "9" * 40, ""):
-            odd = {**HEADERS, "x-stainless-read-timeout": given}
-            with anyio.move_on_after(0.02) as waited:
-                await app.request("POST", CHAT, odd, body)
-            assert waited.cancelled_caught, given
-        impatient = {**HEADERS, "x-stainless-read-timeout": "0.02"}
-        refused = await app.request("POST", CHAT, impatient, body)
-        group.cancel_scope.cancel()
-    assert refused.status_code == 429
-    assert refused.headers["retry-after"] == "5"
-    assert refused.json()["error"] == {
-        "message": "no place was free within 0.01 s, as long as you wait; try again in 5 s",
-        "type": "rate_limit_error",
-        "param": None,
-        "code": "rate_limit_exceeded",
+def ask_for(path: str, text: str, *, stream: bool) -> dict[str, Any]:
+    """A request of a route that runs a model, with one text in it."""
+    said = [{"role": "user", "content": text}]
+    bodies: dict[str, dict[str, Any]] = {
+        CHAT: {"messages": said},
+        "/v1/messages": {"messages": said, "max_tokens": 5},
+        "/v1/completions": {"prompt": text},
+        "/v1/responses": {"input": text},
+        "/v1/responses/compact": {"input": text},
+        "/v1/embeddings": {"input": text},
     }
-    assert len(models.model.asked) == 1
+    streams = {"stream": True} if stream else {}
+    return {"model": "scripted", **bodies[path], **streams}
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_prompt_that_is_too_long_is_refused_with_numbers_before_it_waits(
-    stream: bool,
-) -> None:
-    models = scripted_models(play(ScriptedTurn("x", hangs=True)))
+@asynccontextmanager
+async def full_server(models: ScriptedModels) -> AsyncIterator[ServedApp]:
+    """A server whose one place is taken for good, and where one more may wait."""
     limits = AdmissionLimits(max_running=1, max_waiting=1)
-    long = {"role": "user", "content": "a" * 9000}
     async with open_app(models, limits=limits) as app, anyio.create_task_group() as group:
         group.start_soon(app.request, "POST", CHAT, HEADERS, json.dumps(HELLO).encode())
         while not models.model.num_open:
             await anyio.lowlevel.checkpoint()
-        body = {**HELLO, "messages": [long], "stream": stream}
-        refused = await app.request("POST", CHAT, HEADERS, json.dumps(body).encode())
+        yield app
         group.cancel_scope.cancel()
+
+
+ROUTES = [
+    *((path, False) for path in (CHAT, "/v1/messages", "/v1/completions", "/v1/responses")),
+    *((path, True) for path in (CHAT, "/v1/messages", "/v1/completions", "/v1/responses")),
+    *(("/v1/responses/compact", False), ("/v1/embeddings", False)),
+]
+
+
+@pytest.mark.parametrize(("path", "stream"), ROUTES)
+async def test_a_request_waits_no_longer_than_its_client(path: str, stream: bool) -> None:
+    models = scripted_models(play(ScriptedTurn("x", hangs=True)))
+    body = json.dumps(ask_for(path, "hello", stream=stream)).encode()
+    async with full_server(models) as app:
+        for given in ("nan", "-1", "1e3", "0x1", "9" * 40, ""):
+            odd = {**HEADERS, "x-stainless-read-timeout": given}
+            with anyio.move_on_after(0.02) as waited:
+                await app.request("POST", path, odd, body)
+            assert waited.cancelled_caught, given
+        impatient = {**HEADERS, "x-stainless-read-timeout": "0.02"}
+        refused = await app.request("POST", path, impatient, body)
+    assert refused.status_code == 429
+    assert refused.headers["retry-after"] == "5"
+    assert refused.headers["content-type"] == "application/json"
+    text = "no place was free within 0.01 s, as long as you wait; try again in 5 s"
+    assert refused.json()["error"]["message"] == text
+    assert refused.json()["error"]["type"] == "rate_limit_error"
+    assert len(models.model.asked) == 1
+
+
+@pytest.mark.parametrize(("path", "stream"), ROUTES)
+async def test_a_full_queue_refuses_before_the_body_is_read(path: str, stream: bool) -> None:
+    models = scripted_models(play(ScriptedTurn("x", hangs=True)))
+    body = json.dumps(ask_for(path, "hello", stream=stream)).encode()
+    async with full_server(models) as app, anyio.create_task_group() as group:
+        group.start_soon(app.request, "POST", path, HEADERS, body)
+        while not app.service.num_waiting:
+            await anyio.lowlevel.checkpoint()
+        answers = [await app.request("POST", path, HEADERS, sent) for sent in (body, b"{")]
+        group.cancel_scope.cancel()
+    for refused in answers:
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
+
+
+@pytest.mark.parametrize("num_chars", [9000, 200_000])
+@pytest.mark.parametrize(
+    ("path", "stream"), [route for route in ROUTES if route[0] != "/v1/responses/compact"]
+)
+async def test_a_prompt_that_is_too_long_is_refused_with_numbers_before_it_waits(
+    path: str, stream: bool, num_chars: int
+) -> None:
+    models = scripted_models(play(ScriptedTurn("x", hangs=True)))
+    body = json.dumps(ask_for(path, "a" * num_chars, stream=stream)).encode()
+    async with full_server(models) as app:
+        refused = await app.request("POST", path, HEADERS, body)
     assert refused.status_code == 400
-    assert refused.json()["error"] == {
-        "message": "the prompt has 9000 tokens, but the context has 8192: shorten the messages "
-        "or offer fewer tools",
+    assert refused.headers["content-type"] == "application/json"
+    assert refused.headers["x-should-retry"] == "false"
+    error = refused.json()["error"]
+    at_least = num_chars // models.model.tokenizer.max_token_bytes
+    number = f"at least {at_least}" if at_least > 8192 else f"{num_chars}"
+    told = (
+        f"the prompt has {number} tokens, but the context has 8192: shorten the messages or offer "
+        "fewer tools"
+    )
+    if path == "/v1/messages":
+        assert error["type"] == "invalid_request_error"
+        count = number.removeprefix("at least ")
+        assert error["message"] == f"prompt is too long: {count} tokens > 8192 maximum; {told}"
+        return
+    params = {CHAT: "messages", "/v1/responses": "input"}
+    if path not in params:
+        field, most = ("input", 8192) if path == "/v1/embeddings" else ("prompt", 8191)
+        told = f"{field} has {number} tokens, at most {most} fit: shorten it"
+        params[path] = field
+    assert error == {
+        "message": told,
         "type": "invalid_request_error",
-        "param": "messages",
+        "param": params[path],
         "code": "context_length_exceeded",
     }
 
