@@ -57,12 +57,12 @@ class Sent:
     Attributes:
         seconds: from when the first was to be sent to the last token.
         answers: when each that was answered was to be sent, and its answer.
-        num_refused: requests that the server had no place for.
+        refused_s: after how long each request was refused that the server had no place for.
     """
 
     seconds: float
     answers: Sequence[tuple[float, Answer]]
-    num_refused: int = 0
+    refused_s: Sequence[float] = ()
 
     @property
     def tokens_per_s(self) -> float:
@@ -70,7 +70,7 @@ class Sent:
 
     @property
     def refused_percent(self) -> float:
-        return 100 * self.num_refused / (self.num_refused + len(self.answers))
+        return 100 * len(self.refused_s) / (len(self.refused_s) + len(self.answers))
 
     @property
     def mean_prompt_tokens(self) -> float:
@@ -92,6 +92,10 @@ class Sent:
             for before, after in pairwise(one.times)
         ]
         return percentile(gaps or [0.0], share)
+
+    def refusal_ms(self, share: float) -> float:
+        """From when a request was to be sent to its refusal."""
+        return percentile([1000 * one for one in self.refused_s] or [0.0], share)
 
     def request_tokens_per_s(self, share: float) -> float:
         """Of one request, from when it was to be sent to its last token."""
@@ -124,19 +128,18 @@ async def send_as_they_arrive(
         GenerationError: one failed in another way than that there was no place for it.
     """
     answered: list[tuple[float, Answer]] = []
-    num_refused = 0
+    refused_s: list[float] = []
     started = time.perf_counter()
 
     async def send(prompt: Sequence[int], at: float) -> None:
-        nonlocal num_refused
         await anyio.sleep(max(started + at - time.perf_counter(), 0))
         try:
             answered.append((started + at, await completer.complete(prompt, new_tokens)))
         except RefusedError:
-            num_refused += 1
+            refused_s.append(time.perf_counter() - started - at)
 
     async with anyio.create_task_group() as tasks:
         for prompt, at in zip(prompts, arrivals, strict=True):
             tasks.start_soon(send, prompt, at)
     ended = max((one.times[-1] for _, one in answered), default=time.perf_counter())
-    return Sent(ended - started, answered, num_refused)
+    return Sent(ended - started, answered, refused_s)

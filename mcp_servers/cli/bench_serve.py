@@ -26,11 +26,13 @@ SUFFIX_TOKENS = 16
 
 _WARM_UP_TOKENS = 16
 
-_SPREADS: Sequence[tuple[str, str, Callable[[Sent, float], float], Sequence[float]]] = (
+_Spread = tuple[str, str, Callable[[Sent, float], float], Sequence[float]]
+_SPREADS: Sequence[_Spread] = (
     ("one request", "tokens/s", Sent.request_tokens_per_s, (0.5, 0.05)),
     ("first token", "ms", Sent.first_token_ms, (0.5, 0.95, 0.99)),
     ("between tokens", "ms", Sent.between_tokens_ms, (0.5, 0.95, 0.99)),
 )
+_REFUSAL: _Spread = ("refusal", "ms", Sent.refusal_ms, (0.5, 0.95, 0.99))
 """Quantities of the requests or tokens of a round, and the shares of them that are told."""
 
 
@@ -133,11 +135,12 @@ def _describe(
 
     rate = RATE if load.rate is None else "answered tokens per second"
     yield record(rate, "tokens/s", [one.tokens_per_s for one in rounds])
-    for name, unit, value, shares in _SPREADS:
+    is_refusing = any(one.refused_s for one in rounds)
+    for name, unit, value, shares in (*_SPREADS, *([_REFUSAL] if is_refusing else [])):
         for share in shares:
             values = [value(one, share) for one in rounds]
             yield record(f"{name}, p{100 * share:.0f}", unit, values)
-    if load.rate is not None or any(one.num_refused for one in rounds):
+    if load.rate is not None or is_refusing:
         yield record("refused", "%", [one.refused_percent for one in rounds])
     for name, wanted, counts in (
         ("a prompt", load.prompt_tokens, [one.mean_prompt_tokens for one in rounds]),

@@ -49,18 +49,21 @@ async def test_requests_are_sent_though_none_was_answered_and_the_refused_are_co
     dues = sorted(at for at, _ in sent.answers)
     assert sorted([*one.times] for _, one in sent.answers) == [[1.0, 2.0], [3.0, 4.0]]
     assert [round(after - before, 6) for before, after in pairwise(dues)] == [arrivals[2]]
-    assert sent.num_refused == 1
+    (refused_s,) = sent.refused_s
+    assert refused_s >= 0
+    assert sent.refusal_ms(0.99) == round(1000 * refused_s, 4)
 
 
 def test_a_round_is_summed_up_from_when_requests_were_to_be_sent() -> None:
     first, second = Answer((10.5, 11.0, 12.0), 7), Answer((11.1, 11.2, 11.3), 8)
-    one = Sent(4.0, [(10.0, first), (11.0, second)], num_refused=2)
+    one = Sent(4.0, [(10.0, first), (11.0, second)], refused_s=[0.5, 1.5])
     assert (one.tokens_per_s, one.refused_percent) == (1.5, 50.0)
     assert (one.first_token_ms(0.0), one.first_token_ms(1.0)) == (100.0, 500.0)
     assert (one.between_tokens_ms(0.0), one.between_tokens_ms(1.0)) == (100.0, 1000.0)
     assert (one.request_tokens_per_s(0.0), one.request_tokens_per_s(1.0)) == (1.5, 10.0)
+    assert (one.refusal_ms(0.0), one.refusal_ms(1.0)) == (500.0, 1500.0)
     assert (one.mean_prompt_tokens, one.mean_answer_tokens) == (7.5, 3.0)
-    none = Sent(1.0, [], num_refused=3)
+    none = Sent(1.0, [], refused_s=[1.0] * 3)
     assert (none.tokens_per_s, none.refused_percent, none.first_token_ms(0.5)) == (0, 100.0, 0)
     assert (none.request_tokens_per_s(0.5), none.mean_answer_tokens) == (0, 0)
 
