@@ -31,6 +31,7 @@ TARGETS = (
     "a\0b",
     "\u202egguf.x",
     "~",
+    "blobs/sha256-0",
 )
 SCHEMES = (
     "file:///",
@@ -48,42 +49,6 @@ NAMES = [
 ]
 
 
-async def test_no_name_of_a_model_reaches_a_file_or_a_server() -> None:
-    """Names are looked up among those that are offered, never opened."""
-    models = scripted_models(play(ScriptedTurn("x")))
-    names = [name for name in NAMES if name != "scripted"]
-    async with open_app(models) as app:
-        for name in names:
-            body = json.dumps({**HELLO, "model": name}).encode()
-            response = await app.request("POST", CHAT, HEADERS, body)
-            assert response.status_code in {400, 404}, name
-            assert response.json()["error"]["param"] == "model"
-            assert len(response.content) < 30_000
-    assert len(names) >= 450
-    assert (models.names, models.model.asked) == ((), [])
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        *("text/plain", "text/plain; a=application/json", "application/x-www-form-urlencoded"),
-        *("multipart/form-data; boundary=x", "", "application/jsonx"),
-    ],
-)
-async def test_what_a_page_of_another_site_may_send_is_refused(kind: str) -> None:
-    models = scripted_models(play(ScriptedTurn("x")))
-    async with open_app(models) as app:
-        headers = {**HEADERS, "content-type": kind}
-        response = await app.request("POST", CHAT, headers, json.dumps(HELLO).encode())
-        asked = {"origin": "http://evil.example", "access-control-request-method": "POST"}
-        preflight = await app.request("OPTIONS", CHAT, {**HEADERS, **asked})
-    assert response.status_code == 415
-    assert response.json()["error"]["type"] == "invalid_request_error"
-    assert preflight.status_code == 403
-    assert not [name for name in preflight.headers if name.startswith("access-control")]
-    assert models.model.asked == []
-
-
 def ask_for(path: str, text: str, *, stream: bool) -> dict[str, Any]:
     """A request of a route that runs a model, with one text in it."""
     said = [{"role": "user", "content": text}]
@@ -99,6 +64,54 @@ def ask_for(path: str, text: str, *, stream: bool) -> dict[str, Any]:
     return {"model": "scripted", **bodies[path], **streams}
 
 
+ROUTES = [
+    *((path, False) for path in (CHAT, "/v1/messages", "/v1/completions", "/v1/responses")),
+    *((path, True) for path in (CHAT, "/v1/messages", "/v1/completions", "/v1/responses")),
+    *(("/v1/responses/compact", False), ("/v1/embeddings", False)),
+]
+PATHS = list(dict.fromkeys(path for path, _ in ROUTES))
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/tokenize"])
+async def test_no_name_of_a_model_reaches_a_file_or_a_server(path: str) -> None:
+    """Names are looked up among those that are offered, never opened."""
+    models = scripted_models(play(ScriptedTurn("x")))
+    names = [name for name in NAMES if name != "scripted"]
+    async with open_app(models) as app:
+        for name in names:
+            asked = {"prompt": "a"} if path == "/tokenize" else ask_for(path, "a", stream=False)
+            body = json.dumps({**asked, "model": name}).encode()
+            response = await app.request("POST", path, HEADERS, body)
+            assert response.status_code in {400, 404}, name
+            if path != "/v1/messages":
+                assert response.json()["error"]["param"] == "model"
+            assert len(response.content) < 30_000
+    assert len(names) >= 500
+    assert (models.names, models.model.asked) == ((), [])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("text/plain", "text/plain; a=application/json", "application/x-www-form-urlencoded"),
+        *("multipart/form-data; boundary=x", "", "application/jsonx"),
+    ],
+)
+@pytest.mark.parametrize("path", [*PATHS, "/tokenize", "/v1/conversations"])
+async def test_what_a_page_of_another_site_may_send_is_refused(path: str, kind: str) -> None:
+    models = scripted_models(play(ScriptedTurn("x")))
+    async with open_app(models) as app:
+        headers = {**HEADERS, "content-type": kind}
+        response = await app.request("POST", path, headers, json.dumps(HELLO).encode())
+        asked = {"origin": "http://evil.example", "access-control-request-method": "POST"}
+        preflight = await app.request("OPTIONS", path, {**HEADERS, **asked})
+    assert response.status_code == 415
+    assert response.json()["error"]["type"] == "invalid_request_error"
+    assert preflight.status_code == 403
+    assert not [name for name in preflight.headers if name.startswith("access-control")]
+    assert models.model.asked == []
+
+
 @asynccontextmanager
 async def full_server(models: ScriptedModels) -> AsyncIterator[ServedApp]:
     """A server whose one place is taken for good, and where one more may wait."""
@@ -109,13 +122,6 @@ async def full_server(models: ScriptedModels) -> AsyncIterator[ServedApp]:
             await anyio.lowlevel.checkpoint()
         yield app
         group.cancel_scope.cancel()
-
-
-ROUTES = [
-    *((path, False) for path in (CHAT, "/v1/messages", "/v1/completions", "/v1/responses")),
-    *((path, True) for path in (CHAT, "/v1/messages", "/v1/completions", "/v1/responses")),
-    *(("/v1/responses/compact", False), ("/v1/embeddings", False)),
-]
 
 
 @pytest.mark.parametrize(("path", "stream"), ROUTES)
