@@ -57,12 +57,14 @@ class Sent:
     Attributes:
         seconds: from when the first was to be sent to the last token.
         answers: when each that was answered was to be sent, and its answer.
+        num_failed: requests that the server gave no whole answer to.
         refused_s: after how long each request was refused that the server had no place for.
     """
 
     seconds: float
     answers: Sequence[tuple[float, Answer]]
     refused_s: Sequence[float] = ()
+    num_failed: int = 0
 
     @property
     def tokens_per_s(self) -> float:
@@ -70,7 +72,15 @@ class Sent:
 
     @property
     def refused_percent(self) -> float:
-        return 100 * len(self.refused_s) / (len(self.refused_s) + len(self.answers))
+        return 100 * len(self.refused_s) / self._num_sent
+
+    @property
+    def failed_percent(self) -> float:
+        return 100 * self.num_failed / self._num_sent
+
+    @property
+    def _num_sent(self) -> int:
+        return len(self.refused_s) + len(self.answers) + self.num_failed
 
     @property
     def mean_prompt_tokens(self) -> float:
@@ -125,10 +135,11 @@ async def send_as_they_arrive(
     """Send each prompt when it arrives, in seconds from now, and wait for all answers.
 
     Raises:
-        GenerationError: one failed in another way than that there was no place for it.
+        GenerationError: none was answered, and one failed.
     """
     answered: list[tuple[float, Answer]] = []
     refused_s: list[float] = []
+    failures: list[GenerationError] = []
     started = time.perf_counter()
 
     async def send(prompt: Sequence[int], at: float) -> None:
@@ -137,9 +148,13 @@ async def send_as_they_arrive(
             answered.append((started + at, await completer.complete(prompt, new_tokens)))
         except RefusedError:
             refused_s.append(time.perf_counter() - started - at)
+        except GenerationError as exc:
+            failures.append(exc)
 
     async with anyio.create_task_group() as tasks:
         for prompt, at in zip(prompts, arrivals, strict=True):
             tasks.start_soon(send, prompt, at)
+    if failures and not answered:
+        raise failures[0]
     ended = max((one.times[-1] for _, one in answered), default=time.perf_counter())
-    return Sent(ended - started, answered, refused_s)
+    return Sent(ended - started, answered, refused_s, len(failures))

@@ -11,7 +11,12 @@ from typing import Any
 
 import anyio
 
-from mcp_servers.cli.bench_arrivals import Sent, draw_arrivals, send_as_they_arrive
+from mcp_servers.cli.bench_arrivals import (
+    RefusedError,
+    Sent,
+    draw_arrivals,
+    send_as_they_arrive,
+)
 from mcp_servers.cli.bench_load import Contender, open_contenders
 from mcp_servers.cli.bench_machine import MachineProbe
 from mcp_servers.cli.bench_setup import BenchOptions
@@ -142,6 +147,8 @@ def _describe(
             yield record(f"{name}, p{100 * share:.0f}", unit, values)
     if load.rate is not None or is_refusing:
         yield record("refused", "%", [one.refused_percent for one in rounds])
+    if any(one.num_failed for one in rounds):
+        yield record("failed", "%", [one.failed_percent for one in rounds])
     for name, wanted, counts in (
         ("a prompt", load.prompt_tokens, [one.mean_prompt_tokens for one in rounds]),
         ("an answer", load.new_tokens, [one.mean_answer_tokens for one in rounds]),
@@ -180,4 +187,6 @@ async def _measure_prefix(options: BenchOptions) -> list[Measurement]:
 async def _first_token_ms(contender: Contender, prefix: Sequence[int]) -> float:
     prompt = [*prefix, *contender.draw_prompt(SUFFIX_TOKENS)]
     sent = await send_as_they_arrive(contender.completer, [prompt], [0.0], 1)
+    if not sent.answers:
+        raise RefusedError(f"{contender.label} has no place for a request")
     return sent.first_token_ms(0.5)

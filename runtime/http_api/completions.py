@@ -148,6 +148,8 @@ class Completions:
 
 
 def _refuse_unsupported(asked: CompletionRequest) -> None:
+    if asked.ignore_eos and read_output(asked) is not None:
+        raise bad_request("a form that the text must have says where it ends", "ignore_eos")
     if asked.suffix and not isinstance(asked.prompt, str):
         raise bad_request("a suffix goes with one prompt, a text", "suffix")
     if asked.stream_options is not None and asked.stream is None:
@@ -184,6 +186,7 @@ def read_plan(asked: CompletionRequest, model: Model) -> Plan:
         num_top = 0  # the best is found by them
     num_new = DEFAULT_TOKENS if asked.max_tokens is None else asked.max_tokens
     sampling = read_sampling(asked, num_new, num_top)
+    sampling = replace(sampling, ignores_end=bool(asked.ignore_eos))
     echoed: list[Sequence[int]] = [()] * len(prompts)
     if asked.echo:
         echoed = [tokenizer.encode(str(asked.prompt))] if asked.suffix else [*prompts]

@@ -37,6 +37,7 @@ class CompletionRequest(Drawn):
     model: str
     prompt: Prompt
     suffix: str | None = None
+    ignore_eos: bool | None = None
     echo: bool | None = None
     best_of: Annotated[int, Field(ge=0, le=20)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None

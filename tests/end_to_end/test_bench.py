@@ -135,8 +135,8 @@ def test_a_server_is_measured_in_turn_with_our_engine(
         of_server = [one for one in records if one["params"]["server"] == server_name]
         assert {one["model"] for one in of_server} == {model_name}
         found = [one["params"]["measure"] for one in of_server]
-        assert [name for name in found if not name.startswith("tokens of")] == measures * (
-            2 if is_closed else 1
+        assert [name for name in found if not name.startswith("tokens of a prompt")] == (
+            measures * (2 if is_closed else 1)
         )
         assert f">{server_name}</text>" in plot.read_text(encoding="utf-8")
 

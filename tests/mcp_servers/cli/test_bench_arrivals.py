@@ -17,6 +17,7 @@ from mcp_servers.cli.bench_arrivals import (
     draw_arrivals,
     send_as_they_arrive,
 )
+from runtime.errors import GenerationError
 from tools.errors import InvalidRequestError
 
 pytestmark = pytest.mark.anyio
@@ -52,6 +53,22 @@ async def test_requests_are_sent_though_none_was_answered_and_the_refused_are_co
     (refused_s,) = sent.refused_s
     assert refused_s >= 0
     assert sent.refusal_ms(0.99) == round(1000 * refused_s, 4)
+
+
+class BrokenCompleter:
+    """Fails where the prompt begins with a 0."""
+
+    async def complete(self, prompt: Sequence[int], new_tokens: int) -> Answer:
+        if prompt[0] == 0:
+            raise GenerationError("it hung up")
+        return Answer([1.0], len(prompt))
+
+
+async def test_requests_that_fail_are_counted_unless_all_do() -> None:
+    sent = await send_as_they_arrive(BrokenCompleter(), [[0], [1], [0], [0]], [0.0] * 4, 1)
+    assert (len(sent.answers), sent.num_failed, sent.failed_percent) == (1, 3, 75.0)
+    with pytest.raises(GenerationError, match="it hung up"):
+        await send_as_they_arrive(BrokenCompleter(), [[0], [0]], [0.0] * 2, 1)
 
 
 def test_a_round_is_summed_up_from_when_requests_were_to_be_sent() -> None:
