@@ -9,6 +9,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 
+import httpx2
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 MayBeInner = Callable[[str, int], bool]
 """Whether the operator wrote this host and port, so that it may be inside this network."""
@@ -16,6 +18,11 @@ MayBeInner = Callable[[str, int], bool]
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _METADATA = frozenset(map(ipaddress.ip_address, ("100.100.100.200", "fd00:ec2::254")))
 """Where clouds tell a machine its secrets, besides the link-local 169.254.169.254."""
+
+
+def place_of(url: httpx2.URL) -> tuple[str, int]:
+    """The host and port that a URL is connected at."""
+    return url.raw_host.decode(), url.port or (443 if url.scheme == "https" else 80)
 
 
 def is_inner(host: str) -> bool:

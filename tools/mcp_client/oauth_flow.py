@@ -22,7 +22,7 @@ from mcp.client.auth.utils import (
 from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
 from mcp.shared.auth_utils import calculate_token_expiry
 
-from tools.mcp_client.addresses import is_inner
+from tools.mcp_client.addresses import is_inner, place_of
 from tools.mcp_client.bounded_http import BoundedTransport
 from tools.mcp_client.config import ServerConfig
 from tools.mcp_client.token_store import Challenge, Grant
@@ -207,7 +207,7 @@ class _CheckedTransport(httpx2.AsyncBaseTransport):
 
     def __init__(self, chosen: Sequence[str]) -> None:
         self._chosen = [httpx2.URL(url) for url in chosen if url]
-        self._places = {_place(url) for url in self._chosen}
+        self._places = set(map(place_of, self._chosen))
         self._inner = BoundedTransport(self._may_be_inner)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -221,7 +221,3 @@ class _CheckedTransport(httpx2.AsyncBaseTransport):
 
     def _may_be_inner(self, host: str, port: int) -> bool:
         return (host, port) in self._places or is_inner(self._chosen[0].host)
-
-
-def _place(url: httpx2.URL) -> tuple[str, int]:
-    return url.raw_host.decode(), url.port or (443 if url.scheme == "https" else 80)
