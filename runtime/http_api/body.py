@@ -13,6 +13,9 @@ from starlette.requests import Request
 from runtime.http_api.chat_shapes import Shape
 from runtime.http_api.faults import Fault, FaultError, bad_request
 
+MAX_PROBLEMS = 10_000
+"""Most of one body among which the one to tell is looked for."""
+
 AnyShape = TypeVar("AnyShape", bound=Shape)
 
 
@@ -27,15 +30,20 @@ async def read_body(request: Request, shape: type[AnyShape]) -> AnyShape:
         text = "the Content-Type must be application/json"
         raise FaultError(Fault(415, "invalid_request_error", text))
     try:
-        value = json.loads(await request.body(), parse_constant=_refuse_constant)
+        text = (await request.body()).decode("utf-8-sig")
+        value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as exc:  # a number of 5,000 digits is a plain ValueError
         raise bad_request(f"the body is not JSON: {_brief(str(exc))}") from exc
     if not isinstance(value, dict):
         raise bad_request("the body must be a JSON object")
-    _check_text(value)
+    if "\\u" in text:  # nothing else spells half of a pair
+        _check_text(value)
     try:
         return shape.model_validate(value)
     except ValidationError as exc:
+        if (count := exc.error_count()) > MAX_PROBLEMS:  # each one written out takes a kilobyte
+            text = f"{count} values of the body do not fit; /openapi.json says what does"
+            raise bad_request(text) from exc
         raise _refusal(value, exc.errors(include_url=False, include_context=False)) from exc
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,11 +11,15 @@ import anyio
 import anyio.lowlevel
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
+from pydantic_core import ErrorDetails
 
+import runtime.http_api.body as body_module
 from mcp_servers.model_server.admission import AdmissionLimits
+from runtime.http_api.faults import FaultError
 from tests.helpers.model_service import ScriptedModels, scripted_models
 from tests.helpers.scripted_chat_model import ScriptedTurn, play
 from tests.helpers.web_service import HEADERS, ServedApp, open_app
+from tools.spec import JsonObject
 
 pytestmark = pytest.mark.anyio
 
@@ -110,6 +114,50 @@ async def test_what_a_page_of_another_site_may_send_is_refused(path: str, kind: 
     assert preflight.status_code == 403
     assert not [name for name in preflight.headers if name.startswith("access-control")]
     assert models.model.asked == []
+
+
+WRONG: list[tuple[str, str, JsonObject]] = [
+    # path, the value that is told, and a hundred thousand that do not fit
+    (CHAT, "messages[0]", {"messages": [1] * 100_000}),
+    (CHAT, "messages[0]", {"messages": [{"role": "x"}] * 100_000}),
+    (
+        CHAT,
+        "messages[0].content[0].type",
+        {"messages": [{"role": "user", "content": [{"type": "x"}] * 100_000}]},
+    ),
+    ("/v1/completions", "prompt[0]", {"prompt": ["a"] * 100_000}),
+    ("/v1/completions", "prompt[0]", {"prompt": [-1] * 100_000}),
+    ("/v1/embeddings", "input[0]", {"input": [-1] * 100_000}),
+    ("/v1/responses", "input[0]", {"input": [{"type": "x"}] * 100_000}),
+    ("/v1/messages", "messages.0", {"messages": [1] * 90_000, "max_tokens": 1}),
+    ("/tokenize", "messages[0]", {"messages": [1] * 100_000}),
+    ("/detokenize", "tokens[0]", {"tokens": [-1] * 100_000}),
+    (CHAT, "100000 values of the body do not fit", dict.fromkeys(map(str, range(100_000)))),
+]
+
+
+@pytest.mark.parametrize(("path", "told", "fields"), WRONG)
+async def test_of_very_many_values_that_do_not_fit_one_is_told(
+    path: str, told: str, fields: JsonObject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+
+    def count(value: object, problems: Sequence[ErrorDetails]) -> FaultError:
+        counts.append(len(problems))
+        return refusal(value, problems)
+
+    refusal = body_module._refusal
+    monkeypatch.setattr(body_module, "_refusal", count)
+    usual: JsonObject = {} if path == "/detokenize" else {"model": "scripted"}
+    if path == CHAT and "messages" not in fields:
+        usual["messages"] = HELLO["messages"]
+    async with open_app(scripted_models(play(ScriptedTurn("x")))) as app:
+        body = json.dumps({**usual, **fields}).encode()
+        refused = await app.request("POST", path, HEADERS, body)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"].startswith(told)
+    assert len(refused.content) < 1000
+    assert sum(counts) < 100
 
 
 @asynccontextmanager
