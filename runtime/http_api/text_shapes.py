@@ -21,7 +21,8 @@ from runtime.http_api.chat_shapes import (
 MAX_TEXTS = 2048
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-Tokens = Annotated[list[TokenId], Field(min_length=1)]
+MAX_TOKENS = 2**24  # no context is that long, and no body
+Tokens = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_TOKENS)]
 Prompt = (
     str
     | Tokens
@@ -77,7 +78,7 @@ class DetokenizeRequest(Shape):
     """The body of `POST /detokenize`."""
 
     model: str | None = None
-    tokens: list[TokenId]
+    tokens: Annotated[list[TokenId], Field(max_length=MAX_TOKENS)]
 
 
 class TemplateRequest(Shape):

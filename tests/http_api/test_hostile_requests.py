@@ -116,6 +116,10 @@ async def test_what_a_page_of_another_site_may_send_is_refused(path: str, kind: 
     assert models.model.asked == []
 
 
+SAID = {"role": "user", "content": "hello"}
+CUSTOM: JsonObject = {"name": "f", "input_schema": {}}
+TOOL = {"type": "function", "function": {"name": "f"}}
+FEW: JsonObject = {"messages": [SAID], "max_tokens": 1}
 WRONG: list[tuple[str, str, JsonObject]] = [
     # path, the value that is told, and a hundred thousand that do not fit
     (CHAT, "messages[0]", {"messages": [1] * 100_000}),
@@ -132,6 +136,10 @@ WRONG: list[tuple[str, str, JsonObject]] = [
     ("/v1/messages", "messages.0", {"messages": [1] * 90_000, "max_tokens": 1}),
     ("/tokenize", "messages[0]", {"messages": [1] * 100_000}),
     ("/detokenize", "tokens[0]", {"tokens": [-1] * 100_000}),
+    (CHAT, "messages: List should have at most 32768", {"messages": [SAID] * 100_000}),
+    (CHAT, "tools: List should have at most 4096", {"tools": [TOOL] * 5000}),
+    ("/v1/responses", "input: List should have at most 32768", {"input": [SAID] * 100_000}),
+    ("/v1/messages", "tools: List should have at most 4096", {"tools": [CUSTOM] * 5000, **FEW}),
     (CHAT, "100000 values of the body do not fit", dict.fromkeys(map(str, range(100_000)))),
 ]
 
