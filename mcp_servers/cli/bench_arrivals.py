@@ -57,6 +57,7 @@ class Sent:
     Attributes:
         seconds: from when the first was to be sent to the last token.
         answers: when each that was answered was to be sent, and its answer.
+        late_s: by how much the client itself was late, request by request.
         num_failed: requests that the server gave no whole answer to.
         refused_s: after how long each request was refused that the server had no place for.
     """
@@ -65,6 +66,7 @@ class Sent:
     answers: Sequence[tuple[float, Answer]]
     refused_s: Sequence[float] = ()
     num_failed: int = 0
+    late_s: Sequence[float] = ()
 
     @property
     def tokens_per_s(self) -> float:
@@ -107,6 +109,10 @@ class Sent:
         """From when a request was to be sent to its refusal."""
         return percentile([1000 * one for one in self.refused_s] or [0.0], share)
 
+    def late_ms(self, share: float) -> float:
+        """How late the client sent: where it is much, the client is what was measured."""
+        return percentile([1000 * one for one in self.late_s] or [0.0], share)
+
     def request_tokens_per_s(self, share: float) -> float:
         """Of one request, from when it was to be sent to its last token."""
         rates = [len(one.times) / (one.times[-1] - at) for at, one in self.answers]
@@ -140,10 +146,12 @@ async def send_as_they_arrive(
     answered: list[tuple[float, Answer]] = []
     refused_s: list[float] = []
     failures: list[GenerationError] = []
+    late_s: list[float] = []
     started = time.perf_counter()
 
     async def send(prompt: Sequence[int], at: float) -> None:
         await anyio.sleep(max(started + at - time.perf_counter(), 0))
+        late_s.append(time.perf_counter() - started - at)
         try:
             answered.append((started + at, await completer.complete(prompt, new_tokens)))
         except RefusedError:
@@ -157,4 +165,4 @@ async def send_as_they_arrive(
     if failures and not answered:
         raise failures[0]
     ended = max((one.times[-1] for _, one in answered), default=time.perf_counter())
-    return Sent(ended - started, answered, refused_s, len(failures))
+    return Sent(ended - started, answered, refused_s, len(failures), late_s)

@@ -145,6 +145,8 @@ def _describe(
         for share in shares:
             values = [value(one, share) for one in rounds]
             yield record(f"{name}, p{100 * share:.0f}", unit, values)
+    if load.rate is not None:
+        yield record("sent late, p99", "ms", [one.late_ms(0.99) for one in rounds])
     if load.rate is not None or is_refusing:
         yield record("refused", "%", [one.refused_percent for one in rounds])
     if any(one.num_failed for one in rounds):

@@ -130,7 +130,7 @@ def test_a_server_is_measured_in_turn_with_our_engine(
     is_closed = loop[0] == "--concurrency"
     measures = [one[0] for one in SPREADS]
     rate = "new tokens per second" if is_closed else "answered tokens per second"
-    measures = [rate, *measures, *([] if is_closed else ["refused"])]
+    measures = [rate, *measures, *([] if is_closed else ["sent late, p99", "refused"])]
     for server_name, model_name in (("Zonda", "tiny.gguf"), ("peer", "peer.gguf")):
         of_server = [one for one in records if one["params"]["server"] == server_name]
         assert {one["model"] for one in of_server} == {model_name}

@@ -50,6 +50,8 @@ async def test_requests_are_sent_though_none_was_answered_and_the_refused_are_co
     dues = sorted(at for at, _ in sent.answers)
     assert sorted([*one.times] for _, one in sent.answers) == [[1.0, 2.0], [3.0, 4.0]]
     assert [round(after - before, 6) for before, after in pairwise(dues)] == [arrivals[2]]
+    assert len(sent.late_s) == 3
+    assert min(sent.late_s) >= 0
     (refused_s,) = sent.refused_s
     assert refused_s >= 0
     assert sent.refusal_ms(0.99) == round(1000 * refused_s, 4)

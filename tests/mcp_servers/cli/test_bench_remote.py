@@ -88,7 +88,7 @@ async def test_tokens_are_counted_however_a_server_tells_of_them(
 ) -> None:
     asked: list[Any] = []
     async with open_server(events, asked) as client:
-        answer = await ServerCompleter(client, "m").complete([5, 6], 3)
+        answer = await ServerCompleter([client], "m").complete([5, 6], 3)
     assert (len(answer.times), answer.prompt_tokens) == (num_tokens, 2)
     assert list(answer.times) == sorted(answer.times)
     assert asked == [WHOLE]
@@ -112,7 +112,7 @@ async def test_what_a_server_does_not_know_is_left_out(
     asked: list[Any] = []
     server: dict[str, Any] = {"unknown": unknown, "takes_tokens": takes_tokens, "status": status}
     async with open_server([token(), token()], asked, **server) as client:
-        completer = ServerCompleter(client, "m")
+        completer = ServerCompleter([client], "m")
         await completer.settle()
         assert len(asked) == num_tries
         await completer.complete([5, 6, 7], 3)
@@ -138,7 +138,7 @@ async def test_a_server_that_gives_something_else_is_not_measured(
 ) -> None:
     async with open_server(events, []) as client:
         with pytest.raises(GenerationError, match=problem):
-            await ServerCompleter(client, "m").settle()
+            await ServerCompleter([client], "m").settle()
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ async def test_a_server_without_a_place_is_told_from_one_that_fails(
 ) -> None:
     async with open_server([token()], [], unknown=["model"], status=status) as client:
         with pytest.raises(GenerationError, match=f"the server answered {status}: ") as caught:
-            await ServerCompleter(client, "m").settle()
+            await ServerCompleter([client], "m").settle()
     assert type(caught.value) is kind
 
 
@@ -160,4 +160,4 @@ async def test_a_server_that_hangs_up_is_a_failure_and_no_bug() -> None:
     transport = httpx2.MockTransport(hang_up)
     async with httpx2.AsyncClient(transport=transport, base_url="http://server") as client:
         with pytest.raises(GenerationError, match=r"m gave no whole answer: Remote.* it left"):
-            await ServerCompleter(client, "m").complete([1], 1)
+            await ServerCompleter([client], "m").complete([1], 1)
