@@ -202,7 +202,7 @@ async def test_a_request_waits_no_longer_than_its_client(path: str, stream: bool
 
 
 @pytest.mark.parametrize(("path", "stream"), ROUTES)
-async def test_a_full_queue_refuses_before_the_body_is_read(path: str, stream: bool) -> None:
+async def test_a_full_queue_refuses_before_the_body_is_parsed(path: str, stream: bool) -> None:
     models = scripted_models(play(ScriptedTurn("x", hangs=True)))
     body = json.dumps(ask_for(path, "hello", stream=stream)).encode()
     async with full_server(models) as app, anyio.create_task_group() as group:
