@@ -22,6 +22,8 @@ from mcp_servers.refusals import refuse_api
 MAX_BODY_BYTES = MAX_MESSAGE_BYTES
 """Of a message to the MCP server."""
 MAX_API_BODY_BYTES = 10 * 1024 * 1024
+MAX_HELD_BYTES = 256 * 1024 * 1024
+"""Of the bodies of all requests that are being answered."""
 BODY_WITHIN_S = 30.0
 MAX_REQUESTS = 1024
 MCP_PATH = "/mcp"
@@ -39,10 +41,13 @@ class RequestLimits:
         app: ASGIApp,
         *,
         max_requests: int = MAX_REQUESTS,
+        max_held_bytes: int = MAX_HELD_BYTES,
         body_within_s: float = BODY_WITHIN_S,
     ) -> None:
         self._app = app
         self._max_requests = max_requests
+        self._max_held_bytes = max_held_bytes
+        self._num_held_bytes = 0
         self._body_within_s = body_within_s
         self._num_open = 0
         self._streams: set[anyio.CancelScope] = set()
@@ -71,11 +76,16 @@ class RequestLimits:
         if scope["method"] == "GET":
             await self._stream(scope, receive, send)
             return
-        body = await self._read_body(scope, receive)
-        if isinstance(body, Response):
-            await body(scope, receive, send)
-        elif body is not None:
-            await self._app(scope, replay_body(body, receive), send)
+        body, size = bytearray(), 0
+        try:
+            if (refusal := await self._read_body(scope, receive, body)) is not None:
+                await refusal(scope, receive, send)
+                return
+            size, whole = len(body), bytes(body)
+            body.clear()  # one copy is enough
+            await self._app(scope, replay_body(whole, receive), send)
+        finally:
+            self._num_held_bytes -= size + len(body)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_open = False
@@ -94,28 +104,35 @@ class RequestLimits:
         if cancel_scope.cancelled_caught and is_open:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _read_body(self, scope: Scope, receive: Receive) -> bytes | Response | None:
-        """Return the body, why it is refused, or None when the client has left."""
+    async def _read_body(self, scope: Scope, receive: Receive, body: bytearray) -> ASGIApp | None:
+        """Read it into `body`; return what answers instead where it is refused, or never comes."""
         max_bytes = MAX_BODY_BYTES if scope["path"] == MCP_PATH else MAX_API_BODY_BYTES
         text = f"the body is over {max_bytes} bytes"
         too_large = _refuse(scope, Refusal(INVALID_REQUEST, text), 413)
         declared = [value for name, value in scope["headers"] if name == b"content-length"]
         if any(not value.isdigit() or int(value) > max_bytes for value in declared):
             return too_large
-        body = bytearray()
         with anyio.move_on_after(self._body_within_s):
             while True:
                 message = await receive()
                 if message["type"] != "http.request":
-                    return None
-                body += message.get("body", b"")
+                    return _say_nothing
+                body += (part := message.get("body", b""))
+                self._num_held_bytes += len(part)
                 if len(body) > max_bytes:
                     return too_large
+                if self._num_held_bytes > self._max_held_bytes:
+                    text = f"{self._max_held_bytes} bytes of requests are held; try again in 1 s"
+                    return _refuse(scope, Refusal(OVERLOADED, text), 503, retry_s=1)
                 if not message.get("more_body", False):
                     problem = find_problem(bytes(body))
-                    return bytes(body) if problem is None else _refuse(scope, problem, 400)
+                    return None if problem is None else _refuse(scope, problem, 400)
         text = f"the body did not come within {self._body_within_s:g} s"
         return _refuse(scope, Refusal(INVALID_REQUEST, text), 408)
+
+
+async def _say_nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a client that has left."""
 
 
 def refuse(refusal: Refusal, status: int, headers: dict[str, str] | None = None) -> Response:

@@ -29,6 +29,8 @@ from mcp.server.auth.provider import AccessToken
 
 from runtime.config import Config
 from tools.errors import ConfigurationError, UnavailableError
+from tools.mcp_client.addresses import is_inner, place_of
+from tools.mcp_client.checked_http import CheckedTransport
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +202,9 @@ class ResourceServer:
             raise UnavailableError("the issuer's keys cannot be had; try again later")
         try:
             async with httpx2.AsyncClient(
-                timeout=_FETCH_WITHIN_S, trust_env=False, headers={"accept": "application/json"}
+                timeout=_FETCH_WITHIN_S,
+                transport=CheckedTransport(self._may_be_inner),
+                headers={"accept": "application/json"},
             ) as client:
                 place = self.settings.keys or await _find_keys(client, self.settings.issuer)
                 self._keys = _parse_keys(await _get_json(client, place))
@@ -211,6 +215,12 @@ class ResourceServer:
                 raise UnavailableError(text) from exc
         finally:
             self._asked_at = self._now()
+
+    def _may_be_inner(self, host: str, port: int) -> bool:
+        """An issuer leads to its keys, and not from outside to what is inside this network."""
+        issuer, keys = httpx2.URL(self.settings.issuer), self.settings.keys
+        chosen = [place_of(issuer), *([place_of(httpx2.URL(keys))] if keys else [])]
+        return is_inner(issuer.host) or (host, port) in chosen
 
 
 def make_resource_server(config: Config) -> ResourceServer | None:

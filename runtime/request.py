@@ -26,6 +26,7 @@ class SamplingParams:
         frequency_penalty: lowers them by this for each time the text has them, in -2..2.
         seed: makes draws repeatable, whatever else is in the batch; None draws a seed.
         stop: strings that end the text; they are not part of it.
+        ignores_end: the text goes on past the model's end tokens, to `max_tokens`.
         logit_bias: token ids and what is added to their logits, -100..100 each, before the
             penalties; a token once at most.
         top_logprobs: reports the log-probability of each token, and so many of the likeliest ones
@@ -43,6 +44,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    ignores_end: bool = False
     logit_bias: tuple[tuple[int, float], ...] = ()
     top_logprobs: int | None = None
 

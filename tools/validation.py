@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from typing import Any
 
 import jsonschema
@@ -21,6 +22,14 @@ from tools.schema_documents import known_documents
 from tools.spec import JsonObject
 
 _MAX_MESSAGE_CHARACTERS = 500
+_MAX_COMPARED = 100
+"""Mismatches among which the most telling one is looked for: a list may have millions."""
+
+_OF_ITEMS = (
+    *("items", "prefixItems", "additionalItems", "unevaluatedItems", "contains", "uniqueItems"),
+)
+
+Check = Callable[[Validator, Any, Any, JsonObject], Iterator[jsonschema.ValidationError] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +47,7 @@ def first_problem(schema: JsonObject, value: Any) -> str | None:
 
 
 def find_problem(schema: JsonObject, value: Any) -> Problem | None:
-    """Return the most telling mismatch, or None if `value` matches.
+    """Return the most telling of the first mismatches, or None if `value` matches.
 
     A schema that is itself broken, or refers to something outside of itself, is a problem too,
     and so is what nests hundreds of levels deep where the schema looks into each.
@@ -46,7 +55,8 @@ def find_problem(schema: JsonObject, value: Any) -> Problem | None:
     if (broken := schema_problem(schema)) is not None:
         return Problem(broken)
     try:
-        error = jsonschema.exceptions.best_match(_compile(_canonical(schema)).iter_errors(value))
+        errors = _compile(_canonical(schema)).iter_errors(value)
+        error = jsonschema.exceptions.best_match(islice(errors, _MAX_COMPARED))
     except Unresolvable as exc:
         return Problem(f"$: the schema refers to {exc.ref!r}, which is not part of it")
     except RecursionError:
@@ -78,11 +88,25 @@ def _compile(canonical: str) -> Validator:
     validator_class = validator_for(schema, default=jsonschema.Draft202012Validator)
     if not is_plain(schema):
         validator_class.check_schema(schema)
+    known = validator_class.VALIDATORS
+    checks = {name: _unless_too_long(known[name]) for name in _OF_ITEMS if name in known}
     # An explicit registry: the default one would download what a `$ref` names.
     exact: Validator = validators.extend(  # type: ignore[no-untyped-call]  # its stub has no types
-        validator_class, {"multipleOf": _multiple_of}
+        validator_class, {"multipleOf": _multiple_of, **checks}
     )(schema, registry=known_documents())
     return exact
+
+
+def _unless_too_long(check: Check) -> Check:
+    """Look into no list that has more than `maxItems`: it is wrong already."""
+
+    def checked(
+        validator: Validator, wanted: Any, value: Any, schema: JsonObject
+    ) -> Iterator[jsonschema.ValidationError]:
+        if not isinstance(value, list) or len(value) <= schema.get("maxItems", math.inf):
+            yield from check(validator, wanted, value, schema) or ()
+
+    return checked
 
 
 def _multiple_of(

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -21,6 +22,7 @@ from mcp_servers.cli.records import (
     make_record,
     percentile,
     read_records,
+    shorten_name,
 )
 from runtime.config import Config, load_config
 from tools.errors import InvalidRequestError, suggest
@@ -37,7 +39,7 @@ class Area:
         module: where the function `measure_<name>` is.
         prompt_tokens: lengths of prompts that it takes by default.
         new_tokens: of each answer, by default.
-        takes_url: whether it can measure another server.
+        takes_url: whether it can measure other servers.
     """
 
     module: str
@@ -79,7 +81,14 @@ def bench(  # noqa: PLR0913 - options of the command line
     seconds: Annotated[int, typer.Option(min=1, help="serve: how long they arrive.")] = 30,
     url: Annotated[
         str | None,
-        typer.Option(help="serve, prefix: measure the OpenAI-compatible server there instead."),
+        typer.Option(
+            help="serve, prefix: measure the OpenAI-compatible server there instead; URL#MODEL "
+            "where it has several models."
+        ),
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(help="serve, prefix: measure NAME=URL in turn with it; again for more."),
     ] = None,
     label: Annotated[str, typer.Option(help="What records and plots call the server.")] = "Zonda",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON record a line.")] = False,
@@ -95,8 +104,10 @@ def bench(  # noqa: PLR0913 - options of the command line
     if area not in AREAS:
         raise InvalidRequestError(f"no area is named {area!r}{suggest(area, AREAS)}")
     chosen = AREAS[area]
-    if url is not None and not chosen.takes_url:
-        raise InvalidRequestError(f"--url is for serve and prefix, {area} measures our engine")
+    if (url is not None or peer) and not chosen.takes_url:
+        raise InvalidRequestError(
+            f"--url and --peer are for serve and prefix, {area} measures our engine"
+        )
     if rate is not None and area != "serve":
         raise InvalidRequestError(f"--rate is for serve, not for {area}")
     if (plot is not None or beside) and (area != "serve" or plot is None):
@@ -106,7 +117,7 @@ def bench(  # noqa: PLR0913 - options of the command line
     config = load_config(model=model)
     options = BenchOptions(
         config,
-        _find_model(config, url),
+        config.model,
         repeats,
         _parse_counts("prompt-tokens", prompt_tokens) or chosen.prompt_tokens,
         new_tokens or chosen.new_tokens,
@@ -115,6 +126,7 @@ def bench(  # noqa: PLR0913 - options of the command line
         label,
         _parse_rates(rate),
         seconds,
+        _parse_peers(peer or ()),
     )
     drawn = [record for path in beside or () for record in read_records(path)]
     records = _measure(area, options, as_json=as_json)
@@ -128,7 +140,7 @@ def _measure(area: str, options: BenchOptions, *, as_json: bool) -> list[Record]
     """Measure, and print what was found as soon as it is."""
     module = import_module(f"mcp_servers.cli.{AREAS[area].module}")
     measure: Callable[[BenchOptions], Iterable[Measurement]] = getattr(module, f"measure_{area}")
-    place = Place(_shorten_name(options.model), _describe_device(options.config), _find_commit())
+    place = Place(shorten_name(options.model), _describe_device(options.config), _find_commit())
     records = []
     for taken in measure(options):
         records.append(make_record(taken, place))
@@ -139,25 +151,27 @@ def _measure(area: str, options: BenchOptions, *, as_json: bool) -> list[Record]
     return records
 
 
-def _find_model(config: Config, url: str | None) -> str:
-    if url is None:
-        return config.model
-    from mcp_servers.cli.bench_load import find_served_model
-
-    return find_served_model(url)
-
-
-def _shorten_name(model: str) -> str:
-    """Of a file or folder the last part: a record says nothing of where it lay."""
-    return model if model.startswith("hf:") else Path(model).name
-
-
 def _parse_counts(name: str, text: str | None) -> tuple[int, ...]:
     """Numbers from 1 on between commas; none where nothing was given."""
     parts = [] if text is None else text.split(",")
     if not all(part.isdecimal() and int(part) for part in parts):
         raise InvalidRequestError(f"--{name} takes numbers like 1,4,16, not {text!r}")
     return tuple(map(int, parts))
+
+
+def _parse_peers(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Names and URLs.
+
+    Raises:
+        InvalidRequestError: one is not NAME=URL.
+    """
+    found = []
+    for text in texts:
+        name, _, url = text.partition("=")
+        if not name or not re.match(r"https?://.", url):
+            raise InvalidRequestError(f"--peer takes NAME=URL, not {text!r}")
+        found.append((name, url))
+    return tuple(found)
 
 
 def _parse_rates(text: str | None) -> tuple[float, ...]:
@@ -189,30 +203,56 @@ def _find_commit() -> str | None:
 
 
 def _print_table(records: Sequence[Record]) -> None:
-    """What all records share stands in the title; the spread is that of p10 to p90."""
+    """A row for each quantity; where several servers were measured, a column for each of them.
+
+    What all records share stands in the title; the spread is that of p10 to p90.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    first = records[0]
-    shared = [one for one in _conditions(first) if all(one in _conditions(r) for r in records)]
+    servers = list(dict.fromkeys(map(_place, records)))
+    shared = [one for one in _conditions(records[0]) if all(one in _conditions(r) for r in records)]
     bandwidths = [one.bandwidth_gb_s for one in records if one.bandwidth_gb_s is not None]
     if bandwidths:
         shared.append(f"memory read at {percentile(bandwidths, 0.5):.0f} GB/s")
-    title = ", ".join([first.bench, first.model, first.device, *shared])
+    is_alone = len(servers) == 1
+    title = ", ".join(
+        [records[0].bench, *(servers if is_alone else ()), records[0].device, *shared]
+    )
     table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
-    for name in ("", "median", "spread", "of limit"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=bool(name))
+    table.add_column("")
+    columns = ("median", "spread", "of limit") if is_alone else servers
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=is_alone)
+    if not is_alone:
+        table.caption = "medians, and in brackets the spread from p10 to p90"
+    rows: defaultdict[str, list[Record]] = defaultdict(list)
     for record in records:
         conditions = [one for one in _conditions(record) if one not in shared]
-        spread = (record.p90 - record.p10) / record.value if record.value else 0.0
-        table.add_row(
-            ", ".join([record.params["measure"], *conditions]),
-            f"{_shorten(record.value)} {record.unit}",
-            f"{100 * spread:.0f} %",
-            "" if record.fraction is None else f"{100 * record.fraction:.0f} %",
-        )
+        rows[", ".join([record.params["measure"], *conditions])].append(record)
+    for name, found in rows.items():
+        if is_alone:
+            for record in found:
+                table.add_row(name, *_cells(record))
+        else:
+            cells = {_place(record): _cells(record) for record in found}
+            told = [cells.get(server, ("", "", "")) for server in servers]
+            table.add_row(
+                name, *(f"{value} ({spread})" if value else "" for value, spread, _ in told)
+            )
     Console().print(table)
+
+
+def _cells(record: Record) -> tuple[str, str, str]:
+    spread = (record.p90 - record.p10) / record.value if record.value else 0.0
+    share = "" if record.fraction is None else f"{100 * record.fraction:.0f} %"
+    return f"{_shorten(record.value)} {record.unit}", f"{100 * spread:.0f} %", share
+
+
+def _place(record: Record) -> str:
+    """Whose record it is: a server's, where it says so, and a model's."""
+    return ", ".join(filter(None, (record.params.get("server"), record.model)))
 
 
 def _shorten(value: float) -> str:
@@ -221,5 +261,7 @@ def _shorten(value: float) -> str:
 
 def _conditions(record: Record) -> list[str]:
     """What of the parameters is not the quantity itself, such as "prompt tokens 16"."""
-    params = {name: value for name, value in record.params.items() if name != "measure"}
+    params = {
+        name: value for name, value in record.params.items() if name not in {"measure", "server"}
+    }
     return [f"{name.replace('_', ' ')} {value}" for name, value in params.items()]

@@ -1,6 +1,6 @@
-"""Requests that arrive when they do, not when others were answered: an open loop.
+"""Requests that are sent at once, or that arrive when they do, not when others were answered.
 
-Unlike a fixed number at the same time, it shows the queue that forms when a server is too slow.
+The latter, an open loop, shows the queue that forms when a server is too slow.
 
 Source: Schroeder, Wierman and Harchol-Balter, "Open Versus Closed", NSDI 2006.
 """
@@ -9,53 +9,118 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import anyio
 
-from mcp_servers.cli.bench_load import Completer, RefusedError, random_prompt_for
-from mcp_servers.cli.bench_machine import MachineProbe
-from mcp_servers.cli.bench_setup import BenchOptions, LoadedModel
-from mcp_servers.cli.records import Measurement, percentile
+from mcp_servers.cli.records import percentile
+from runtime.errors import GenerationError
 
-FIRST_P95 = "first token, p95"
-"""What a plot shows."""
+
+class RefusedError(GenerationError):
+    """A server had no place for a request."""
 
 
 @dataclass(frozen=True, slots=True)
-class Arrivals:
-    """What became of requests that arrived over time.
+class Answer:
+    """What came of one request.
 
     Attributes:
-        seconds: from the first arrival to the last token.
-        sent_at: when each request that was answered was to be sent.
         times: when each of its tokens came.
-        num_refused: requests that the server had no place for.
+        prompt_tokens: what its prompt was read as.
+    """
+
+    times: Sequence[float]
+    prompt_tokens: int
+
+
+class Completer(Protocol):
+    """Runs one greedy completion that goes on past the end of the text, where it can."""
+
+    async def complete(self, prompt: Sequence[int], new_tokens: int) -> Answer:
+        """Return when each token came.
+
+        Raises:
+            RefusedError: there is no place for it now.
+            GenerationError: it failed.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of requests.
+
+    Attributes:
+        seconds: from when the first was to be sent to the last token.
+        answers: when each that was answered was to be sent, and its answer.
+        late_s: by how much the client itself was late, request by request.
+        num_failed: requests that the server gave no whole answer to.
+        refused_s: after how long each request was refused that the server had no place for.
     """
 
     seconds: float
-    sent_at: Sequence[float]
-    times: Sequence[Sequence[float]]
-    num_refused: int
+    answers: Sequence[tuple[float, Answer]]
+    refused_s: Sequence[float] = ()
+    num_failed: int = 0
+    late_s: Sequence[float] = ()
 
     @property
     def tokens_per_s(self) -> float:
-        return sum(map(len, self.times)) / self.seconds
+        return sum(len(one.times) for _, one in self.answers) / self.seconds
 
     @property
     def refused_percent(self) -> float:
-        return 100 * self.num_refused / (self.num_refused + len(self.times))
+        return 100 * len(self.refused_s) / self._num_sent
+
+    @property
+    def failed_percent(self) -> float:
+        return 100 * self.num_failed / self._num_sent
+
+    @property
+    def _num_sent(self) -> int:
+        return len(self.refused_s) + len(self.answers) + self.num_failed
+
+    @property
+    def mean_prompt_tokens(self) -> float:
+        return _mean([one.prompt_tokens for _, one in self.answers])
+
+    @property
+    def mean_answer_tokens(self) -> float:
+        return _mean([len(one.times) for _, one in self.answers])
 
     def first_token_ms(self, share: float) -> float:
         """From when it was to be sent: a client that is late itself hides nothing."""
-        waits = [1000 * (one[0] - at) for one, at in zip(self.times, self.sent_at, strict=True)]
+        waits = [1000 * (one.times[0] - at) for at, one in self.answers]
         return percentile(waits or [0.0], share)
 
     def between_tokens_ms(self, share: float) -> float:
-        gaps = [1000 * (after - before) for one in self.times for before, after in pairwise(one)]
+        gaps = [
+            1000 * (after - before)
+            for _, one in self.answers
+            for before, after in pairwise(one.times)
+        ]
         return percentile(gaps or [0.0], share)
+
+    def refusal_ms(self, share: float) -> float:
+        """From when a request was to be sent to its refusal."""
+        return percentile([1000 * one for one in self.refused_s] or [0.0], share)
+
+    def late_ms(self, share: float) -> float:
+        """How late the client sent: where it is much, the client is what was measured."""
+        return percentile([1000 * one for one in self.late_s] or [0.0], share)
+
+    def request_tokens_per_s(self, share: float) -> float:
+        """Of one request, from when it was to be sent to its last token."""
+        rates = [len(one.times) / (one.times[-1] - at) for at, one in self.answers]
+        return percentile(rates or [0.0], share)
+
+
+def _mean(counts: Sequence[int]) -> float:
+    return sum(counts) / max(len(counts), 1)
 
 
 def draw_arrivals(rate: float, seconds: int, seed: int) -> list[float]:
@@ -72,66 +137,32 @@ async def send_as_they_arrive(
     prompts: Sequence[Sequence[int]],
     arrivals: Sequence[float],
     new_tokens: int,
-) -> Arrivals:
-    """Send each prompt when it arrives, and wait for all answers.
+) -> Sent:
+    """Send each prompt when it arrives, in seconds from now, and wait for all answers.
 
     Raises:
-        GenerationError: one failed in another way than that there was no place for it.
+        GenerationError: none was answered, and one failed.
     """
-    answered: list[tuple[float, Sequence[float]]] = []
-    num_refused = 0
+    answered: list[tuple[float, Answer]] = []
+    refused_s: list[float] = []
+    failures: list[GenerationError] = []
+    late_s: list[float] = []
     started = time.perf_counter()
 
     async def send(prompt: Sequence[int], at: float) -> None:
-        nonlocal num_refused
         await anyio.sleep(max(started + at - time.perf_counter(), 0))
+        late_s.append(time.perf_counter() - started - at)
         try:
             answered.append((started + at, await completer.complete(prompt, new_tokens)))
         except RefusedError:
-            num_refused += 1
+            refused_s.append(time.perf_counter() - started - at)
+        except GenerationError as exc:
+            failures.append(exc)
 
     async with anyio.create_task_group() as tasks:
         for prompt, at in zip(prompts, arrivals, strict=True):
             tasks.start_soon(send, prompt, at)
-    seconds = time.perf_counter() - started
-    return Arrivals(seconds, [at for at, _ in answered], [one for _, one in answered], num_refused)
-
-
-async def measure_arrivals(
-    options: BenchOptions,
-    completer: Completer,
-    model: LoadedModel | None,
-    prompt_tokens: int,
-    rate: float,
-) -> list[Measurement]:
-    """Latencies and rates at so many arrivals a second."""
-    probe = MachineProbe(options.config)
-    rounds = []
-    for number in range(options.repeats):
-        probe.look()
-        arrivals = draw_arrivals(rate, options.seconds, number)
-        prompts = [random_prompt_for(model, prompt_tokens) for _ in arrivals]
-        sent = await send_as_they_arrive(completer, prompts, arrivals, options.new_tokens)
-        rounds.append(sent)
-
-    def record(measure: str, unit: str, value: Callable[[Arrivals], float]) -> Measurement:
-        params = {
-            "measure": measure,
-            "server": options.label,
-            "arrivals_per_s": rate,
-            "seconds": options.seconds,
-            "prompt_tokens": prompt_tokens,
-            "new_tokens": options.new_tokens,
-        }
-        values = [value(one) for one in rounds]
-        return Measurement("serve", params, values, unit, None, probe.bandwidth_gb_s)
-
-    return [
-        record("answered tokens per second", "tokens/s", lambda one: one.tokens_per_s),
-        record("first token, p50", "ms", lambda one: one.first_token_ms(0.5)),
-        record(FIRST_P95, "ms", lambda one: one.first_token_ms(0.95)),
-        record("first token, p99", "ms", lambda one: one.first_token_ms(0.99)),
-        record("between tokens, p50", "ms", lambda one: one.between_tokens_ms(0.5)),
-        record("between tokens, p99", "ms", lambda one: one.between_tokens_ms(0.99)),
-        record("refused", "%", lambda one: one.refused_percent),
-    ]
+    if failures and not answered:
+        raise failures[0]
+    ended = max((one.times[-1] for _, one in answered), default=time.perf_counter())
+    return Sent(ended - started, answered, refused_s, len(failures), late_s)

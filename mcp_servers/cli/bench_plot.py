@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from mcp_servers.cli.bench_arrivals import FIRST_P95
-from mcp_servers.cli.bench_serve import RATE
+from mcp_servers.cli.bench_serve import FIRST_P95, RATE
 from mcp_servers.cli.records import Record, percentile
 from tools.errors import InvalidRequestError
 

@@ -36,6 +36,7 @@ class BenchOptions:
         new_tokens: how many tokens to generate.
         concurrency: how many requests at the same time.
         url: of an OpenAI-compatible server to measure instead of our engine.
+        peers: names and URLs of servers to measure in turn with it.
         label: what is measured, in words for a plot.
         rates: requests that arrive each second, whether others are answered or not.
         seconds: how long they arrive.
@@ -51,6 +52,7 @@ class BenchOptions:
     label: str = "Zonda"
     rates: tuple[float, ...] = ()
     seconds: int = 30
+    peers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ class Measurement:
         unit: of the values and the limit.
         limit: what the machine could do at most, or what the value must stay within.
         bandwidth_gb_s: what the machine read from memory between the repeats.
+        model: what was measured, where it is not the model of the whole run.
     """
 
     bench: str
@@ -30,6 +31,7 @@ class Measurement:
     unit: str
     limit: float | None = None
     bandwidth_gb_s: float | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ def make_record(taken: Measurement, place: Place) -> Record:
     value = percentile(taken.values, 0.5)
     return Record(
         bench=taken.bench,
-        model=place.model,
+        model=place.model if taken.model is None else shorten_name(taken.model),
         params=taken.params,
         value=value,
         p10=percentile(taken.values, 0.1),
@@ -82,6 +84,11 @@ def make_record(taken: Measurement, place: Place) -> Record:
         device=place.device,
         commit=place.commit,
     )
+
+
+def shorten_name(model: str) -> str:
+    """Of a file or folder the last part: a record says nothing of where it lay."""
+    return model if model.startswith("hf:") else Path(model).name
 
 
 def read_records(path: Path) -> list[Record]:

@@ -129,7 +129,8 @@ class Admission:
         """
         limits, is_full = self._limits, len(self._running) >= self._limits.max_running
         is_full |= self._running_of[caller] >= limits.max_running_each
-        if self._is_closed or (is_full and len(self._waiting) >= limits.max_waiting_each):
+        may_wait = min(limits.max_waiting, limits.max_waiting_each)
+        if self._is_closed or (is_full and len(self._waiting) >= may_wait):
             self.leave(self.enter(caller))
 
     def allowance(self, caller: str) -> Allowance:

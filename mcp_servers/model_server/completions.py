@@ -118,7 +118,11 @@ class Completions:
         return self._service.turn(caller, within_s)
 
     def rate_headers(self, caller: str) -> Mapping[str, str]:
-        """What a caller may still send, as OpenAI's clients read it."""
+        """What a caller may still send, as OpenAI's clients read it.
+
+        Of requests only. Tokens have no limit that anybody is refused for: a request waits for
+        memory, so a number of them that is left would make clients wait for nothing.
+        """
         allowance = self._service.allowance(caller)
         return {
             "x-ratelimit-limit-requests": str(allowance.limit),

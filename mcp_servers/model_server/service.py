@@ -67,6 +67,13 @@ _WORK: Mapping[str, Work] = {
     "chat": chat,
 }
 
+_TEXTS: Mapping[str, Sequence[str]] = {
+    "generate": ("system", "prompt"),
+    "extract": ("instructions", "input"),
+    "choose": ("question", "input"),
+}
+"""Arguments that stand in one prompt."""
+
 WHOLE = frozenset({"choose", "embed", "model_unload"})
 """Tools that answer only when they are done, however long that takes."""
 
@@ -352,9 +359,24 @@ class ModelService:
         run.title = name
         with ticket:
             if ticket.started_at is None:
+                await self._check_length(name, arguments)
                 run.report(0, None, "waiting for other calls to end")
             await ticket.turn()
             return await self._do(run, name, arguments)
+
+    async def _check_length(self, name: str, arguments: JsonObject) -> None:
+        """Refuse what its model, where it is loaded, could not read, before it waits.
+
+        Raises:
+            InvalidRequestError: the texts alone fill the context.
+        """
+        from runtime.chat.messages import Message
+        from runtime.http_api.prompt_length import check_length
+
+        texts = [str(arguments.get(field, "")) for field in _TEXTS.get(name, ())]
+        model = self.models.find(arguments.get("model") or self.models.default)
+        if texts and model is not None:
+            await check_length(model, [Message("user", "\n".join(texts))], (), "prompt")
 
     async def _do(self, run: Run, name: str, arguments: JsonObject) -> ToolResult:
         if name == "model_load":

@@ -338,7 +338,8 @@ class Engine:
         return bool(forced) and forced[0] in self._stop_ids
 
     def _append(self, sequence: Sequence, token_ids: list[int]) -> None:
-        ends = [at for at, token_id in enumerate(token_ids) if token_id in self._stop_ids]
+        stop_ids = () if sequence.request.sampling.ignores_end else self._stop_ids
+        ends = [at for at, token_id in enumerate(token_ids) if token_id in stop_ids]
         sequence.append(token_ids[: ends[0] + 1] if ends else token_ids)
         if ends or sequence.text.is_stopped:
             sequence.finish_reason = "stop"

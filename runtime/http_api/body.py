@@ -13,6 +13,9 @@ from runtime.http_api.chat_shapes import Shape
 from runtime.http_api.faults import Fault, FaultError, bad_request, cut
 from tools.json_text import read_json
 
+MAX_PROBLEMS = 10_000
+"""Most of one body among which the one to tell is looked for."""
+
 AnyShape = TypeVar("AnyShape", bound=Shape)
 
 
@@ -35,6 +38,9 @@ async def read_body(request: Request, shape: type[AnyShape]) -> AnyShape:
     try:
         return shape.model_validate(value)
     except ValidationError as exc:
+        if (count := exc.error_count()) > MAX_PROBLEMS:  # each one written out takes a kilobyte
+            text = f"{count} values of the body do not fit; /openapi.json says what does"
+            raise bad_request(text) from exc
         raise _refusal(value, exc.errors(include_url=False, include_context=False)) from exc
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
 
 
 def _whole(value: object) -> object:
@@ -27,10 +28,39 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Tier = Literal["auto", "default", "flex", "priority", "scale", "fast"]
 
 
+MAX_VALUES = 32_768
+"""Of any list that says no other limit: more messages or items than a context has room for."""
+MAX_TOOLS = 4096
+
+
+def _bound_lists(schema: object) -> None:
+    if isinstance(schema, dict):
+        if schema.get("type") == "list":
+            schema["fail_fast"] = True
+            schema.setdefault("max_length", MAX_VALUES)
+        for part in schema.values():
+            _bound_lists(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            _bound_lists(part)
+
+
 class Shape(BaseModel):
-    """A JSON object that says nothing but what it lists."""
+    """A JSON object that says nothing but what it lists.
+
+    Of a list only the first value that does not fit is told, and all of them are bounded: there may
+    be millions.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[BaseModel], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        schema = handler(source)
+        _bound_lists(schema)
+        return schema
 
 
 class TextPart(Shape):
@@ -259,10 +289,10 @@ class ChatRequest(Drawn):
     model: str
     messages: Annotated[list[AnyMessage], Field(min_length=1)]
 
-    tools: list[FunctionTool] | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice | None = None
     parallel_tool_calls: bool | None = None
-    functions: list[FunctionDefinition] | None = None
+    functions: Annotated[list[FunctionDefinition], Field(max_length=MAX_TOOLS)] | None = None
     function_call: Literal["none", "auto"] | NamedFunction | None = None
 
     max_completion_tokens: Annotated[int, Field(ge=0), WHOLE] | None = None

@@ -7,12 +7,13 @@ model's own format.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
 
+import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -26,6 +27,7 @@ from runtime.http_api.event_stream import Emit, EventStream, unless_gone
 from runtime.http_api.faults import bad_request
 from runtime.http_api.infill import read_gap
 from runtime.http_api.logprobs import TextLogprobs
+from runtime.http_api.prompt_length import check_size, too_long
 from runtime.http_api.routes import Backend, Model, queue_time_s
 from runtime.http_api.text_shapes import CompletionRequest, Prompt
 from runtime.request import (
@@ -122,24 +124,32 @@ class Completions:
         header = CompletionHeader(asked.model)
         caller = self._caller_of(request)
 
+        @asynccontextmanager
+        async def begun() -> AsyncIterator[tuple[Model, Plan]]:
+            async with self._backend.hold_model(asked.model) as model:
+                request.state.model = asked.model
+                plan = await anyio.to_thread.run_sync(read_plan, asked, model)
+                async with self._backend.turn(caller, queue_time_s(request)):
+                    yield model.for_caller(caller), plan
+
         async def write(emit: Emit) -> None:
             has_usage = bool(asked.stream_options and asked.stream_options.include_usage)
-            async with self._backend.hold_model(asked.model) as model:
-                plan = read_plan(asked, model)
-                async with self._backend.turn(caller, queue_time_s(request)):
-                    await _stream(header, model.for_caller(caller), plan, emit, has_usage=has_usage)
+            async with begun() as (model, plan):
+                written = await _stream(header, model, plan, emit, has_usage=has_usage)
+            request.state.usage = _usage(written)
 
         async def complete() -> Response:
-            async with self._backend.hold_model(asked.model) as model:
-                plan = read_plan(asked, model)
-                async with self._backend.turn(caller, queue_time_s(request)):
-                    written = await _run(model.for_caller(caller), plan)
+            async with begun() as (model, plan):
+                written = await _run(model, plan)
+            request.state.usage = _usage(written)
             return JSONResponse(_write(header, model.tokenizer, plan, written))
 
         return EventStream(write) if asked.stream else await unless_gone(request, complete)
 
 
 def _refuse_unsupported(asked: CompletionRequest) -> None:
+    if asked.ignore_eos and read_output(asked) is not None:
+        raise bad_request("a form that the text must have says where it ends", "ignore_eos")
     if asked.suffix and not isinstance(asked.prompt, str):
         raise bad_request("a suffix goes with one prompt, a text", "suffix")
     if asked.stream_options is not None and asked.stream is None:
@@ -158,27 +168,25 @@ def read_plan(asked: CompletionRequest, model: Model) -> Plan:
         FaultError: names the field that cannot be honoured.
     """
     tokenizer = model.tokenizer
+    max_tokens = model.context_length - (asked.max_tokens != 0)
     if asked.suffix:
+        check_size(str(asked.prompt) + asked.suffix, tokenizer, max_tokens, "prompt")
         prompts = [read_gap(str(asked.prompt), asked.suffix, tokenizer)]
+        if len(prompts[0]) > max_tokens:
+            raise too_long(len(prompts[0]), max_tokens, "prompt")
     else:
-        prompts = read_texts(asked.prompt, tokenizer, "prompt", parse_special=True)
+        prompts = read_texts(asked.prompt, tokenizer, "prompt", max_tokens, parse_special=True)
     num_drawn = asked.best_of or asked.n or 1
     if len(prompts) * num_drawn > MAX_SEQUENCES:
         text = f"{len(prompts) * num_drawn} texts are asked for, at most {MAX_SEQUENCES} may be"
         raise bad_request(text, "prompt" if len(prompts) > 1 else "n")
-    for at, token_ids in enumerate(prompts):
-        if len(token_ids) > model.context_length - (asked.max_tokens != 0):
-            text = (
-                f"prompt {at} has {len(token_ids)} tokens, the context holds "
-                f"{model.context_length}: shorten it"
-            )
-            raise bad_request(text, "prompt", "context_length_exceeded")
     num_choices = asked.n or 1
     num_top = asked.logprobs
     if num_top is None and num_drawn > num_choices:
         num_top = 0  # the best is found by them
-    max_tokens = DEFAULT_TOKENS if asked.max_tokens is None else asked.max_tokens
-    sampling = read_sampling(asked, max_tokens, num_top)
+    num_new = DEFAULT_TOKENS if asked.max_tokens is None else asked.max_tokens
+    sampling = read_sampling(asked, num_new, num_top)
+    sampling = replace(sampling, ignores_end=bool(asked.ignore_eos))
     echoed: list[Sequence[int]] = [()] * len(prompts)
     if asked.echo:
         echoed = [tokenizer.encode(str(asked.prompt))] if asked.suffix else [*prompts]
@@ -196,23 +204,27 @@ def read_plan(asked: CompletionRequest, model: Model) -> Plan:
 
 
 def read_texts(
-    given: Prompt, tokenizer: Tokenizer, field_name: str, *, parse_special: bool
+    given: Prompt, tokenizer: Tokenizer, field_name: str, max_tokens: int, *, parse_special: bool
 ) -> list[tuple[int, ...]]:
     """The tokens of each text that was given, as text or as tokens.
 
     Raises:
-        FaultError: a text has no token, or a token is none of the model's.
+        FaultError: a text has no token or too many, or a token is none of the model's.
     """
     is_one = isinstance(given, str) or isinstance(given[0], int)
     several = cast("list[str | list[int]]", [given] if is_one else given)
     found: list[tuple[int, ...]] = []
     for at, one in enumerate(several):
         where = field_name if len(several) == 1 else f"{field_name}[{at}]"
-        is_text = isinstance(one, str)
-        encode = partial(tokenizer.encode_whole, parse_special=parse_special)
-        token_ids = encode(one) if isinstance(one, str) else list(one)
+        if is_text := isinstance(one, str):
+            check_size(one, tokenizer, max_tokens, where)
+            token_ids = tokenizer.encode_whole(one, parse_special=parse_special)
+        else:
+            token_ids = one
         if not token_ids:
             raise bad_request("a text of no token cannot be taken", where)
+        if len(token_ids) > max_tokens:
+            raise too_long(len(token_ids), max_tokens, where)
         if not is_text and max(token_ids) >= tokenizer.vocab_size:
             text = f"the model's tokens are 0..{tokenizer.vocab_size - 1}, not {max(token_ids)}"
             raise bad_request(text, where)
@@ -274,7 +286,7 @@ def _usage(written: list[list[Written]]) -> JsonObject:
 
 async def _stream(
     header: CompletionHeader, model: Model, plan: Plan, emit: Emit, *, has_usage: bool
-) -> None:
+) -> list[list[Written]]:
     """Emit the pieces of all texts as they come, then, where asked for, what they took."""
     extra: JsonObject = {"usage": None} if has_usage else {}
     written = [[Written() for _ in range(plan.num_drawn)] for _ in plan.prompts]
@@ -294,6 +306,7 @@ async def _stream(
     await all_at_once([partial(write, *place) for place in _places(plan)])
     if has_usage:
         await emit(header.write(choices=[], usage=_usage(written)))
+    return written
 
 
 class _PieceWriter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from functools import partial
 
 import anyio.to_thread
 import numpy as np
@@ -15,7 +16,7 @@ from runtime.http_api.body import read_body
 from runtime.http_api.completions import read_texts
 from runtime.http_api.event_stream import unless_gone
 from runtime.http_api.faults import bad_request
-from runtime.http_api.routes import Backend
+from runtime.http_api.routes import Backend, queue_time_s
 from runtime.http_api.text_shapes import EmbeddingRequest
 
 
@@ -27,18 +28,21 @@ class Embeddings:
         self._caller_of = caller_of
 
     async def __call__(self, request: Request) -> Response:
+        self._backend.check_queue(self._caller_of(request))
         asked = await read_body(request, EmbeddingRequest)
-        return await unless_gone(request, lambda: self._answer(asked, self._caller_of(request)))
+        return await unless_gone(request, lambda: self._answer(asked, request))
 
-    async def _answer(self, asked: EmbeddingRequest, caller: str) -> Response:
+    async def _answer(self, asked: EmbeddingRequest, request: Request) -> Response:
         async with self._backend.hold_model(asked.model) as model:
-            texts = read_texts(asked.input, model.tokenizer, "input", parse_special=False)
-            for at, token_ids in enumerate(texts):
-                if len(token_ids) > model.context_length:
-                    text = f"text {at} has {len(token_ids)} tokens, at most {model.context_length}"
-                    raise bad_request(f"{text} may be: cut it", "input", "context_length_exceeded")
-            async with self._backend.turn(caller):
+            request.state.model = asked.model
+            read = partial(read_texts, parse_special=False)
+            length = model.context_length
+            texts = await anyio.to_thread.run_sync(
+                read, asked.input, model.tokenizer, "input", length
+            )
+            async with self._backend.turn(self._caller_of(request), queue_time_s(request)):
                 vectors, num_tokens = await model.embed(texts)
+        request.state.usage = {"prompt_tokens": num_tokens, "completion_tokens": 0}
         if asked.dimensions is not None:
             vectors = shorten(vectors, asked.dimensions)
         is_packed = asked.encoding_format == "base64"

@@ -23,7 +23,7 @@ _KINDS = {
     OVERLOADED: "overloaded_error",
 }
 _INDEX = re.compile(r"\[(\d+)\]")
-_TOO_LONG = re.compile(r"has (\d+) tokens.* has (\d+)")
+_TOO_LONG = re.compile(r"has (?:at least )?(\d+) tokens.* has (\d+)")
 
 
 def write_error(fault: Fault, request_id: str) -> JsonObject:

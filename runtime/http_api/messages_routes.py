@@ -27,6 +27,7 @@ from runtime.http_api.messages_answer import Answer, EventWriter, write_message
 from runtime.http_api.messages_faults import refuse, write_error
 from runtime.http_api.messages_request import MessageTurn, read_message, read_sampling
 from runtime.http_api.messages_shapes import CountRequest, MessagesRequest
+from runtime.http_api.prompt_length import check_length
 from runtime.http_api.routes import Backend, Model, queue_time_s
 from runtime.request import SamplingParams
 from tools.spec import JsonObject
@@ -105,16 +106,15 @@ class _Api:
         @asynccontextmanager
         async def begun() -> AsyncIterator[tuple[Model, Answer]]:
             caller = self._caller_of(request)
-            async with (
-                self._backend.hold_model(body.model) as model,
-                self._backend.turn(caller, queue_time_s(request)),
-            ):
+            async with self._backend.hold_model(body.model) as model:
                 request.state.model = body.model
                 length = model.context_length
-                yield (
-                    model.for_caller(caller),
-                    Answer(body.model, body.max_tokens, length, turn.shows_thoughts),
-                )
+                await check_length(model, turn.messages, turn.tools, "messages")
+                async with self._backend.turn(caller, queue_time_s(request)):
+                    yield (
+                        model.for_caller(caller),
+                        Answer(body.model, body.max_tokens, length, turn.shows_thoughts),
+                    )
 
         async def write(emit: Emit) -> None:
             async with begun() as (model, answer):

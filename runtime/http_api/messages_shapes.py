@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from runtime.http_api.chat_shapes import WHOLE, Json, Shape
+from runtime.http_api.chat_shapes import MAX_TOOLS, WHOLE, Json, Shape
 
 Effort = Literal["low", "medium", "high", "xhigh", "max"]
 Display = Literal["summarized", "omitted"]
@@ -371,7 +371,7 @@ class CountRequest(Shape):
     model: str
     messages: Annotated[list[AnyTurn], Field(min_length=1, max_length=100_000)]
     system: str | list[TextBlock] | None = None
-    tools: list[AnyTool] | None = None
+    tools: Annotated[list[AnyTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: AnyToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None

@@ -19,6 +19,7 @@ from runtime.agent.loop import AgentModel
 from runtime.http_api.body import read_body
 from runtime.http_api.event_stream import Emit, EventStream, dump_event, unless_gone
 from runtime.http_api.faults import Fault, FaultError, bad_request
+from runtime.http_api.prompt_length import check_length
 from runtime.http_api.responses_compact import CompactRequest, compact
 from runtime.http_api.responses_events import ResponseWriter, WriterOptions, emit_nothing
 from runtime.http_api.responses_items import AnyItem, ReferenceItem, read_items, write_item
@@ -39,7 +40,7 @@ from runtime.http_api.responses_request import (
     read_turn,
     write_settings,
 )
-from runtime.http_api.responses_run import Job, write_failure, write_response
+from runtime.http_api.responses_run import Job, shown_messages, write_failure, write_response
 from runtime.http_api.responses_shapes import InputTokensRequest, ResponseRequest
 from runtime.http_api.responses_store import (
     KeptConversation,
@@ -47,7 +48,7 @@ from runtime.http_api.responses_store import (
     Memory,
     whole_items,
 )
-from runtime.http_api.routes import check_scope, route
+from runtime.http_api.routes import check_scope, queue_time_s, route
 from runtime.tokenizer.tokenizer import Tokenizer
 from tools.spec import JsonObject
 
@@ -106,11 +107,12 @@ class Backend(Protocol):
         """
         ...
 
-    def turn(self, caller: str) -> AbstractAsyncContextManager[None]:
-        """Wait for a place among those who run, and keep it.
+    def turn(self, caller: str, within_s: float | None = None) -> AbstractAsyncContextManager[None]:
+        """Wait for a place among those who run, at most that long, and keep it.
 
         Raises:
-            CapacityError: the queue is full; the message says when to try again.
+            CapacityError: the queue is full, or none became free in time; the message says
+                when to try again.
             UnavailableError: the server is shutting down.
         """
         ...
@@ -209,7 +211,7 @@ class _Responses:
 
         async def complete() -> Response:
             writer = self._writer(asked, emit_nothing, request)
-            await self._write(asked, writer)
+            await self._write(asked, writer, request)
             return JSONResponse(writer.response)
 
         return ResponseStream(write) if asked.body.stream else await unless_gone(request, complete)
@@ -232,14 +234,18 @@ class _Responses:
         return await unless_gone(request, complete)
 
     async def compact(self, request: Request) -> Response:
-        body = await read_body(request, CompactRequest)
         caller = self._caller_of(request)
+        self._backend.check_queue(caller)
+        body = await read_body(request, CompactRequest)
         asked = InputTokensRequest(input=body.input, previous_response_id=body.previous_response_id)
         items, _, _ = self._input(asked, caller)
         transcript = read_transcript(read_items(items), body.instructions)
 
         async def complete() -> Response:
-            async with self._backend.hold_model(body.model) as model, self._backend.turn(caller):
+            async with (
+                self._backend.hold_model(body.model) as model,
+                self._backend.turn(caller, queue_time_s(request)),
+            ):
                 return JSONResponse(await compact(model.for_caller(caller), transcript, items))
 
         return await unless_gone(request, complete)
@@ -348,14 +354,18 @@ class _Responses:
             yield await offer_tools(access, turn.servers, turn.functions)
 
     @asynccontextmanager
-    async def _begun(self, asked: _Asked) -> AsyncIterator[tuple[AgentModel, Job]]:
+    async def _begun(
+        self, asked: _Asked, within_s: float | None = None
+    ) -> AsyncIterator[tuple[AgentModel, Job]]:
         async with (
             self._backend.hold_model(asked.model_name) as model,
             self._offer(asked.turn) as offered,  # what is wrong waits for nobody
         ):
             of = asked.transcript, offered, asked.caller, model.tokenizer
             job = Job(asked.body, asked.turn, *of)
-            async with self._backend.turn(asked.caller):
+            if asked.body.truncation != "auto" and not asked.body.context_management:
+                await check_length(model, shown_messages(job), asked.turn.functions, "input")
+            async with self._backend.turn(asked.caller, within_s):
                 yield model.for_caller(asked.caller), job
 
     def _writer(self, asked: _Asked, emit: Emit, request: Request) -> ResponseWriter:
@@ -370,9 +380,9 @@ class _Responses:
         writer = ResponseWriter(asked.settings, tell, asked.options)
         return writer
 
-    async def _write(self, asked: _Asked, writer: ResponseWriter) -> None:
+    async def _write(self, asked: _Asked, writer: ResponseWriter, request: Request) -> None:
         try:
-            async with self._begun(asked) as (model, job):
+            async with self._begun(asked, queue_time_s(request)) as (model, job):
                 await write_response(job, model, writer)
         except Exception as exc:
             if not writer.is_begun:
@@ -386,7 +396,7 @@ class _Responses:
         async with anyio.create_task_group() as group:
             group.start_soon(writer.begin_after, BEGIN_WITHIN_S)
             try:
-                await self._write(asked, writer)
+                await self._write(asked, writer, request)
             except Exception as exc:  # noqa: BLE001 - raised below, without its group
                 problem = exc
             group.cancel_scope.cancel()

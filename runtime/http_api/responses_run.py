@@ -62,6 +62,14 @@ class Job:
     tokenizer: Tokenizer
 
 
+def shown_messages(job: Job) -> tuple[Message, ...]:
+    """The conversation as the model is to read it."""
+    reasoning = job.request.reasoning
+    if reasoning is not None and reasoning.context == "current_turn":
+        return without_old_thoughts(job.transcript.messages)
+    return job.transcript.messages
+
+
 async def write_response(job: Job, model: AgentModel, writer: ResponseWriter) -> None:
     """Write the whole response; what fails once it has begun is its end.
 
@@ -119,10 +127,7 @@ class _Answer:
 
     async def _fit(self, specs: Sequence[ToolSpec]) -> tuple[Message, ...]:
         request, length = self._job.request, self._model.context_length
-        messages = self._job.transcript.messages
-        if request.reasoning is not None and request.reasoning.context == "current_turn":
-            messages = without_old_thoughts(messages)
-        messages = await self._compact(messages, specs)
+        messages = await self._compact(shown_messages(self._job), specs)
         if request.truncation != "auto":
             return messages
         room = min(self._sampling.max_tokens, length // 4)

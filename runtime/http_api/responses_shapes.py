@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 
 from runtime.http_api.chat_shapes import (
+    MAX_TOOLS,
     WHOLE,
     Effort,
     Json,
@@ -210,7 +211,7 @@ class InputTokensRequest(Shape):
     instructions: str | None = None
     previous_response_id: str | None = None
     conversation: str | ConversationId | None = None
-    tools: list[AnyTool] | None = None
+    tools: Annotated[list[AnyTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None

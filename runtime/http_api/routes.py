@@ -20,7 +20,6 @@ from starlette.routing import Route
 from runtime.chat.messages import ChatEvent, Message, ToolChoice, TurnEnd
 from runtime.chat.model import Output
 from runtime.engine.embedding import Vectors
-from runtime.errors import PromptTooLongError
 from runtime.http_api.at_once import all_at_once
 from runtime.http_api.body import read_body
 from runtime.http_api.chat_answer import (
@@ -34,6 +33,7 @@ from runtime.http_api.chat_request import ChatTurn, read_chat
 from runtime.http_api.chat_shapes import ChatRequest
 from runtime.http_api.event_stream import Emit, EventStream, unless_gone
 from runtime.http_api.faults import Fault, FaultError, fault_of
+from runtime.http_api.prompt_length import check_length
 from runtime.http_api.stored_chats import StoredChatRoutes, StoredChats
 from runtime.request import GenerateRequest, SamplingParams, TokenChunk
 from runtime.tokenizer.tokenizer import Tokenizer
@@ -246,7 +246,7 @@ class _Api:
             async with self._backend.hold_model(asked.model) as model:
                 request.state.model = asked.model
                 turn = read_chat(asked, model.context_length)  # what is wrong waits for nobody
-                await check_length(model, turn)
+                await check_length(model, turn.messages, turn.tools, "messages")
                 async with self._backend.turn(caller, queue_time_s(request)):
                     yield model.for_caller(caller), turn
 
@@ -282,25 +282,6 @@ def _write(header: Header, model: Model, turn: ChatTurn, ends: list[TurnEnd]) ->
     return write_completion(
         header, ends, model.tokenizer, is_legacy=turn.is_legacy, has_scores=turn.has_scores
     )
-
-
-async def check_length(model: Model, turn: ChatTurn) -> None:
-    """Refuse a prompt that is too long before it waits for its turn.
-
-    Counts tokens only of what could be: no token is shorter than a byte.
-
-    Raises:
-        PromptTooLongError: the messages and tools fill the context.
-    """
-    num_bytes = sum(len(message.content.encode()) for message in turn.messages)
-    if num_bytes < model.context_length:
-        return
-    num_tokens = await model.count_tokens(turn.messages, turn.tools)
-    if num_tokens >= model.context_length:
-        raise PromptTooLongError(
-            f"the prompt has {num_tokens} tokens, but the context has {model.context_length}: "
-            "shorten the messages or offer fewer tools"
-        )
 
 
 def _open(model: Model, turn: ChatTurn, sampling: SamplingParams) -> AsyncGenerator[ChatEvent]:

@@ -22,7 +22,8 @@ from runtime.http_api.chat_shapes import (
 MAX_TEXTS = 2048
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31), WHOLE]
-Tokens = Annotated[list[TokenId], Field(min_length=1)]
+MAX_TOKENS = 2**24  # no context is that long, and no body
+Tokens = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_TOKENS)]
 Prompt = (
     str
     | Tokens
@@ -38,6 +39,7 @@ class CompletionRequest(Drawn):
     model: str
     prompt: Prompt
     suffix: str | None = None
+    ignore_eos: bool | None = None
     echo: bool | None = None
     best_of: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     logprobs: Annotated[int, Field(ge=0, le=5), WHOLE] | None = None
@@ -77,7 +79,7 @@ class DetokenizeRequest(Shape):
     """The body of `POST /detokenize`."""
 
     model: str | None = None
-    tokens: list[TokenId]
+    tokens: Annotated[list[TokenId], Field(max_length=MAX_TOKENS)]
 
 
 class TemplateRequest(Shape):

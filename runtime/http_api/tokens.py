@@ -55,7 +55,7 @@ class Tokens:
             tokenizer = model.tokenizer
         if asked.tokens and max(asked.tokens) >= tokenizer.vocab_size:
             raise bad_request(f"the model's tokens are 0..{tokenizer.vocab_size - 1}", "tokens")
-        text = _spell(tokenizer, asked.tokens)
+        text = await anyio.to_thread.run_sync(_spell, tokenizer, asked.tokens)
         return JSONResponse({"prompt": text, "content": text})
 
     async def apply_template(self, request: Request) -> Response:

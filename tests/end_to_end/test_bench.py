@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import mcp_servers
+from tests.helpers.http_process import HttpServerProcess
 from tests.helpers.tiny_gguf import write_tiny_llama
 
 ROOT = Path(mcp_servers.__file__).parent.parent
@@ -20,6 +21,11 @@ ROOT = Path(mcp_servers.__file__).parent.parent
 
 CONTEXT = 2048
 """Of the tiny model."""
+
+
+def is_peer(record: dict[str, Any]) -> bool:
+    return bool(record["params"].get("server") == "peer")
+
 
 Run = Callable[..., list[dict[str, Any]]]
 
@@ -45,13 +51,24 @@ def run_bench(tmp_path: Path) -> Run:
         records = [json.loads(line) for line in done.stdout.splitlines()]
         for record in records:
             assert record["bench"] == arguments[0]
-            assert record["model"] == "tiny.gguf"
+            assert record["model"] == ("peer.gguf" if is_peer(record) else "tiny.gguf")
             assert record["repeats"] == 1
             assert record["value"] > 0 or record["unit"] == "%"
             assert record["bandwidth_gb_s"] is None or record["bandwidth_gb_s"] > 0
         return records
 
     return run
+
+
+SPREADS = [
+    ("one request, p50", "tokens/s", False),
+    ("one request, p5", "tokens/s", False),
+    *(
+        (f"{name}, {share}", "ms", False)
+        for name in ("first token", "between tokens")
+        for share in ("p50", "p95", "p99")
+    ),
+]
 
 
 def describe(records: list[dict[str, Any]]) -> list[tuple[str, str, bool]]:
@@ -94,15 +111,34 @@ def test_serve_is_printed_and_drawn(run_bench: Run, tmp_path: Path) -> None:
     plot = tmp_path / "serve.svg"
     load = ("--concurrency", "1,3", "--prompt-tokens", "30", "--new-tokens", "10")
     records = run_bench("serve", *load, "--label", "here", "--plot", str(plot))
-    assert describe(records[:5]) == [
-        ("new tokens per second", "tokens/s", True),
-        ("first token, p50", "ms", False),
-        ("first token, p95", "ms", False),
-        ("between tokens, p50", "ms", False),
-        ("between tokens, p99", "ms", False),
-    ]
-    assert [record["params"]["concurrency"] for record in records] == [1] * 5 + [3] * 5
+    assert describe(records[:9]) == [("new tokens per second", "tokens/s", True), *SPREADS]
+    assert [record["params"]["concurrency"] for record in records] == [1] * 9 + [3] * 9
     assert ">here</text>" in plot.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", [("--concurrency", "1,3"), ("--rate", "20", "--seconds", "1")])
+def test_a_server_is_measured_in_turn_with_our_engine(
+    run_bench: Run, tmp_path: Path, loop: tuple[str, ...], environ: dict[str, str]
+) -> None:
+    plot = tmp_path / "serve.svg"
+    model = write_tiny_llama(tmp_path / "peer.gguf", context_length=CONTEXT)
+    load = (*loop, "--prompt-tokens", "30", "--new-tokens", "10")
+    with HttpServerProcess("--model", str(model), environ=environ) as server:
+        peer = server.url.removesuffix("/mcp") + "/v1"
+        records = run_bench("serve", *load, "--peer", f"peer={peer}", "--plot", str(plot))
+    is_closed = loop[0] == "--concurrency"
+    measures = [one[0] for one in SPREADS]
+    rate = "new tokens per second" if is_closed else "answered tokens per second"
+    measures = [rate, *measures, *([] if is_closed else ["sent late, p99", "refused"])]
+    for server_name, model_name in (("Zonda", "tiny.gguf"), ("peer", "peer.gguf")):
+        of_server = [one for one in records if one["params"]["server"] == server_name]
+        assert {one["model"] for one in of_server} == {model_name}
+        found = [one["params"]["measure"] for one in of_server]
+        assert [name for name in found if not name.startswith("tokens of a prompt")] == (
+            measures * (2 if is_closed else 1)
+        )
+        assert f">{server_name}</text>" in plot.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -104,6 +104,19 @@ def test_generates_what_the_language_says_and_frees_all_pages() -> None:
     assert engine.pool.num_free == 64
 
 
+def test_a_text_goes_on_past_its_end_where_that_is_ignored() -> None:
+    prompt = next([1, n] for n in range(VOCAB_SIZE) if len(expected([1, n], 20)) < 10)
+    whole = request(*prompt, max_tokens=20)
+    endless = replace(whole, sampling=replace(whole.sampling, ignores_end=True))
+    ended, went_on = generate(make_engine(), whole, endless)
+    assert ended.token_ids == expected(prompt, 20)
+    assert ended.token_ids[-1] == END
+    assert went_on.token_ids[: len(ended.token_ids)] == ended.token_ids
+    assert len(went_on.token_ids) == 20
+    assert (ended.last and ended.last.finish_reason) == "stop"
+    assert (went_on.last and went_on.last.finish_reason) == "length"
+
+
 def test_tokens_are_equal_alone_batched_chunked_preempted_and_prefix_cached() -> None:
     rng = random.Random(1)
     shared = [rng.randrange(1, VOCAB_SIZE) for _ in range(21)]

@@ -172,6 +172,7 @@ async def test_a_gap_is_filled_by_a_model_that_has_the_tokens_for_it() -> None:
         ({"prompt": "a" * 9000}, "prompt"),
         ({"prompt": ["a"] * 200, "n": 2}, "prompt"),
         ({"logprobs": 6}, "logprobs"),
+        ({"ignore_eos": True, "guided_choice": ["a", "b"]}, "ignore_eos"),
         ({"n": 3, "best_of": 2}, "best_of"),
         ({"best_of": 2, "stream": True}, "best_of"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),

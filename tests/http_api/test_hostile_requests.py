@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
+from pydantic_core import ErrorDetails
 
+import runtime.http_api.body as body_module
 from mcp_servers.model_server.admission import AdmissionLimits
-from tests.helpers.model_service import scripted_models
+from runtime.http_api.faults import FaultError
+from tests.helpers.model_service import ScriptedModels, scripted_models
 from tests.helpers.scripted_chat_model import ScriptedTurn, play
-from tests.helpers.web_service import HEADERS, open_app
+from tests.helpers.web_service import HEADERS, ServedApp, open_app
+from tools.spec import JsonObject
 
 pytestmark = pytest.mark.anyio
 
@@ -28,6 +35,7 @@ TARGETS = (
     "a\0b",
     "\u202egguf.x",
     "~",
+    "blobs/sha256-0",
 )
 SCHEMES = (
     "file:///",
@@ -45,18 +53,44 @@ NAMES = [
 ]
 
 
-async def test_no_name_of_a_model_reaches_a_file_or_a_server() -> None:
+def ask_for(path: str, text: str, *, stream: bool) -> dict[str, Any]:
+    """A request of a route that runs a model, with one text in it."""
+    said = [{"role": "user", "content": text}]
+    bodies: dict[str, dict[str, Any]] = {
+        CHAT: {"messages": said},
+        "/v1/messages": {"messages": said, "max_tokens": 5},
+        "/v1/completions": {"prompt": text},
+        "/v1/responses": {"input": text},
+        "/v1/responses/compact": {"input": text},
+        "/v1/embeddings": {"input": text},
+    }
+    streams = {"stream": True} if stream else {}
+    return {"model": "scripted", **bodies[path], **streams}
+
+
+ROUTES = [
+    *((path, False) for path in (CHAT, "/v1/messages", "/v1/completions", "/v1/responses")),
+    *((path, True) for path in (CHAT, "/v1/messages", "/v1/completions", "/v1/responses")),
+    *(("/v1/responses/compact", False), ("/v1/embeddings", False)),
+]
+PATHS = list(dict.fromkeys(path for path, _ in ROUTES))
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/tokenize"])
+async def test_no_name_of_a_model_reaches_a_file_or_a_server(path: str) -> None:
     """Names are looked up among those that are offered, never opened."""
     models = scripted_models(play(ScriptedTurn("x")))
     names = [name for name in NAMES if name != "scripted"]
     async with open_app(models) as app:
         for name in names:
-            body = json.dumps({**HELLO, "model": name}).encode()
-            response = await app.request("POST", CHAT, HEADERS, body)
+            asked = {"prompt": "a"} if path == "/tokenize" else ask_for(path, "a", stream=False)
+            body = json.dumps({**asked, "model": name}).encode()
+            response = await app.request("POST", path, HEADERS, body)
             assert response.status_code in {400, 404}, name
-            assert response.json()["error"]["param"] == "model"
+            if path != "/v1/messages":
+                assert response.json()["error"]["param"] == "model"
             assert len(response.content) < 30_000
-    assert len(names) >= 450
+    assert len(names) >= 500
     assert (models.names, models.model.asked) == ((), [])
 
 
@@ -67,13 +101,14 @@ async def test_no_name_of_a_model_reaches_a_file_or_a_server() -> None:
         *("multipart/form-data; boundary=x", "", "application/jsonx"),
     ],
 )
-async def test_what_a_page_of_another_site_may_send_is_refused(kind: str) -> None:
+@pytest.mark.parametrize("path", [*PATHS, "/tokenize", "/v1/conversations"])
+async def test_what_a_page_of_another_site_may_send_is_refused(path: str, kind: str) -> None:
     models = scripted_models(play(ScriptedTurn("x")))
     async with open_app(models) as app:
         headers = {**HEADERS, "content-type": kind}
-        response = await app.request("POST", CHAT, headers, json.dumps(HELLO).encode())
+        response = await app.request("POST", path, headers, json.dumps(HELLO).encode())
         asked = {"origin": "http://evil.example", "access-control-request-method": "POST"}
-        preflight = await app.request("OPTIONS", CHAT, {**HEADERS, **asked})
+        preflight = await app.request("OPTIONS", path, {**HEADERS, **asked})
     assert response.status_code == 415
     assert response.json()["error"]["type"] == "invalid_request_error"
     assert preflight.status_code == 403
@@ -81,54 +116,140 @@ async def test_what_a_page_of_another_site_may_send_is_refused(kind: str) -> Non
     assert models.model.asked == []
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_request_waits_no_longer_than_its_client(stream: bool) -> None:
-    models = scripted_models(play(ScriptedTurn("x", hangs=True)))
-    limits = AdmissionLimits(max_running=1, max_waiting=1)
-    body = json.dumps({**HELLO, "stream": stream}).encode()
-    async with open_app(models, limits=limits) as app, anyio.create_task_group() as group:
-        group.start_soon(app.request, "POST", CHAT, HEADERS, body)
-        while not models.model.num_open:
-            await anyio.lowlevel.checkpoint()
-        for given in ("nan", "-1", "1e3", "0x1", "9" * 40, ""):
-            odd = {**HEADERS, "x-stainless-read-timeout": given}
-            with anyio.move_on_after(0.02) as waited:
-                await app.request("POST", CHAT, odd, body)
-            assert waited.cancelled_caught, given
-        impatient = {**HEADERS, "x-stainless-read-timeout": "0.02"}
-        refused = await app.request("POST", CHAT, impatient, body)
-        group.cancel_scope.cancel()
-    assert refused.status_code == 429
-    assert refused.headers["retry-after"] == "5"
-    assert refused.json()["error"] == {
-        "message": "no place was free within 0.01 s, as long as you wait; try again in 5 s",
-        "type": "rate_limit_error",
-        "param": None,
-        "code": "rate_limit_exceeded",
-    }
-    assert len(models.model.asked) == 1
+SAID = {"role": "user", "content": "hello"}
+CUSTOM: JsonObject = {"name": "f", "input_schema": {}}
+TOOL = {"type": "function", "function": {"name": "f"}}
+FEW: JsonObject = {"messages": [SAID], "max_tokens": 1}
+WRONG: list[tuple[str, str, JsonObject]] = [
+    # path, the value that is told, and a hundred thousand that do not fit
+    (CHAT, "messages[0]", {"messages": [1] * 100_000}),
+    (CHAT, "messages[0]", {"messages": [{"role": "x"}] * 100_000}),
+    (
+        CHAT,
+        "messages[0].content[0].type",
+        {"messages": [{"role": "user", "content": [{"type": "x"}] * 100_000}]},
+    ),
+    ("/v1/completions", "prompt[0]", {"prompt": ["a"] * 100_000}),
+    ("/v1/completions", "prompt[0]", {"prompt": [-1] * 100_000}),
+    ("/v1/embeddings", "input[0]", {"input": [-1] * 100_000}),
+    ("/v1/responses", "input[0]", {"input": [{"type": "x"}] * 100_000}),
+    ("/v1/messages", "messages.0", {"messages": [1] * 90_000, "max_tokens": 1}),
+    ("/tokenize", "messages[0]", {"messages": [1] * 100_000}),
+    ("/detokenize", "tokens[0]", {"tokens": [-1] * 100_000}),
+    (CHAT, "messages: List should have at most 32768", {"messages": [SAID] * 100_000}),
+    (CHAT, "tools: List should have at most 4096", {"tools": [TOOL] * 5000}),
+    ("/v1/responses", "input: List should have at most 32768", {"input": [SAID] * 100_000}),
+    ("/v1/messages", "tools: List should have at most 4096", {"tools": [CUSTOM] * 5000, **FEW}),
+    (CHAT, "100000 values of the body do not fit", dict.fromkeys(map(str, range(100_000)))),
+]
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_prompt_that_is_too_long_is_refused_with_numbers_before_it_waits(
-    stream: bool,
+@pytest.mark.parametrize(("path", "told", "fields"), WRONG)
+async def test_of_very_many_values_that_do_not_fit_one_is_told(
+    path: str, told: str, fields: JsonObject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    models = scripted_models(play(ScriptedTurn("x", hangs=True)))
+    counts: list[int] = []
+
+    def count(value: object, problems: Sequence[ErrorDetails]) -> FaultError:
+        counts.append(len(problems))
+        return refusal(value, problems)
+
+    refusal = body_module._refusal
+    monkeypatch.setattr(body_module, "_refusal", count)
+    usual: JsonObject = {} if path == "/detokenize" else {"model": "scripted"}
+    if path == CHAT and "messages" not in fields:
+        usual["messages"] = HELLO["messages"]
+    async with open_app(scripted_models(play(ScriptedTurn("x")))) as app:
+        body = json.dumps({**usual, **fields}).encode()
+        refused = await app.request("POST", path, HEADERS, body)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"].startswith(told)
+    assert len(refused.content) < 1000
+    assert sum(counts) < 100
+
+
+@asynccontextmanager
+async def full_server(models: ScriptedModels) -> AsyncIterator[ServedApp]:
+    """A server whose one place is taken for good, and where one more may wait."""
     limits = AdmissionLimits(max_running=1, max_waiting=1)
-    long = {"role": "user", "content": "a" * 9000}
     async with open_app(models, limits=limits) as app, anyio.create_task_group() as group:
         group.start_soon(app.request, "POST", CHAT, HEADERS, json.dumps(HELLO).encode())
         while not models.model.num_open:
             await anyio.lowlevel.checkpoint()
-        body = {**HELLO, "messages": [long], "stream": stream}
-        refused = await app.request("POST", CHAT, HEADERS, json.dumps(body).encode())
+        yield app
         group.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("path", "stream"), ROUTES)
+async def test_a_request_waits_no_longer_than_its_client(path: str, stream: bool) -> None:
+    models = scripted_models(play(ScriptedTurn("x", hangs=True)))
+    body = json.dumps(ask_for(path, "hello", stream=stream)).encode()
+    async with full_server(models) as app:
+        for given in ("nan", "-1", "1e3", "0x1", "9" * 40, ""):
+            odd = {**HEADERS, "x-stainless-read-timeout": given}
+            with anyio.move_on_after(0.02) as waited:
+                await app.request("POST", path, odd, body)
+            assert waited.cancelled_caught, given
+        impatient = {**HEADERS, "x-stainless-read-timeout": "0.02"}
+        refused = await app.request("POST", path, impatient, body)
+    assert refused.status_code == 429
+    assert refused.headers["retry-after"] == "5"
+    assert refused.headers["content-type"] == "application/json"
+    text = "no place was free within 0.01 s, as long as you wait; try again in 5 s"
+    assert refused.json()["error"]["message"] == text
+    assert refused.json()["error"]["type"] == "rate_limit_error"
+    assert len(models.model.asked) == 1
+
+
+@pytest.mark.parametrize(("path", "stream"), ROUTES)
+async def test_a_full_queue_refuses_before_the_body_is_parsed(path: str, stream: bool) -> None:
+    models = scripted_models(play(ScriptedTurn("x", hangs=True)))
+    body = json.dumps(ask_for(path, "hello", stream=stream)).encode()
+    async with full_server(models) as app, anyio.create_task_group() as group:
+        group.start_soon(app.request, "POST", path, HEADERS, body)
+        while not app.service.num_waiting:
+            await anyio.lowlevel.checkpoint()
+        answers = [await app.request("POST", path, HEADERS, sent) for sent in (body, b"{")]
+        group.cancel_scope.cancel()
+    for refused in answers:
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
+
+
+@pytest.mark.parametrize("num_chars", [9000, 200_000])
+@pytest.mark.parametrize(
+    ("path", "stream"), [route for route in ROUTES if route[0] != "/v1/responses/compact"]
+)
+async def test_a_prompt_that_is_too_long_is_refused_with_numbers_before_it_waits(
+    path: str, stream: bool, num_chars: int
+) -> None:
+    models = scripted_models(play(ScriptedTurn("x", hangs=True)))
+    body = json.dumps(ask_for(path, "a" * num_chars, stream=stream)).encode()
+    async with full_server(models) as app:
+        refused = await app.request("POST", path, HEADERS, body)
     assert refused.status_code == 400
-    assert refused.json()["error"] == {
-        "message": "the prompt has 9000 tokens, but the context has 8192: shorten the messages "
-        "or offer fewer tools",
+    assert refused.headers["content-type"] == "application/json"
+    assert refused.headers["x-should-retry"] == "false"
+    error = refused.json()["error"]
+    at_least = num_chars // models.model.tokenizer.max_token_bytes
+    number = f"at least {at_least}" if at_least > 8192 else f"{num_chars}"
+    told = (
+        f"the prompt has {number} tokens, but the context has 8192: shorten the messages or offer "
+        "fewer tools"
+    )
+    if path == "/v1/messages":
+        assert error["type"] == "invalid_request_error"
+        count = number.removeprefix("at least ")
+        assert error["message"] == f"prompt is too long: {count} tokens > 8192 maximum; {told}"
+        return
+    params = {CHAT: "messages", "/v1/responses": "input"}
+    if path not in params:
+        field, most = ("input", 8192) if path == "/v1/embeddings" else ("prompt", 8191)
+        told = f"{field} has {number} tokens, at most {most} fit: shorten it"
+        params[path] = field
+    assert error == {
+        "message": told,
         "type": "invalid_request_error",
-        "param": "messages",
+        "param": params[path],
         "code": "context_length_exceeded",
     }
 

@@ -449,7 +449,8 @@ async def test_truncation_drops_what_is_oldest_and_keeps_instructions() -> None:
     async with open_app(models) as app:
         fields: dict[str, Any] = {"input": turns, "instructions": "Be.", "max_output_tokens": 16}
         await create(app, truncation="auto", **fields)
-        await create(app, **fields)
-    kept, whole = (asked.messages for asked in models.model.asked)
-    assert [one.content for one in kept] == ["Be.", "3" * 30, "4" * 30]
-    assert len(whole) == 6
+        refused = await create(app, **fields)
+    (asked,) = models.model.asked
+    assert [one.content for one in asked.messages] == ["Be.", "3" * 30, "4" * 30]
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] == "context_length_exceeded"

@@ -429,3 +429,24 @@ async def test_a_server_that_is_not_there_is_listed_as_failed_and_the_model_goes
     assert "answered with HTTP status 403" in listed["error"]
     assert "secret" not in listed["error"]
     assert message["content"][0]["text"] == "x"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_server_at_a_url_leads_nowhere_else(status: int) -> None:
+    """Neither to another server of this machine nor, with what it was sent, to anyone."""
+    victim = ScriptedHttpServer(as_scripted)
+    async with victim.run() as elsewhere:
+        moved = http_response(status, b"", f"location: {elsewhere}")
+        remote = ScriptedHttpServer(lambda message: moved)
+        models = scripted_models(play(ScriptedTurn("x")))
+        async with (
+            remote.run() as url,
+            open_app(models, url_servers=UrlServers((url,))) as app,
+        ):
+            tool = {"type": "mcp", "server_label": "mine", "server_url": url}
+            answered = await create(app, tools=[{**tool, "authorization": "secret"}])
+    listed, _ = answered.json()["output"]
+    assert listed["tools"] == []
+    assert "not followed" in listed["error"]
+    assert remote.requests
+    assert victim.requests == []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from mcp_servers.model_server.admission import (
@@ -18,7 +20,7 @@ from mcp_servers.model_server.service import open_service
 from runtime.errors import CapacityError
 from tests.helpers.model_service import scripted_models
 from tests.helpers.scripted_chat_model import ScriptedTurn
-from tools.errors import UnavailableError
+from tools.errors import InvalidRequestError, UnavailableError
 from tools.toolset import CallContext
 
 pytestmark = pytest.mark.anyio
@@ -146,6 +148,34 @@ def test_random_callers_keep_the_rules(seed: int) -> None:
             assert waiting.count(caller) <= 3
             if caller in waiting:
                 assert len(running) == 3 or running.count(caller) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("generate", {"prompt": "a" * 9000}),
+        ("generate", {"system": "a" * 9000, "prompt": "a"}),
+        ("extract", {"instructions": "a", "input": "a" * 9000, "schema": {"type": "null"}}),
+        ("choose", {"question": "a" * 9000, "options": ["a", "b"]}),
+    ],
+)
+async def test_what_is_too_long_is_refused_before_it_waits(
+    name: str, arguments: dict[str, Any]
+) -> None:
+    models = scripted_models(lambda asked: ScriptedTurn(hangs=True))
+    limits = AdmissionLimits(max_running=1, max_waiting=1)
+    with anyio.fail_after(5):
+        async with open_service(["scripted"], models.opened, None, limits) as service:
+            hangs = {"prompt": "a", "wait_seconds": 0}
+            await service.call_tool("generate", hangs, CallContext())
+            while not models.model.num_open:
+                await anyio.lowlevel.checkpoint()
+            with pytest.raises(
+                InvalidRequestError, match=r"90\d\d tokens, but the context has 8192"
+            ):
+                await service.call_tool(name, arguments, CallContext())
+            assert service.num_waiting == 0
+    assert len(models.model.asked) == 1
 
 
 async def test_waiting_run_says_so_and_a_cancelled_one_gives_its_place_back() -> None:

@@ -59,7 +59,7 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
         (["bench", "startu"], "zonda: no area is named 'startu'; did you mean 'startup'?"),
         (
             ["bench", "decode", "--url", "http://127.0.0.1:1"],
-            "zonda: --url is for serve and prefix, decode measures our engine",
+            "zonda: --url and --peer are for serve and prefix, decode measures our engine",
         ),
         (
             ["bench", "decode", "--plot", "a.svg"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import ClassVar
 
 import anyio
 import anyio.lowlevel
@@ -12,7 +13,7 @@ import httpx2
 import pytest
 from anyio.abc import SocketStream
 
-from mcp_servers.model_server.connections import Connection
+from mcp_servers.model_server.connections import MAX_UNREAD_BYTES, Connection
 from tests.helpers.model_service import scripted_models
 from tests.helpers.scripted_chat_model import ScriptedTurn, play
 from tests.helpers.web_service import on_port, open_app
@@ -24,10 +25,19 @@ HEAD = b"Host: 127.0.0.1\r\nContent-Type: application/json\r\n"
 
 
 class Impatient(Connection):
-    """Gives a client no time."""
+    """Gives a client no time.
+
+    Attributes:
+        unread: how many bytes waited for each client that was left.
+    """
 
     headers_within_s = 0.05
     slow_reader_s = 0.05
+    unread: ClassVar[list[int]] = []
+
+    def _leave_reader(self) -> None:
+        self.unread.append(self.transport.get_write_buffer_size())
+        super()._leave_reader()
 
 
 @asynccontextmanager
@@ -126,6 +136,7 @@ async def test_five_hundred_half_open_connections_hold_nobody_up() -> None:
 
 async def test_a_client_that_reads_nothing_is_left_and_its_turn_ends() -> None:
     models = scripted_models(play(ScriptedTurn((10_000 * "w" + " ") * 2000)))
+    Impatient.unread.clear()
     async with (
         open_app(models) as app,
         on_port(app, Impatient) as url,
@@ -142,3 +153,5 @@ async def test_a_client_that_reads_nothing_is_left_and_its_turn_ends() -> None:
         received = await read_all(stream)
     assert b"[DONE]" not in received
     assert len(received) < 20_000_000
+    (unread,) = Impatient.unread
+    assert MAX_UNREAD_BYTES <= unread < MAX_UNREAD_BYTES + 2 * 10_000

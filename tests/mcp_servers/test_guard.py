@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from anyio.abc import SocketStream
 from starlette.types import Message, Receive, Scope, Send
 
 from mcp_servers.guard import Guard, make_access, read_keys
+from mcp_servers.model_server.completions import client_routes
 from mcp_servers.resource_server import ResourceServer, ResourceSettings
 from tests.helpers.authorization_server import AuthorizationServer
 from tests.helpers.model_service import scripted_models
@@ -29,6 +31,10 @@ pytestmark = pytest.mark.anyio
 KEY, OTHER = "right-0123456789abcdef", "wrong-0123456789abcdef"
 ALLOWED: dict[str, str] = {"authorization": f"Bearer {KEY}"}
 ROUTES = ("/mcp", "/health", "/ready", "/metrics", "/v1/models", "/v1/chat/completions")
+NO_BACKEND: Any = None
+EVERY_ROUTE = sorted(
+    {re.sub(r"{[^}]*}", "x", route.path) for route in client_routes(NO_BACKEND, "1")}.union(ROUTES)
+)
 ODD_PATHS = (
     *("//mcp", "/mcp/", "/mcp//", "/%6dcp", "/%6D%63%70", "/../mcp", "/x/../mcp", "/./mcp"),
     *(
@@ -106,7 +112,8 @@ def with_headers(changes: dict[str, str | None]) -> dict[str, str]:
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "TRACE"])
 async def test_no_route_and_no_odd_path_lets_a_stranger_in(method: str) -> None:
-    paths = (*ROUTES, *(path for path in ODD_PATHS if path.startswith("/")))
+    paths = (*EVERY_ROUTE, *(path for path in ODD_PATHS if path.startswith("/")))
+    assert len(EVERY_ROUTE) > 25
     async with guarded() as app:
         for path, (changes, status) in itertools.product(paths, PROBES):
             response = await app.request(method, path, with_headers(changes), CALL)

@@ -187,6 +187,41 @@ async def test_body_that_grows_past_its_declared_length_is_refused_as_it_comes(
     assert (sent[0]["status"], num_read) == (413, max_mib + 1)
 
 
+async def test_bodies_that_are_too_much_together_are_refused_until_others_are_answered() -> None:
+    is_inside, leave = anyio.Event(), anyio.Event()
+    statuses: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert (await receive())["body"] == b"x" * 60
+        is_inside.set()
+        await leave.wait()
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+            assert (b"retry-after", b"1") in message["headers"]
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"x" * 60, "more_body": False}
+
+    async def leave_early() -> Message:
+        return {"type": "http.disconnect"}
+
+    scope: Scope = {"type": "http", "method": "POST", "path": "/v1/x", "headers": []}
+    limits = RequestLimits(app, max_held_bytes=100)
+    with anyio.fail_after(5):
+        await limits(scope, leave_early, send)
+        for _ in range(2):
+            async with anyio.create_task_group() as group:
+                group.start_soon(limits, scope, receive, send)
+                await is_inside.wait()
+                await limits(scope, receive, send)
+                leave.set()
+            await limits(scope, receive, send)
+            is_inside, leave = anyio.Event(), anyio.Event()
+    assert statuses == [503, 503]
+
+
 async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
     sent: list[Message] = []
 

@@ -66,6 +66,30 @@ async def test_a_record_says_who_took_how_much_and_nothing_of_what_was_said(stre
     }
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "fields", "tokens"),
+    [
+        ("/v1/completions", {"prompt": [[1, 2], [3, 4, 5]], "max_tokens": 3}, (5, 6)),
+        ("/v1/responses", {"input": "and"}, (10, 5)),
+        ("/v1/messages", {"messages": SECRET["messages"], "max_tokens": 3}, (10, 5)),
+        ("/v1/embeddings", {"input": [[1, 2], [3, 4, 5]]}, (5, 0)),
+    ],
+)
+async def test_every_route_that_runs_a_model_tells_what_it_took(
+    path: str, fields: JsonObject, tokens: tuple[int, int], stream: bool
+) -> None:
+    records: list[JsonObject] = []
+    asked = {"model": "scripted", **fields}
+    if path != "/v1/embeddings":
+        asked["stream"] = stream
+    async with open_app(scripted_models(play(ScriptedTurn("x"))), record=records.append) as app:
+        response = await app.request("POST", path, HEADERS, json.dumps(asked).encode())
+    assert response.status_code == 200
+    (record,) = records
+    assert (record["prompt_tokens"], record["completion_tokens"]) == tokens
+
+
 async def test_records_name_only_our_own_methods_and_routes() -> None:
     records: list[JsonObject] = []
     async with open_app(scripted_models(play(ScriptedTurn("x"))), record=records.append) as app:

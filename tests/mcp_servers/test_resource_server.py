@@ -201,6 +201,25 @@ async def test_an_issuer_says_where_its_keys_are() -> None:
         assert authority.requests[-1] == "GET /keys"
 
 
+@pytest.mark.parametrize(
+    ("issuer", "keys", "place", "is_let"),
+    [
+        ("https://login.example/", "", ("login.example", 443), True),
+        ("https://login.example/", "", ("localhost", 443), False),
+        ("https://login.example/", "", ("169.254.169.254", 80), False),
+        ("https://login.example/", "", ("login.example", 6379), False),
+        ("https://login.example/", "https://keys.corp:8443/x", ("keys.corp", 8443), True),
+        ("http://127.0.0.1:1/", "", ("127.0.0.1", 2), True),
+    ],
+)
+def test_an_issuer_outside_does_not_lead_inside(
+    issuer: str, keys: str, place: tuple[str, int], is_let: bool
+) -> None:
+    assert ResourceServer(ResourceSettings(issuer, RESOURCE, keys=keys))._may_be_inner(*place) == (
+        is_let
+    )
+
+
 async def test_keys_that_cannot_be_fetched_anew_go_on_to_count() -> None:
     clock = Clock()
     async with checking(lambda one: f"{one.issuer}keys", clock) as (authority, server):

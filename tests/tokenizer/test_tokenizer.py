@@ -5,6 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import llguidance
 import numpy as np
 import pytest
@@ -77,6 +80,7 @@ def test_tokenizer_of_a_file_knows_its_ids_and_template(tmp_path: Path) -> None:
         "stop_ids": frozenset({ENDOFTEXT_ID, IM_END_ID}),
         "special_ids": {"<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2},
         "chat_template": CHAT_TEMPLATE,
+        "max_token_bytes": max(len(tokenizer.spell(token_id)) for token_id in range(501)),
     }
     assert json.loads(tokenizer.json)["model"]["type"] == "BPE"
 
@@ -92,6 +96,24 @@ def test_special_tokens_are_ids_only_when_parsed(tiny: Tokenizer) -> None:
     assert (parsed[0], tiny.decode(parsed)) == (IM_START_ID, "user\n")
     assert (IM_START_ID in plain, tiny.decode(plain)) == (False, text)
     assert tiny.encode(text, parse_special=True) == parsed
+
+
+@pytest.mark.anyio
+async def test_others_go_on_while_a_long_text_is_split(tiny: Tokenizer) -> None:
+    num_turns = 0
+
+    async def count() -> None:
+        nonlocal num_turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            num_turns += 1
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(count)
+        token_ids = await anyio.to_thread.run_sync(tiny.encode, "ab" * 300_000)
+        group.cancel_scope.cancel()
+    assert len(token_ids) == 600_000
+    assert num_turns > 1000
 
 
 def test_lone_surrogate_is_refused(tiny: Tokenizer) -> None:

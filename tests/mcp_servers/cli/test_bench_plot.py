@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mcp_servers.cli.bench_arrivals import FIRST_P95
 from mcp_servers.cli.bench_plot import LABEL_HEIGHT, draw_plot
-from mcp_servers.cli.bench_serve import RATE
+from mcp_servers.cli.bench_serve import FIRST_P95, RATE
 from mcp_servers.cli.records import Record, read_records
 from tools.errors import InvalidRequestError
 
