@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from mcp_servers.cli.bench_arrivals import Answer, Completer
+from mcp_servers.cli.bench_arrivals import Answer, Completer, RefusedError
 from mcp_servers.cli.bench_setup import (
     END_TOKEN,
     BenchOptions,
@@ -18,7 +18,7 @@ from mcp_servers.cli.bench_setup import (
     load_model,
     random_prompt,
 )
-from runtime.errors import GenerationError
+from runtime.errors import CapacityError, GenerationError
 
 if TYPE_CHECKING:
     from runtime.engine.async_engine import AsyncEngine
@@ -56,11 +56,14 @@ class EngineCompleter:
 
         times: list[float] = []
         request = GenerateRequest(tuple(prompt), SamplingParams(max_tokens=new_tokens))
-        async with aclosing(self._engine.generate(request)) as chunks:
-            async for chunk in chunks:
-                if chunk.error is not None:
-                    raise GenerationError(f"the engine failed: {chunk.error}")
-                times += [time.perf_counter()] * len(chunk.token_ids)
+        try:
+            async with aclosing(self._engine.generate(request)) as chunks:
+                async for chunk in chunks:
+                    if chunk.error is not None:
+                        raise GenerationError(f"the engine failed: {chunk.error}")
+                    times += [time.perf_counter()] * len(chunk.token_ids)
+        except CapacityError as exc:
+            raise RefusedError(str(exc)) from exc
         if len(times) != new_tokens:
             raise GenerationError(
                 f"wanted {new_tokens} tokens, found {len(times)}: the context must hold prompt "

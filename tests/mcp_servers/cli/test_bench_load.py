@@ -5,6 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
+from mcp_servers.cli.bench_arrivals import RefusedError
 from mcp_servers.cli.bench_load import EngineCompleter
 from runtime.engine.async_engine import ThreadedEngine
 from runtime.engine.engine import Engine, EngineLimits
@@ -26,5 +27,7 @@ async def test_our_engine_is_asked_in_process() -> None:
             with pytest.raises(GenerationError, match="wanted 200 tokens, found 125"):
                 await completer.complete([1, 2, 3], 200)
             await threaded.aclose()
+            with pytest.raises(RefusedError, match="the engine is closed"):
+                await completer.complete([1, 2, 3], 20)
     assert (len(answer.times), answer.prompt_tokens) == (20, 3)
     assert list(answer.times) == sorted(answer.times)
