@@ -56,7 +56,7 @@ class Worker(ServedModel):
 
 async def check(claude: Path, folder: Path) -> None:
     """Let Claude Code do a piece of work; see what it was told, and what the model was."""
-    worker = Worker(lambda asked: worker.work(asked))
+    worker = Worker(lambda asked: worker.work(asked), context_length=65_536)
     worker.folder = folder
     async with open_app(ScriptedModels(worker)) as app, on_port(app) as url:
         environ = {

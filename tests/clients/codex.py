@@ -47,7 +47,7 @@ def work(asked: AskedTurn) -> ScriptedTurn:
 
 async def check(codex: Path, folder: Path) -> None:
     """Let Codex do a piece of work; see what it was told, and what the model was."""
-    model = ServedModel(work)
+    model = ServedModel(work, context_length=65_536)
     home = folder / "codex"
     home.mkdir()
     async with open_app(ScriptedModels(model), within_s=100) as app, on_port(app) as url:
