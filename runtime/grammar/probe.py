@@ -26,8 +26,8 @@ import llguidance
 from runtime.grammar.limits import LIMITS
 
 NUM_STEPS = 64
-NICENESS = 10
-"""A tenth of a core that others want, too: enough for `cpu_s` within `wall_s`."""
+NICENESS = 5
+"""A quarter of a core that others want, too: enough for `cpu_s` within `wall_s`, with room."""
 
 _POLL_S = 0.02
 _READY = b"ready\n"
