@@ -238,7 +238,11 @@ def test_probe_says_what_the_compiler_says() -> None:
 def test_probe_is_killed_past_each_of_its_limits() -> None:
     slow, large = grammar_of(INTERSECTED), grammar_of({"enum": [f"v{i}" for i in range(25_000)]})
     cases = [
-        (slow, ProbeLimits(wall_s=50), "it takes more than 1 s of processor time to compile"),
+        (
+            slow,
+            ProbeLimits(memory_bytes=2**32, wall_s=50),
+            "it takes more than 1 s of processor time to compile",
+        ),
         (
             large,
             ProbeLimits(memory_bytes=4 * 2**20, wall_s=50),
