@@ -35,6 +35,14 @@ GAUGES: Mapping[str, tuple[str, Callable[[EngineState], float]]] = {
 COUNTERS: Mapping[str, tuple[str, Callable[[EngineState], float]]] = {
     "prompt_tokens": ("Tokens of prompts.", lambda one: one.tally.prompt_tokens),
     "generation_tokens": ("Tokens generated.", lambda one: one.tally.generated_tokens),
+    "spec_decode_num_draft_tokens": (
+        "Tokens guessed and computed.",
+        lambda one: one.tally.drafted_tokens,
+    ),
+    "spec_decode_num_accepted_tokens": (
+        "Guessed tokens that came out so.",
+        lambda one: one.tally.accepted_tokens,
+    ),
     "prefix_cache_queries": (
         "Tokens of prompts that were looked up in the prefix cache.",
         lambda one: one.tally.prompt_tokens,

@@ -39,6 +39,8 @@ class Config:
         max_step_tokens: most tokens of one step, prefill and decode together.
         max_step_ms: milliseconds that a step may take while sequences decode; prompts are cut
             into pieces that fit.
+        max_draft_tokens: most tokens of a sequence that a step on a CPU guesses and checks; 0
+            guesses none.
         keep_catalogues: whether the computed beginning of prompts, system text and tools, is
             kept in the cache folder for the next start. Off: the files spell these texts, and
             nothing a user wrote goes to disk unless asked.
@@ -84,6 +86,7 @@ class Config:
     max_queue: int = 1024
     max_step_tokens: int = 512
     max_step_ms: int = 50
+    max_draft_tokens: int = 16
     keep_catalogues: bool = False
     host: str = "127.0.0.1"
     port: int = 8377
@@ -270,7 +273,7 @@ def _check(config: Config, origins: Mapping[str, str]) -> None:
         raise refuse("port", "from 0 to 65535")
     if config.oauth_issuer and not config.oauth_resource:
         raise refuse("oauth_resource", "the URL of /mcp as clients know it, beside oauth_issuer")
-    for name in ("threads", "context_length", "drain_s", "engine_idle_s"):
+    for name in ("threads", "context_length", "drain_s", "engine_idle_s", "max_draft_tokens"):
         if getattr(config, name) < 0:
             raise refuse(name, "at least 0")
     limits = ("kv_cache_mib", "max_sequences", "max_queue", "max_step_tokens", "max_step_ms")

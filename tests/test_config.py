@@ -36,6 +36,7 @@ def test_flag_wins_over_variable_over_file_over_default(tmp_path: Path) -> None:
         "max_queue": f"{file}, line 4",
         "max_step_tokens": "default",
         "max_step_ms": "default",
+        "max_draft_tokens": "default",
         "keep_catalogues": "default",
         "host": "default",
         "port": "default",

@@ -52,6 +52,7 @@ AREAS: Mapping[str, Area] = {
     "limits": Area("bench_limits"),
     "prefill": Area("bench_single", (512, 2048)),
     "decode": Area("bench_single", (16, 1024, 2000), 128),
+    "guesses": Area("bench_guesses", new_tokens=96),
     "serve": Area("bench_serve", (128,), 128, takes_url=True),
     "prefix": Area("bench_serve", (2000,), takes_url=True),
     "tools": Area("bench_tools", (2000,), new_tokens=200),

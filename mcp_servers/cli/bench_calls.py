@@ -72,34 +72,39 @@ TOOLS = (
 
 
 def measure_calls(options: BenchOptions, model: LoadedModel) -> Iterator[Measurement]:
-    """Turns that have to call a tool, and the same with every token drawn.
+    """Turns that have to call a tool, the same without guesses, and with every token drawn.
 
     Greedy; each value is of all questions. After them the work on constraints in the steps of
     turns that must call and turns that may.
     """
-    bench = _Calls(model)
+    bench = Calls(model)
     probe = MachineProbe(options.config)
-    runs: list[tuple[list[_Turn], list[_Turn]]] = []
+    runs: list[tuple[list[_Turn], list[_Turn], list[_Turn]]] = []
     for _ in range(options.repeats):
+        with model.guessing(options.config.max_draft_tokens):
+            guessed = [bench.answer(question) for question in QUESTIONS]
         forced = [bench.answer(question) for question in QUESTIONS]
-        runs.append((forced, [bench.answer(question, _Drawn) for question in QUESTIONS]))
+        drawn = [bench.answer(question, _Drawn) for question in QUESTIONS]
+        runs.append((guessed, forced, drawn))
 
     def record(
         measure: str,
-        value: Callable[[list[_Turn], list[_Turn]], float],
+        value: Callable[[list[_Turn], list[_Turn], list[_Turn]], float],
         unit: str,
         limit: float | None = None,
     ) -> Measurement:
         params = {"measure": measure, "tools": len(TOOLS), "turns": len(QUESTIONS)}
-        values = [value(forced, drawn) for forced, drawn in runs]
+        values = [value(*turns) for turns in runs]
         return Measurement("tools", params, values, unit, limit)
 
-    yield record("tokens per turn", lambda forced, _: _mean(_tokens(forced)), "tokens")
-    yield record("forward passes per turn", lambda forced, _: _mean(_passes(forced)), "passes")
-    yield record("… nothing forced", lambda _, drawn: _mean(_passes(drawn)), "passes")
+    yield record("tokens per turn", lambda guessed, *_: _mean(_tokens(guessed)), "tokens")
+    for index, measure in enumerate(
+        ("forward passes per turn", "… nothing guessed", "… nor forced")
+    ):
+        yield record(measure, lambda *turns, at=index: _mean(_passes(turns[at])), "passes")
     yield record(
         "tokens per forward pass",
-        lambda forced, _: sum(_tokens(forced)) / sum(_passes(forced)),
+        lambda guessed, *_: sum(_tokens(guessed)) / sum(_passes(guessed)),
         "tokens",
         MIN_TOKENS_PER_PASS,
     )
@@ -110,8 +115,10 @@ def measure_calls(options: BenchOptions, model: LoadedModel) -> Iterator[Measure
         100.0,
     )
     yield record(
-        "turns that say the same, nothing forced",
-        lambda *turns: 100 * _mean([a.text == b.text for a, b in zip(*turns, strict=True)]),
+        "turns that say the same, nothing guessed or forced",
+        lambda *turns: (
+            100 * _mean([len({*said}) == 1 for said in zip(*map(_texts, turns), strict=True)])
+        ),
         "%",
         100.0,
     )
@@ -126,12 +133,16 @@ def _tokens(turns: Sequence[_Turn]) -> list[int]:
     return [turn.num_tokens for turn in turns]
 
 
+def _texts(turns: Sequence[_Turn]) -> list[str]:
+    return [turn.text for turn in turns]
+
+
 def _passes(turns: Sequence[_Turn]) -> list[int]:
     return [turn.num_passes for turn in turns]
 
 
 def _measure_steps(
-    options: BenchOptions, bench: _Calls, probe: MachineProbe
+    options: BenchOptions, bench: Calls, probe: MachineProbe
 ) -> Iterator[Measurement]:
     """How long masks take, and which share of a step all work on constraints takes."""
     starts = [
@@ -172,7 +183,7 @@ class _Turn:
     is_valid: bool
 
 
-class _Calls:
+class Calls:
     """A chat model over the engine under test, each turn alone."""
 
     def __init__(self, model: LoadedModel) -> None:
@@ -200,6 +211,18 @@ class _Calls:
         # Which token ends the turn is the model's to choose where it is not forced.
         said = token_ids[:-1] if token_ids[-1] in self._tokenizer.stop_ids else token_ids
         return _Turn(self._tokenizer.decode(said), len(token_ids), passes, is_valid)
+
+    def request_of(self, messages: Sequence[Message]) -> GenerateRequest:
+        """What a turn without tools asks of the engine."""
+
+        async def stream() -> None:
+            sampling = SamplingParams(max_tokens=1)
+            async for _ in self._chat.stream(messages, sampling=sampling):
+                pass
+
+        anyio.run(stream)
+        assert self._stepped.request is not None
+        return self._stepped.request
 
     def start_of(self, question: str, choice: ToolChoice) -> _Start:
         """What the turn would be decoded from."""
@@ -251,9 +274,9 @@ class _SteppedEngine:
     async def generate(
         self, request: GenerateRequest, constraint: Constraint | None = None
     ) -> AsyncGenerator[TokenChunk]:
-        assert constraint is not None
         self.request, self.token_ids, self.usage = request, [], Usage()
-        sequence_id = self._engine.add(request, self.decorate(constraint))
+        decorated = None if constraint is None else self.decorate(constraint)
+        sequence_id = self._engine.add(request, decorated)
         try:
             while self._engine.has_work:
                 chunk = self._engine.step().get(sequence_id, TokenChunk())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,12 +131,25 @@ def cost_of(checkpoint: Checkpoint, config: Config) -> ModelCost:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in this process; its engine goes on past the end of a text."""
+    """A model in this process; its engine goes on past the end of a text, and guesses nothing.
+
+    So each token that is drawn takes a forward pass. `guessing` lets it guess.
+    """
 
     tokenizer: Tokenizer
     runner: Runner
     engine: Engine
     cost: ModelCost
+
+    @contextmanager
+    def guessing(self, max_draft_tokens: int) -> Iterator[None]:
+        """While entered, the engine guesses so many tokens at most."""
+        limits = self.engine.limits
+        self.engine.limits = replace(limits, max_draft_tokens=max_draft_tokens)
+        try:
+            yield
+        finally:
+            self.engine.limits = limits
 
     @property
     def kernel_s(self) -> float:
@@ -157,6 +171,7 @@ def load_model(config: Config) -> LoadedModel:
     from runtime.hub import open_model
 
     checkpoint, tokenizer, runner, limits = open_model(find_model(config), config)
+    limits = replace(limits, max_draft_tokens=0)
     engine = Engine(runner, limits, decoder=tokenizer.decoder, stop_ids=frozenset())
     return LoadedModel(tokenizer, runner, engine, cost_of(checkpoint, config))
 

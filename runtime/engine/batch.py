@@ -14,16 +14,26 @@ import numpy.typing as npt
 
 from runtime.engine.scheduler import ScheduledStep
 from runtime.engine.sequence import Sequence
+from runtime.grammar.constraint import Constraint
 from runtime.kernels.forward_batch import ForwardBatch, SamplingBatch
 
 SCORE_NOTHING = -1
 
 
 class LogitsRow(NamedTuple):
-    """What one logits row is for: `target` is the token to score, or -1 to draw the next one."""
+    """What one logits row is for.
+
+    Attributes:
+        sequence: whose row it is.
+        target: the token to score, or -1 to draw the next one.
+        num_drafted: how many tokens of the sequence's draft stand before the one that is drawn.
+        constraint: what that one is drawn under.
+    """
 
     sequence: Sequence
     target: int
+    num_drafted: int = 0
+    constraint: Constraint | None = None
 
     @property
     def is_drawn(self) -> bool:
@@ -41,7 +51,10 @@ def build_batch(step: ScheduledStep, page_size: int) -> tuple[ForwardBatch, list
     rows: list[LogitsRow] = []
     for sequence, start, end in step.items:
         first_row = len(token_ids) - start
+        num_said = len(sequence.token_ids)
         token_ids += sequence.token_ids[start:end]
+        if sequence.draft is not None and end > num_said:
+            token_ids += sequence.draft.token_ids[: end - num_said]
         positions += range(start, end)
         _add_slots(slots, sequence.page_table, start, end, page_size)
         cu_seqlens_q.append(first_row + end)
@@ -49,9 +62,10 @@ def build_batch(step: ScheduledStep, page_size: int) -> tuple[ForwardBatch, list
         for scored in sequence.scored_rows(start, end):
             row_indices.append(first_row + scored)
             rows.append(LogitsRow(sequence, sequence.token_ids[scored + 1]))
-        if end == len(sequence.token_ids) and sequence.finish_reason is None:
-            row_indices.append(first_row + end - 1)
-            rows.append(LogitsRow(sequence, SCORE_NOTHING))
+        if end >= num_said and sequence.finish_reason is None:
+            for row in _drawn_rows(sequence, end - num_said):
+                row_indices.append(first_row + num_said + row.num_drafted - 1)
+                rows.append(row)
     batch = ForwardBatch(
         token_ids=np.array(token_ids, np.int64),
         positions=np.array(positions, np.int64),
@@ -62,6 +76,15 @@ def build_batch(step: ScheduledStep, page_size: int) -> tuple[ForwardBatch, list
         logits_rows=np.array(row_indices, np.int64),
     )
     return batch, rows
+
+
+def _drawn_rows(sequence: Sequence, num_drafted: int) -> list[LogitsRow]:
+    """The row of the next token, and one after each guess among so many drafted tokens."""
+    rows = [LogitsRow(sequence, SCORE_NOTHING, 0, sequence.constraint)]
+    if sequence.draft is not None and num_drafted:
+        ends = zip(sequence.draft.ends, sequence.draft.constraints, strict=True)
+        rows += [LogitsRow(sequence, SCORE_NOTHING, *end) for end in ends if end[0] <= num_drafted]
+    return rows
 
 
 def lay_out(
@@ -186,14 +209,14 @@ class SamplingBuilder:
             self._sequences = sequences
             self._batch = _make_batch(sequences, self._vocab_size)
             self._is_fixed = not any(map(_changes_by_step, sequences))
-            self._is_tempered = any(hasattr(one.constraint, "temperature") for one in sequences)
+            self._is_tempered = any(hasattr(row.constraint, "temperature") for row in rows)
         batch = self._batch
         if self._is_fixed:
             return batch
         batch.targets[:] = [row.target for row in rows]
         if self._is_tempered:
-            batch.temperature[:] = [_temperature(sequence) for sequence in sequences]
-        batch.uniform[:] = [_draw(sequence) for sequence in sequences]
+            batch.temperature[:] = [_temperature(row) for row in rows]
+        batch.uniform[:] = [_draw(row) for row in rows]
         if batch.token_bitmask is not None:
             _fill_bitmask(rows, batch.token_bitmask)
         penalties = _penalties(rows)
@@ -240,30 +263,31 @@ def _changes_by_step(sequence: Sequence) -> bool:
     )
 
 
-def _draw(sequence: Sequence) -> float:
+def _draw(row: LogitsRow) -> float:
     """A number in [0, 1) that depends on the seed and the position alone.
 
     Source: SplitMix64 (Steele et al., OOPSLA 2014), its state taken from the position.
     """
-    if _temperature(sequence) == 0:
+    if _temperature(row) == 0:
         return 0.0
-    mixed = (sequence.seed + len(sequence.token_ids) * 0x9E3779B97F4A7C15) % 2**64
+    position = len(row.sequence.token_ids) + row.num_drafted
+    mixed = (row.sequence.seed + position * 0x9E3779B97F4A7C15) % 2**64
     mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB % 2**64
     mixed ^= mixed >> 31
     return (mixed >> 40) / 2**24  # as many bits as a float32 holds
 
 
-def _temperature(sequence: Sequence) -> float:
+def _temperature(row: LogitsRow) -> float:
     """The request's, or what its constraint wants for the next token (`TemperedConstraint`)."""
-    wanted: float | None = getattr(sequence.constraint, "temperature", None)
-    return sequence.request.sampling.temperature if wanted is None else wanted
+    wanted: float | None = getattr(row.constraint, "temperature", None)
+    return row.sequence.request.sampling.temperature if wanted is None else wanted
 
 
 def _fill_bitmask(rows: list[LogitsRow], token_bitmask: npt.NDArray[np.int32]) -> None:
-    for index, (sequence, target) in enumerate(rows):
-        if target == SCORE_NOTHING and sequence.constraint is not None:
-            sequence.constraint.fill(token_bitmask, index)
+    for index, row in enumerate(rows):
+        if row.is_drawn and row.constraint is not None:
+            row.constraint.fill(token_bitmask, index)
 
 
 def _penalties(rows: list[LogitsRow]) -> dict[str, npt.NDArray[Any]]:

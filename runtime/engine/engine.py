@@ -17,14 +17,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from runtime.engine.batch import SCORE_NOTHING, BatchBuilder, LogitsRow, SamplingBuilder
+from runtime.engine.batch import BatchBuilder, LogitsRow, SamplingBuilder
 from runtime.engine.embedding import Embedder, HiddenRunner, Vectors
 from runtime.engine.leases import Leases
 from runtime.engine.pace import Pace
 from runtime.engine.page_pool import PagePool
 from runtime.engine.prefix_cache import PrefixCache
 from runtime.engine.prefix_pages import PageMemory, PrefixPages, Turns
-from runtime.engine.scheduler import ScheduledStep, Scheduler
+from runtime.engine.scheduler import ScheduledSequence, ScheduledStep, Scheduler
 from runtime.engine.sequence import Sequence, TextDecoder
 from runtime.engine.tally import EngineState, EngineTally, Throughput
 from runtime.errors import CapacityError, PromptTooLongError
@@ -78,6 +78,7 @@ class EngineLimits:
         max_queue: most sequences inside the engine.
         max_step_tokens: most tokens of one step.
         max_step_s: seconds that a step may take while sequences decode.
+        max_draft_tokens: most tokens of a sequence that a step computes as guesses.
     """
 
     context_length: int
@@ -85,6 +86,7 @@ class EngineLimits:
     max_queue: int = 1024
     max_step_tokens: int = 512
     max_step_s: float = 0.05
+    max_draft_tokens: int = 0
 
 
 class Engine:
@@ -247,6 +249,8 @@ class Engine:
         May return nothing although there is work, when pages must be waited for.
         """
         started = self._clock()
+        if self.limits.max_draft_tokens:
+            self.scheduler.guess(self.limits.max_draft_tokens, self._stop_ids)
         step = self.scheduler.schedule()
         if not step.items:
             return {}
@@ -274,14 +278,18 @@ class Engine:
     def _commit(
         self, step: ScheduledStep, rows: list[LogitsRow], drawn: DrawnTokens
     ) -> dict[int, TokenChunk]:
+        drafted = [item for item in step.items if item.end > len(item.sequence.token_ids)]
+        said = [len(item.sequence.token_ids) for item in drafted]
         for item in step.items:
-            self.scheduler.commit(item)
+            self.scheduler.commit(item._replace(end=min(item.end, len(item.sequence.token_ids))))
         for index, token_id in enumerate(drawn.token_ids.tolist()):
-            sequence, target = rows[index]
-            if target == SCORE_NOTHING:
-                self._accept(sequence, token_id, drawn, index)
-            else:
-                sequence.add_score(_score_of(drawn, index, sequence))
+            row = rows[index]
+            if not row.is_drawn:
+                row.sequence.add_score(_score_of(drawn, index, row.sequence))
+            elif row.num_drafted == 0 or row.sequence.takes_guess(row.num_drafted):
+                self._accept(row.sequence, token_id, drawn, index)
+        for item, num_said in zip(drafted, said, strict=True):
+            self._commit_draft(item, num_said)
         chunks: dict[int, TokenChunk] = {}
         now = self._clock()
         for item in step.items:
@@ -295,6 +303,15 @@ class Engine:
             elif sequence.new_ids:
                 chunks[sequence.sequence_id] = sequence.take_chunk()
         return chunks
+
+    def _commit_draft(self, item: ScheduledSequence, num_said: int) -> None:
+        """Keep what was computed of tokens that came out as guessed, but for the newest."""
+        sequence = item.sequence
+        end = min(item.end, num_said + sequence.num_confirmed, len(sequence.token_ids) - 1)
+        self._tally.drafted_tokens += item.end - num_said
+        if end > num_said:
+            self._tally.accepted_tokens += end - num_said
+            self.scheduler.commit(ScheduledSequence(sequence, num_said, end))
 
     def _accept(self, sequence: Sequence, token_id: int, drawn: DrawnTokens, row: int) -> None:
         """Take a drawn token and whatever the grammar dictates after it.

@@ -143,6 +143,7 @@ def load_runner(
         config.max_queue,
         config.max_step_tokens,
         config.max_step_ms / 1000,
+        0 if on_gpu else config.max_draft_tokens,
     )
     return runner, limits
 

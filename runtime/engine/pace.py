@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 MIN_PROMPT_TOKENS = 16
 """A step takes so many prompt tokens however slow it was before, so that prompts get on."""
 
@@ -10,6 +13,28 @@ AIMED_AT = 0.9
 
 SHORTEST_TOKEN_S = 1e-6
 """A cost from which the estimate can rise again."""
+
+
+SAVED_ALONE = 0.7
+"""What a further token saves of its time beside one sequence, before any was measured; beside
+more of them, each saves its part."""
+
+FORGOTTEN = 1 / 256
+"""Of the difference between what a further token costs and a hopeful estimate, with each step
+that has none: so what is dear is tried again, now and then."""
+
+
+@dataclass(slots=True)
+class _Costs:
+    """Of steps of some number of sequences that decode.
+
+    Attributes:
+        plain_s: seconds of one that computes nothing else.
+        token_s: seconds of a further token.
+    """
+
+    plain_s: float
+    token_s: float
 
 
 class Pace:
@@ -25,6 +50,7 @@ class Pace:
         self._token_s: float | None = None
         self._decode_s = 0.0  # of the last step that only decoded
         self._num_decoding = 1  # sequences in that step
+        self._costs: dict[int, _Costs] = {}
 
     def num_prompt_tokens(self, num_decoding: int, most: int) -> int:
         """Prompt tokens of a step in which `num_decoding` sequences decode; at most `most`."""
@@ -37,18 +63,48 @@ class Pace:
             return most
         return min(most, max(MIN_PROMPT_TOKENS, int(left_s / self._token_s)))
 
+    def guess_price(self, num_decoding: int) -> float:
+        """How often a guess must come true so that computing it makes sequences faster.
+
+        It is the time that a further token takes in a step, of what one takes now. Infinite
+        where the times of such steps are not known.
+        """
+        costs = self._costs.get(num_decoding)
+        if costs is None or costs.plain_s <= 0:
+            return math.inf
+        return costs.token_s * num_decoding / costs.plain_s
+
     def observe(self, num_decoding: int, num_prompt_tokens: int, seconds: float) -> None:
         """Learn from a step; too few prompt tokens say nothing about the cost of one."""
         if num_prompt_tokens == 0 or seconds < self._decodes_s(num_decoding):
             self._decode_s, self._num_decoding = seconds, num_decoding
+        if num_decoding and num_prompt_tokens < MIN_PROMPT_TOKENS:
+            self._observe_few(num_decoding, num_prompt_tokens, seconds)
         if num_prompt_tokens >= MIN_PROMPT_TOKENS:
             token_s = (seconds - self._decodes_s(num_decoding)) / num_prompt_tokens
             if self._token_s is not None:
                 token_s = _follow(self._token_s, token_s)
             self._token_s = max(token_s, SHORTEST_TOKEN_S)
 
+    def _observe_few(self, num_decoding: int, num_others: int, seconds: float) -> None:
+        costs = self._costs.get(num_decoding)
+        if costs is None:
+            if num_others == 0:
+                self._costs[num_decoding] = _Costs(seconds, _hopeful_s(seconds, num_decoding))
+        elif num_others == 0:
+            costs.plain_s = _follow(costs.plain_s, seconds)
+            hopeful_s = _hopeful_s(costs.plain_s, num_decoding)
+            costs.token_s += FORGOTTEN * (hopeful_s - costs.token_s)
+        else:
+            token_s = (seconds - costs.plain_s) / num_others
+            costs.token_s = max(_follow(costs.token_s, token_s), SHORTEST_TOKEN_S)
+
     def _decodes_s(self, num_decoding: int) -> float:
         return self._decode_s * min(1.0, num_decoding / self._num_decoding)
+
+
+def _hopeful_s(plain_s: float, num_decoding: int) -> float:
+    return plain_s / num_decoding * (1 - SAVED_ALONE / num_decoding)
 
 
 def _follow(estimate: float, measured: float) -> float:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,7 +29,10 @@ logger = logging.getLogger(__name__)
 
 
 class ScheduledSequence(NamedTuple):
-    """Tokens `start:end` of one sequence; the newest token is drawn when `end` is its length."""
+    """Tokens `start:end` of one sequence; the next one is drawn when `end` is its length.
+
+    Beyond that are tokens of its draft.
+    """
 
     sequence: Sequence
     start: int
@@ -152,6 +155,16 @@ class Scheduler:
         num_decoding = sum(sequence.is_decoding for sequence in self.running)
         return self._pace.num_prompt_tokens(max(1, num_decoding), self._max_step_tokens)
 
+    def guess(self, max_tokens: int, stop_ids: Collection[int]) -> None:
+        """Let the sequences that decode guess what they say next, where guesses are cheap."""
+        decoding = [sequence for sequence in self.running if sequence.is_decoding]
+        price = self._pace.guess_price(len(decoding))
+        for sequence in decoding:
+            if price < 1:
+                sequence.guess(price, max_tokens, stop_ids)
+            else:
+                sequence.draft = None
+
     def commit(self, item: ScheduledSequence) -> None:
         """Note that the item's tokens are computed; its new full pages become shareable."""
         sequence = item.sequence
@@ -204,12 +217,27 @@ class Scheduler:
             if num_tokens <= 0 or not sequence.page_table:  # no pages: preempted by one before it
                 continue
             start = sequence.num_computed
-            item = ScheduledSequence(sequence, start, start + num_tokens)
+            end = start + num_tokens
+            if num_tokens == sequence.num_pending:
+                end += self._num_drafted(sequence, budget)
+            item = ScheduledSequence(sequence, start, end)
             if item.end <= len(sequence.page_table) * self._page_size or self._make_room(
                 item, items
             ):
                 items[sequence] = item
                 budget.spend(item)
+
+    def _num_drafted(self, sequence: Sequence, budget: _Budget) -> int:
+        """How much of its draft is computed now: what budget and free pages leave over."""
+        if sequence.draft is None:
+            return 0
+        num_pages = len(sequence.page_table) + self.pool.num_free
+        return min(
+            len(sequence.draft.token_ids),
+            max(0, num_pages * self._page_size - len(sequence.token_ids)),
+            budget.num_prompt_tokens - (sequence.num_pending - 1),
+            budget.num_tokens - sequence.num_pending,
+        )
 
     def _make_room(self, item: ScheduledSequence, items: dict[Sequence, ScheduledSequence]) -> bool:
         while not self._reserve(item.sequence, item.end):
@@ -282,7 +310,7 @@ class Scheduler:
         self.num_preemptions += 1
         self.running.remove(sequence)
         self._take_pages(sequence)
-        sequence.is_decoding = False
+        sequence.is_decoding, sequence.draft = False, None
         self.waiting.appendleft(sequence)
 
     def _take_pages(self, sequence: Sequence) -> None:

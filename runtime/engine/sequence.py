@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from runtime.engine.speculative import Draft, Speculator
 from runtime.engine.token_counts import TokenCounts
 from runtime.grammar.constraint import Constraint
 from runtime.request import FinishReason, GenerateRequest, TokenChunk, TokenScore, Usage
@@ -49,6 +51,8 @@ class Sequence:
         page_hashes: content hash of each full page of `token_ids`.
         is_decoding: all tokens but the newest were computed since it was last admitted.
         token_counts: what penalties apply to; None where the request has none.
+        draft: tokens guessed for the next step; None once a token came out otherwise.
+        num_confirmed: how many of them came out so.
         new_ids: tokens generated since the last chunk was taken.
         finish_reason: set once no more token will be drawn; what is forced may be uncomputed.
         max_tokens: most tokens to generate, within the context.
@@ -79,6 +83,9 @@ class Sequence:
         self.page_hashes: list[bytes] = []
         self.is_decoding = False
         self.token_counts = _count_tokens(request, max_tokens)
+        self.draft: Draft | None = None
+        self.num_confirmed = 0
+        self._speculator: Speculator | None = None
         self.new_ids: list[int] = []
         self._new_text = ""
         self.logprobs: list[float] = []
@@ -160,6 +167,44 @@ class Sequence:
         self._new_text += self.text.push(token_ids)
         if self.token_counts is not None:
             self.token_counts.add(token_ids)
+        if self.draft is not None:
+            self._confirm(token_ids)
+
+    def guess(self, price: float, max_tokens: int, stop_ids: Collection[int]) -> None:
+        """Draft the next tokens where that is possible; see `Speculator.propose`.
+
+        Not where draws depend on what was drawn before, or are reported.
+        """
+        self.draft, self.num_confirmed = None, 0
+        if (
+            self.finish_reason is not None
+            or self.token_counts is not None
+            or self.request.sampling.top_logprobs is not None
+            or not (self.constraint is None or hasattr(self.constraint, "guess"))
+        ):
+            return
+        if self._speculator is None:
+            self._speculator = Speculator(stop_ids)
+        room = min(max_tokens, self.max_tokens - self.num_generated - 1)
+        self.draft = self._speculator.propose(
+            self.token_ids, self.constraint, price=price, room=room
+        )
+
+    def takes_guess(self, num_drafted: int) -> bool:
+        """Whether the first so many tokens of the draft are all that was drawn and dictated."""
+        is_so_far = self.draft is not None and self.num_confirmed == num_drafted
+        return is_so_far and self.finish_reason is None
+
+    def _confirm(self, token_ids: list[int]) -> None:
+        """Compare tokens with the rest of the draft."""
+        assert self.draft is not None
+        rest = self.draft.token_ids[self.num_confirmed :]
+        for guess, token_id in zip(rest, token_ids, strict=False):
+            if guess != token_id:
+                break
+            self.num_confirmed += 1
+        if token_ids != rest[: len(token_ids)]:
+            self.draft = None
 
     def take_chunk(self) -> TokenChunk:
         """Return what was generated since the last chunk, and the end if this is it."""

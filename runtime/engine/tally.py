@@ -65,6 +65,7 @@ class EngineTally:
     Attributes:
         prompt_tokens: of prompts, `cached_tokens` of them from the prefix cache.
         generated_tokens: of completions, `forced_tokens` of them dictated by a grammar.
+        drafted_tokens: guesses that steps computed, `accepted_tokens` of them came out so.
         finished: requests by why they ended.
         first_token_s: from a request's arrival to its first token.
         between_tokens_s: from one step that gave a request tokens to the next one.
@@ -82,6 +83,8 @@ class EngineTally:
         self.cached_tokens = 0
         self.generated_tokens = 0
         self.forced_tokens = 0
+        self.drafted_tokens = 0
+        self.accepted_tokens = 0
         self.finished: dict[FinishReason, int] = dict.fromkeys(FINISH_REASONS, 0)
         self.first_token_s = Histogram(FIRST_TOKEN_BOUNDS_S)
         self.between_tokens_s = Histogram(TOKEN_BOUNDS_S)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from runtime.grammar.constraint import ConstraintState
+from runtime.grammar.constraint import ConstraintState, guess_token
 from runtime.grammar.end_finder import Closable
 from runtime.grammar.vocabulary import Vocabulary
 
@@ -78,6 +78,9 @@ class BannedConstraint:
 
     def forced_text(self) -> bytes:
         return self._inner.forced_text()
+
+    def guess(self) -> int | None:
+        return guess_token(self._inner)
 
     def count_legal(self, token_ids: Sequence[int]) -> int:
         """How many of these could be taken one after the other; none is taken."""

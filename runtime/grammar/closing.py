@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from runtime.grammar.constraint import ConstraintState
+from runtime.grammar.constraint import ConstraintState, guess_token
 from runtime.grammar.end_finder import Closable, EndFinder
 
 # An old end often fits again once the first of its tokens have been said otherwise.
@@ -108,6 +108,9 @@ class BudgetedConstraint:
         # The same text may take more tokens than in the end that is known.
         count = self.fork().advance(run)
         return run[:count] or list(end[:1])
+
+    def guess(self) -> int | None:
+        return guess_token(self._inner)
 
     def rollback(self, num_tokens: int) -> None:
         self._has_refused = False

@@ -42,3 +42,14 @@ class Constraint(Protocol):
 
     @property
     def state(self) -> ConstraintState: ...
+
+
+def guess_token(constraint: Constraint) -> int | None:
+    """The token that likely comes next where the text is dictated, and not how it is spelled.
+
+    None elsewhere, and of a constraint that has no `guess`. One that has it is forked in
+    microseconds.
+    """
+    guess = getattr(constraint, "guess", None)
+    token_id: int | None = None if guess is None else guess()
+    return token_id

@@ -75,6 +75,11 @@ class MatcherConstraint:
             return b""
         return self._matcher.compute_ff_bytes()
 
+    def guess(self) -> int | None:
+        """See `guess_token`: the first token of the dictated text, spelled by itself."""
+        text = self.forced_text()
+        return self._vocabulary.tokenizer.tokenize_bytes(text)[0] if text else None
+
     def _respell(self, words: npt.NDArray[np.int32]) -> None:
         """Correct a mask of one token, if the matcher then refuses that."""
         run = self._matcher.compute_ff_tokens()[:1]

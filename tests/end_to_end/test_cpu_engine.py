@@ -26,7 +26,7 @@ from runtime.request import GenerateRequest, SamplingParams
 from runtime.tokenizer import load_tokenizer
 from runtime.weights import open_checkpoint
 from tests.engine.test_engine import generate
-from tests.helpers.constrained_tokens import check_greedy_tokens
+from tests.helpers.constrained_tokens import HastyPace, check_greedy_tokens
 from tests.helpers.page_runner import LetterDecoder
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
@@ -55,9 +55,15 @@ def open_runner(path: Path, kv_type: KvType, *, threads: int = 2, num_mib: int =
     )
 
 
-def make_engine(runner: Runner, max_step_tokens: int = MAX_TOKENS) -> Engine:
-    limits = EngineLimits(context_length=2048, max_step_tokens=max_step_tokens)
-    return Engine(runner, limits, decoder=LetterDecoder, stop_ids=frozenset())
+def make_engine(
+    runner: Runner, max_step_tokens: int = MAX_TOKENS, max_draft_tokens: int = 0
+) -> Engine:
+    limits = EngineLimits(
+        context_length=2048, max_step_tokens=max_step_tokens, max_draft_tokens=max_draft_tokens
+    )
+    engine = Engine(runner, limits, decoder=LetterDecoder, stop_ids=frozenset())
+    engine.scheduler._pace = HastyPace(limits.max_step_s)
+    return engine
 
 
 def tokenize(path: Path, text: str) -> tuple[int, ...]:
@@ -96,6 +102,9 @@ def test_tokens_and_logprobs_are_bit_equal_however_the_work_is_cut(
     assert run(engine, requests) == alone
     assert run(engine, requests) == alone  # from the prefix cache
     assert run(make_engine(runner, max_step_tokens=37), requests) == alone
+    guessing = make_engine(runner, max_draft_tokens=16)
+    assert run(guessing, requests) == alone
+    assert guessing.state().tally.accepted_tokens > 0
     num_mib = math.ceil(runner.num_pages and 128 * 42 / runner.num_pages)
     few = make_engine(open_runner(model_path, kv_type, num_mib=num_mib))
     unscored = [replace(request, num_scored_tokens=0) for request in requests]

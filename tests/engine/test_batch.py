@@ -56,7 +56,7 @@ def test_tokens_lie_one_sequence_after_the_other() -> None:
         "page_tables": [[3, 0, 0, 0], [9, 2, 5, 8], [4, 0, 0, 0]],
         "logits_rows": [0, 8, 9, 10],
     }
-    assert rows == [(decoding, -1), (scored, 8), (scored, 9), (scored, -1)]
+    assert [row[:2] for row in rows] == [(decoding, -1), (scored, 8), (scored, 9), (scored, -1)]
     assert all(getattr(batch, item.name).dtype == np.int64 for item in fields(batch))
 
 
@@ -119,7 +119,7 @@ def test_prompt_that_is_scored_a_token_a_step_gets_its_own_arrays() -> None:
     for start in range(3):
         item = ScheduledSequence(sequence, start, start + 1)
         rows += builder.build(ScheduledStep((item,), 0, 1))[1]
-    assert rows == [(sequence, 6), (sequence, 7), (sequence, -1)]
+    assert [row[:2] for row in rows] == [(sequence, 6), (sequence, 7), (sequence, -1)]
 
 
 PLAIN: dict[str, Any] = {
@@ -200,20 +200,22 @@ class OneToken:
 def test_masks_are_written_in_place_while_the_same_sequences_are_drawn() -> None:
     builder = SamplingBuilder(70)
     constrained, free = sequence_of(1), sequence_of(1, 2, num_scored_tokens=1)
-    constrained.constraint = OneToken([3, 40, 66])
-    free.constraint = OneToken([5])
-    first = builder.build([LogitsRow(constrained, -1), LogitsRow(free, 2)])
+    mask, other_mask = OneToken([3, 40, 66]), OneToken([5])
+    constrained.constraint, free.constraint = mask, other_mask
+    first = builder.build([LogitsRow(constrained, -1, 0, mask), LogitsRow(free, 2)])
     wanted = PLAIN | {
         "targets": [-1, 2],
         **{name: 2 * PLAIN[name] for name in ("temperature", "top_k", "top_p", "min_p", "uniform")},
         "token_bitmask": [[8, 0, 0], [-1, -1, -1]],
     }
     assert values(first) == wanted
-    second = builder.build([LogitsRow(constrained, -1), LogitsRow(free, -1)])
+    second = builder.build(
+        [LogitsRow(constrained, -1, 0, mask), LogitsRow(free, -1, 0, other_mask)]
+    )
     assert second is first
     masks = [[0, 256, 0], [32, 0, 0]]
     assert values(second) == wanted | {"targets": [-1, -1], "token_bitmask": masks}
-    alone = builder.build([LogitsRow(constrained, -1)])
+    alone = builder.build([LogitsRow(constrained, -1, 0, mask)])
     assert values(alone) == PLAIN | {"token_bitmask": [[0, 0, 4]]}
     assert values(builder.build([LogitsRow(sequence_of(1), -1)])) == PLAIN
 

@@ -22,7 +22,7 @@ from runtime.weights import open_checkpoint
 from tests.engine.test_engine import generate
 from tests.engine.test_torch_runner import make_engine as make_torch_engine
 from tests.engine.test_torch_runner import prompts
-from tests.helpers.constrained_tokens import check_greedy_tokens
+from tests.helpers.constrained_tokens import HastyPace, check_greedy_tokens
 from tests.helpers.page_runner import LetterDecoder
 from tests.helpers.tiny_gguf import write_tiny_llama
 
@@ -56,14 +56,21 @@ def open_runner(
 
 
 def make_engine(
-    path: Path, *, num_pages: int = 200, max_step_tokens: int = 512, **options: Any
+    path: Path,
+    *,
+    num_pages: int = 200,
+    max_step_tokens: int = 512,
+    max_draft_tokens: int = 0,
+    **options: Any,
 ) -> Engine:
     options["max_step_tokens"] = max_step_tokens
     page_bytes = (1 << 20) // open_runner(path, 1 << 20, **options).num_pages
     runner = open_runner(path, num_pages * page_bytes, **options)
     assert runner.num_pages == num_pages
-    limits = replace(LIMITS, max_step_tokens=max_step_tokens)
-    return Engine(runner, limits, decoder=LetterDecoder, stop_ids=frozenset())
+    limits = replace(LIMITS, max_step_tokens=max_step_tokens, max_draft_tokens=max_draft_tokens)
+    engine = Engine(runner, limits, decoder=LetterDecoder, stop_ids=frozenset())
+    engine.scheduler._pace = HastyPace(limits.max_step_s)
+    return engine
 
 
 def run(engine: Engine, requests: list[GenerateRequest]) -> list[tuple[object, object]]:
@@ -98,6 +105,9 @@ def test_tokens_and_logprobs_are_bit_equal_however_the_work_is_cut(
         alone_engine,
     ):
         assert run(engine, requests) == alone
+    guessing = make_engine(tiny, kv_type=kv_type, max_draft_tokens=8)
+    assert run(guessing, requests) == alone
+    assert guessing.state().tally.accepted_tokens > 0
     unscored = [replace(request, num_scored_tokens=0) for request in requests]
     preempting = make_engine(tiny, kv_type=kv_type, num_pages=24)
     assert [token_ids for token_ids, _ in run(preempting, unscored)] == [ids for ids, _ in alone]

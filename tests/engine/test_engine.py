@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from runtime.engine.batch import _draw
+from runtime.engine.batch import SCORE_NOTHING, LogitsRow, _draw
 from runtime.engine.engine import Engine, EngineLimits
 from runtime.engine.sequence import Sequence as EngineSequence
 from runtime.engine.sequence import StopStringFilter
@@ -29,13 +29,16 @@ def make_engine(
     max_step_tokens: int = 64,
     max_step_s: float = 0.05,
     context_length: int = 10_000,
+    max_draft_tokens: int = 0,
     runner: PageRunner | None = None,
     clock: list[float] | None = None,
 ) -> Engine:
     now = clock or [0.0]
     return Engine(
         runner or PageRunner(num_pages, PAGE_SIZE),
-        EngineLimits(context_length, max_sequences, 1000, max_step_tokens, max_step_s),
+        EngineLimits(
+            context_length, max_sequences, 1000, max_step_tokens, max_step_s, max_draft_tokens
+        ),
         decoder=LetterDecoder,
         stop_ids=frozenset({END}),
         clock=lambda: now[0],
@@ -223,7 +226,7 @@ def test_seeded_draws_do_not_depend_on_the_batch() -> None:
         )
         found = []
         for token_id in range(9):
-            found.append(_draw(sequence))
+            found.append(_draw(LogitsRow(sequence, SCORE_NOTHING)))
             sequence.append([token_id])
         return found
 

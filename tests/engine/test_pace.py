@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from runtime.engine.pace import MIN_PROMPT_TOKENS, Pace
@@ -61,3 +63,31 @@ def test_estimate_recovers_from_any_past() -> None:
             num_tokens = pace.num_prompt_tokens(3, MOST)
             pace.observe(3, num_tokens, 0.005 + 0.0005 * num_tokens)
         assert pace.num_prompt_tokens(3, MOST) == pytest.approx(80, abs=10)
+
+
+@pytest.mark.parametrize(
+    ("steps", "num_decoding", "price"),
+    [
+        ([], 1, math.inf),
+        ([(1, 3, 0.02)], 1, math.inf),  # it never ran without them
+        ([(1, 0, 0.01)], 1, 0.3),
+        ([(1, 0, 0.01)], 2, math.inf),
+        ([(2, 0, 0.01)], 2, 0.65),
+        ([(1, 0, 0.01), (1, 2, 0.012)], 1, 0.25),  # 1 ms a token, followed slowly
+        ([(1, 0, 0.01), (1, 5, 0.06)], 1, 0.45),  # 10 ms: as if twice as dear
+        ([(4, 0, 0.01)] + [(4, 2, 0.015)] * 99, 4, 1.0),
+        ([(4, 0, 0.01), (4, MIN_PROMPT_TOKENS, 0.09)], 4, 0.825),  # a prompt: no guesses
+    ],
+)
+def test_guess_has_to_be_as_likely_as_it_costs(
+    steps: list[tuple[int, int, float]], num_decoding: int, price: float
+) -> None:
+    assert learned(*steps).guess_price(num_decoding) == pytest.approx(price)
+
+
+def test_dear_guesses_are_tried_again() -> None:
+    pace = learned((1, 0, 0.01), *[(1, 4, 0.05)] * 20)
+    assert pace.guess_price(1) > 0.9
+    for _ in range(300):
+        pace.observe(1, 0, 0.01)
+    assert pace.guess_price(1) < 0.6

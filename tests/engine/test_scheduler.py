@@ -201,6 +201,7 @@ def test_random_walk_keeps_invariants_and_tokens(
     engine = make_engine(
         max_sequences=rng.choice([1, 3, 8]),
         max_step_tokens=rng.choice([1, 5, 32, 64]),
+        max_draft_tokens=rng.choice([0, 3, 16]),
         runner=runner,
         clock=clock,
     )

@@ -14,6 +14,7 @@ import pytest
 
 from runtime.engine.cpu_runner import CpuRunner
 from runtime.engine.engine import Engine, EngineLimits
+from runtime.engine.pace import Pace
 from runtime.grammar.compile import GrammarSource, compile_grammar
 from runtime.grammar.constraint import Constraint, ConstraintState
 from runtime.grammar.vocabulary import Vocabulary
@@ -84,6 +85,13 @@ class NothingForced:
         return self._constraint.state
 
 
+class HastyPace(Pace):
+    """Has the likelier guesses made, whatever they cost here."""
+
+    def guess_price(self, num_decoding: int) -> float:
+        return 0.1
+
+
 @dataclass(frozen=True)
 class Answers:
     """Token ids of each sequence without the end of its turn; those of the questions first."""
@@ -111,11 +119,17 @@ class ToolCalls:
             packed_folder=self._packed_folder,
         )
 
-    def generate(self, runner: CpuRunner, *, is_forcing: bool = True) -> Answers:
+    def generate(
+        self, runner: CpuRunner, *, is_forcing: bool = True, is_guessing: bool = False
+    ) -> Answers:
         """Answer every question with a call, beside two sequences that no grammar binds."""
-        limits = EngineLimits(context_length=512, max_step_tokens=128)
+        limits = EngineLimits(
+            context_length=512, max_step_tokens=128, max_draft_tokens=16 if is_guessing else 0
+        )
         stop_ids = self._tokenizer.stop_ids
         engine = Engine(runner, limits, decoder=self._tokenizer.decoder, stop_ids=stop_ids)
+        if is_guessing:
+            engine.scheduler._pace = HastyPace(limits.max_step_s)
         ids: dict[int, list[int]] = {}
         num_forced = 0
         for question in _QUESTIONS:
@@ -129,7 +143,9 @@ class ToolCalls:
                 assert chunk.error is None
                 token_ids = [each for each in chunk.token_ids if each not in stop_ids]
                 ids.setdefault(sequence_id, []).extend(token_ids)
-                num_forced += chunk.usage.forced_tokens if chunk.usage is not None else 0
+                if chunk.finish_reason is not None and chunk.usage is not None:
+                    num_forced += chunk.usage.forced_tokens
+        assert bool(engine.state().tally.drafted_tokens) == is_guessing
         return Answers(list(ids.values()), num_forced)
 
     def read_calls(self, answers: Answers) -> list[Any]:
@@ -146,7 +162,7 @@ class ToolCalls:
 
 
 def check_greedy_tokens(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same tokens from the reduced and the whole head, forced and drawn."""
+    """The same tokens from the reduced and the whole head, forced, guessed and drawn."""
     calls = ToolCalls(path, folder)
     reduced = calls.open_runner()
     monkeypatch.setattr("runtime.engine.cpu_runner.Decoder", WholeHead)
@@ -158,5 +174,6 @@ def check_greedy_tokens(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatc
     assert {call["name"] for call in calls.read_calls(wanted)} <= {"get_weather", "get_time"}
     assert calls.generate(reduced) == wanted
     drawn = Answers(wanted.token_ids, num_forced=0)
+    assert calls.generate(reduced, is_guessing=True) == wanted
     assert calls.generate(reduced, is_forcing=False) == drawn
     assert calls.generate(whole, is_forcing=False) == drawn

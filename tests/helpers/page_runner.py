@@ -18,12 +18,15 @@ from runtime.kernels import ForwardBatch, SamplingBatch
 
 VOCAB_SIZE = 64
 END = 0
+PERIOD = 5
 
 
-def next_token(token_ids: Sequence[int], allowed: np.ndarray | None = None) -> int:
-    """The token that follows `token_ids` in the runner's language."""
+def next_token(token_ids: Sequence[int], allowed: npt.ArrayLike | None = None) -> int:
+    """The token that follows `token_ids` in the runner's language: mostly what stood 5 before."""
     digest = hashlib.blake2b(np.asarray(token_ids, np.int64).tobytes(), digest_size=8).digest()
     choices = np.arange(VOCAB_SIZE) if allowed is None else np.flatnonzero(allowed)
+    if digest[0] % 4 and len(token_ids) > PERIOD and token_ids[-PERIOD] in choices:
+        return int(token_ids[-PERIOD])
     return int(choices[int.from_bytes(digest, "big") % len(choices)]) if len(choices) else END
 
 

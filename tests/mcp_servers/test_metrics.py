@@ -125,6 +125,7 @@ async def test_calls_of_agents_are_counted_by_server() -> None:
 async def test_engine_is_shown_under_our_names_and_under_those_of_vllm() -> None:
     tally = EngineTally()
     tally.prompt_tokens, tally.cached_tokens, tally.generated_tokens = 90, 32, 12
+    tally.drafted_tokens, tally.accepted_tokens = 7, 5
     tally.finished |= {"stop": 4, "cancelled": 1}
     for seconds in (0.004, 0.03, 3000.0):
         tally.first_token_s.observe(seconds)
@@ -141,6 +142,8 @@ async def test_engine_is_shown_under_our_names_and_under_those_of_vllm() -> None
         labelled("kv_cache_usage_perc", model_name="scripted"): 0.25,
         labelled("prompt_tokens_total", model_name="scripted"): 90,
         labelled("generation_tokens_total", model_name="scripted"): 12,
+        labelled("spec_decode_num_draft_tokens_total", model_name="scripted"): 7,
+        labelled("spec_decode_num_accepted_tokens_total", model_name="scripted"): 5,
         labelled("prefix_cache_queries_total", model_name="scripted"): 90,
         labelled("prefix_cache_hits_total", model_name="scripted"): 32,
         labelled("num_preemptions_total", model_name="scripted"): 3,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mcp_servers.cli.bench_calls import BATCHES, measure_calls
 from mcp_servers.cli.bench_grammars import NUM_TOOLS, make_tools, measure_grammars
+from mcp_servers.cli.bench_guesses import measure_guesses
 from mcp_servers.cli.bench_setup import BenchOptions, LoadedModel, load_model
 from mcp_servers.cli.records import Measurement
 from runtime.config import Config
@@ -38,10 +40,11 @@ def test_calls_are_valid_and_take_fewer_passes_where_tokens_are_forced(
     assert describe(taken) == [
         ("tokens per turn", "tokens", False),
         ("forward passes per turn", "passes", False),
-        ("… nothing forced", "passes", False),
+        ("… nothing guessed", "passes", False),
+        ("… nor forced", "passes", False),
         ("tokens per forward pass", "tokens", True),
         ("turns whose calls are valid", "%", True),
-        ("turns that say the same, nothing forced", "%", True),
+        ("turns that say the same, nothing guessed or forced", "%", True),
         *[
             ("mask, p50", "us", False),
             ("mask, p99", "us", False),
@@ -50,16 +53,33 @@ def test_calls_are_valid_and_take_fewer_passes_where_tokens_are_forced(
         ]
         * len(BATCHES),
     ]
-    tokens, passes, drawn, rates, valid, _ = (one.values for one in taken[:6])
-    assert rates == [all_of / some for all_of, some in zip(tokens, passes, strict=True)]
-    assert valid == [100.0, 100.0]
-    assert sum(passes) < sum(drawn)
-    assert [one.params["sequences"] for one in taken[6:]] == [1] * 4 + [32] * 4
-    for one in taken[6:]:
+    tokens, guessed, forced, drawn, rates, valid, same = (one.values for one in taken[:7])
+    assert rates == [all_of / some for all_of, some in zip(tokens, guessed, strict=True)]
+    assert valid == same == [100.0, 100.0]
+    assert sum(guessed) <= sum(forced) < sum(drawn)
+    assert [one.params["sequences"] for one in taken[7:]] == [1] * 4 + [32] * 4
+    for one in taken[7:]:
         assert one.bench == "tools"
         assert len(one.values) == 2
         assert all(value > 0 for value in one.values)
-    assert all(0 < share < 100 for share in (*taken[9].values, *taken[13].values))
+    assert all(0 < share < 100 for share in (*taken[10].values, *taken[14].values))
+
+
+def test_answers_are_the_same_with_guesses_and_without(
+    options: BenchOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_servers.cli.bench_guesses.BATCHES", (1, 2))
+    taken = list(measure_guesses(replace(options, new_tokens=8)))
+    assert (
+        describe(taken)
+        == [
+            ("answers, nothing guessed", "tokens/s", False),
+            ("answers, guessed", "tokens/s", False),
+            ("answers, guessed over not", "ratio", False),
+        ]
+        * 2
+    )
+    assert all(len(one.values) == 2 and min(one.values) > 0 for one in taken)
 
 
 @pytest.mark.slow
