@@ -32,6 +32,8 @@ class SamplingParams:
         top_logprobs: reports the log-probability of each token, and so many of the likeliest ones
             in its place, in 0..20; None reports nothing. They are the model's own: before biases,
             penalties, grammar and temperature.
+        prediction: much of the text, perhaps. It changes no draw; where it is right, several
+            tokens come of one step.
     """
 
     max_tokens: int = 256
@@ -47,6 +49,7 @@ class SamplingParams:
     ignores_end: bool = False
     logit_bias: tuple[tuple[int, float], ...] = ()
     top_logprobs: int | None = None
+    prediction: str = ""
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
@@ -103,6 +106,7 @@ class GenerateRequest:
             replacing what that name held; None for no lease.
         lease_s: seconds the lease lives, unless memory runs short first.
         salt: separates this caller's cached pages from other callers'.
+        predicted_ids: tokens of what is likely said; they change no draw.
         num_shared_tokens: leading tokens that are cached without the salt.
         is_background: runs only in steps that prefill nothing else, and makes way for whatever
             comes; for requests of no tokens that nobody waits for.
@@ -114,6 +118,7 @@ class GenerateRequest:
     lease: str | None = None
     lease_s: float = 0.0
     salt: bytes = b""
+    predicted_ids: tuple[int, ...] = ()
     num_shared_tokens: int = 0
     is_background: bool = False
 
@@ -135,14 +140,17 @@ class Usage:
     """Token counts of one sequence or of a whole run.
 
     `cached_tokens` of the prompt came from the prefix cache; `forced_tokens` of the
-    completion were dictated by the grammar; `forward_passes` is the number of steps the
-    sequence took part in.
+    completion were dictated by the grammar; `drafted_tokens` were guessed and computed,
+    `accepted_tokens` of them came out so; `forward_passes` is the number of steps the sequence
+    took part in.
     """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     forced_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     forward_passes: int = 0
 
     def __add__(self, other: Usage) -> Usage:
@@ -151,6 +159,8 @@ class Usage:
             self.completion_tokens + other.completion_tokens,
             self.cached_tokens + other.cached_tokens,
             self.forced_tokens + other.forced_tokens,
+            self.drafted_tokens + other.drafted_tokens,
+            self.accepted_tokens + other.accepted_tokens,
             self.forward_passes + other.forward_passes,
         )
 

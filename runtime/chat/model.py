@@ -335,6 +335,9 @@ class ChatModel:
             else HintValues(asked.choices, _texts(asked.messages)),
         )
         room = self.context_length - len(prompt.token_ids)
+        max_tokens = min(asked.sampling.max_tokens, room)
+        # Hardly any token has more letters, and no more of them are said.
+        prediction = asked.sampling.prediction[: 8 * max_tokens]
         plan = TurnPlan(
             prompt,
             self._grammars.compile(asked.callable_tools, shape),
@@ -342,7 +345,8 @@ class ChatModel:
             schema,
             has_free_text=output is None,
             stop=asked.sampling.stop,
-            max_tokens=min(asked.sampling.max_tokens, room),
+            max_tokens=max_tokens,
+            predicted_ids=tuple(self.tokenizer.encode(prediction)),
             temperatures={tool.name: temperatures_of(tool) for tool in asked.callable_tools},
             limits={tool.name: limits_of(tool) for tool in asked.callable_tools},
         )
@@ -454,6 +458,7 @@ def _request(plan: TurnPlan, restart: Restart, sampling: SamplingParams) -> Gene
         replace(sampling, stop=(), max_tokens=plan.max_tokens - len(restart.kept)),
         # What is kept is scored as a prompt: then every token of the turn has its score.
         num_scored_tokens=0 if sampling.top_logprobs is None else len(restart.kept),
+        predicted_ids=plan.predicted_ids,
     )
 
 
@@ -464,5 +469,7 @@ def _add_usage(before: Usage, last: Usage, prompt: Prompt, attempt: Attempt) -> 
         completion_tokens=len(attempt.token_ids),
         cached_tokens=before.cached_tokens if before.forward_passes else last.cached_tokens,
         forced_tokens=before.forced_tokens + last.forced_tokens,
+        drafted_tokens=before.drafted_tokens + last.drafted_tokens,
+        accepted_tokens=before.accepted_tokens + last.accepted_tokens,
         forward_passes=before.forward_passes + last.forward_passes,
     )

@@ -50,6 +50,7 @@ class TurnPlan:
         has_free_text: whether text may stand before a call.
         stop: strings that end the visible text.
         max_tokens: most tokens of the turn.
+        predicted_ids: what is likely said.
         temperatures: of single arguments, by the tools' names.
         limits: tokens of single arguments, by the tools' names.
     """
@@ -61,6 +62,7 @@ class TurnPlan:
     has_free_text: bool
     stop: tuple[str, ...]
     max_tokens: int
+    predicted_ids: tuple[int, ...]
     temperatures: Mapping[str, Mapping[Path, float]]
     limits: Mapping[str, Mapping[Path, int]]
 

@@ -308,9 +308,9 @@ class Engine:
         """Keep what was computed of tokens that came out as guessed, but for the newest."""
         sequence = item.sequence
         end = min(item.end, num_said + sequence.num_confirmed, len(sequence.token_ids) - 1)
-        self._tally.drafted_tokens += item.end - num_said
+        sequence.num_drafted += item.end - num_said
         if end > num_said:
-            self._tally.accepted_tokens += end - num_said
+            sequence.num_accepted += end - num_said
             self.scheduler.commit(ScheduledSequence(sequence, num_said, end))
 
     def _accept(self, sequence: Sequence, token_id: int, drawn: DrawnTokens, row: int) -> None:

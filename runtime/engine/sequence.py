@@ -53,6 +53,7 @@ class Sequence:
         token_counts: what penalties apply to; None where the request has none.
         draft: tokens guessed for the next step; None once a token came out otherwise.
         num_confirmed: how many of them came out so.
+        num_drafted: guesses that were computed, `num_accepted` of them came out so.
         new_ids: tokens generated since the last chunk was taken.
         finish_reason: set once no more token will be drawn; what is forced may be uncomputed.
         max_tokens: most tokens to generate, within the context.
@@ -85,6 +86,8 @@ class Sequence:
         self.token_counts = _count_tokens(request, max_tokens)
         self.draft: Draft | None = None
         self.num_confirmed = 0
+        self.num_drafted = 0
+        self.num_accepted = 0
         self._speculator: Speculator | None = None
         self.new_ids: list[int] = []
         self._new_text = ""
@@ -184,7 +187,7 @@ class Sequence:
         ):
             return
         if self._speculator is None:
-            self._speculator = Speculator(stop_ids)
+            self._speculator = Speculator(stop_ids, self.request.predicted_ids)
         room = min(max_tokens, self.max_tokens - self.num_generated - 1)
         self.draft = self._speculator.propose(
             self.token_ids, self.constraint, price=price, room=room
@@ -228,6 +231,8 @@ class Sequence:
             completion_tokens=self.num_generated,
             cached_tokens=self.num_cached,
             forced_tokens=self.num_forced,
+            drafted_tokens=self.num_drafted,
+            accepted_tokens=self.num_accepted,
             forward_passes=self.num_steps,
         )
 

@@ -9,7 +9,7 @@ the draft model, as in prompt lookup decoding (Saxena, 2023) and LLMA (Yang et a
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from runtime.grammar.constraint import Constraint, guess_token
@@ -19,8 +19,11 @@ _LEARNED = 0.2
 
 _SPELLED = 0
 _NO_MATCH = 1
-_LONGEST_MATCH = 4
-"""Kinds of guesses: dictated text, or how many tokens were said side by side before, too."""
+_LONGEST = 4
+"""Kinds of guesses: dictated text, or how many tokens stood side by side before, too."""
+
+_BETWEEN = -1
+"""Stands between what was predicted and the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,84 +44,89 @@ class Draft:
 class Speculator:
     """Guesses for one sequence, and how often they were right.
 
-    Where two tokens stand that stood side by side before, those that followed them then are
-    guessed. Where a grammar dictates a text, so are tokens that spell it. Takes a few
-    microseconds where nothing is found, and 20 to 100 for each guess under a grammar.
+    Where two tokens stand that stood side by side before, in prompt, text or what was predicted
+    of it, those that followed them then are guessed. Where a grammar dictates a text, so are
+    tokens that spell it. Takes a few microseconds where nothing is found, and 20 to 100 for each
+    guess under a grammar.
     """
 
-    def __init__(self, stop_ids: Collection[int]) -> None:
-        """`stop_ids` are never guessed: nothing is drawn after them."""
+    def __init__(self, stop_ids: Collection[int], predicted: Sequence[int] = ()) -> None:
+        """Know nothing yet but what somebody predicted.
+
+        `stop_ids` are never guessed: nothing is drawn after them.
+        """
         self._stop_ids = frozenset(stop_ids)
+        self._said = [*predicted, _BETWEEN]
+        self._num_before = len(self._said)
         self._after: dict[tuple[int, int], int] = {}  # two tokens: where the next one stands
         self._num_indexed = 1
         self._rates = [0.8, 0.0, 0.3, 0.5, 0.7]  # how often guesses are right, by their kind
         self._last = (_NO_MATCH, -1, 0)  # the kind of the latest guess, its token, and where
 
     def propose(
-        self, token_ids: list[int], constraint: Constraint | None, *, price: float, room: int
+        self, token_ids: Sequence[int], constraint: Constraint | None, *, price: float, room: int
     ) -> Draft | None:
         """Guess what follows `token_ids`; None where no guess is likely enough.
 
         Args:
-            token_ids: prompt and text; the same again when this returns.
+            token_ids: prompt and text; those of the call before, and what came since.
             constraint: what the next token is drawn under; is not changed.
             price: how likely a guess must be, in 0..1: the time that one more token takes in a
                 step, of what it takes by itself.
             room: most tokens to guess.
         """
-        self._learn(token_ids)
-        num_said = len(token_ids)
+        said = self._said
+        said += token_ids[len(said) - self._num_before :]
+        self._learn()
+        num_said = len(said)
         draft, chance, match, at = Draft(), 1.0, _NO_MATCH, 0
         while True:
-            if match == _NO_MATCH:
-                match, at = self._find(token_ids)
-            kind, guess = match, token_ids[at]
+            if match == _NO_MATCH or said[at] == _BETWEEN:
+                match, at = self._find()
+            kind, guess = match, said[at]
             spelled = None if constraint is None else guess_token(constraint)
             if spelled is not None and self._rates[_SPELLED] >= self._rates[match]:
                 kind, guess = _SPELLED, spelled
-            if len(token_ids) == num_said:
+            if len(said) == num_said:
                 self._last = kind, guess, num_said
             chance *= self._rates[kind]
-            if chance <= price or len(token_ids) - num_said >= room:
+            if chance <= price or len(said) - num_said >= room:
                 break
             run, constraint = _follow(guess, constraint)
             left_over = (1 - chance) * (len(run) - 1)
             is_worth_it = chance > price * (1 + left_over)
             if not run or not is_worth_it or not self._stop_ids.isdisjoint(run):
                 break
-            token_ids += run
-            draft.ends.append(len(token_ids) - num_said)
+            said += run
+            draft.ends.append(len(said) - num_said)
             draft.constraints.append(constraint)
-            is_same = token_ids[at : at + len(run)] == run
-            match, at = (
-                (min(match + 1, _LONGEST_MATCH), at + len(run)) if is_same else (_NO_MATCH, 0)
-            )
-        draft.token_ids.extend(token_ids[num_said:])
-        del token_ids[num_said:]
+            is_same = said[at : at + len(run)] == run
+            match, at = (min(match + 1, _LONGEST), at + len(run)) if is_same else (_NO_MATCH, 0)
+        draft.token_ids.extend(said[num_said:])
+        del said[num_said:]
         return draft if draft.ends else None
 
-    def _learn(self, token_ids: list[int]) -> None:
+    def _learn(self) -> None:
         """Note the new tokens, and whether the first of them is the one that was guessed."""
+        said = self._said
         kind, guess, place = self._last
-        if kind != _NO_MATCH and place < len(token_ids):
-            is_right = token_ids[place] == guess
-            self._rates[kind] += _LEARNED * (is_right - self._rates[kind])
+        if kind != _NO_MATCH and place < len(said):
+            self._rates[kind] += _LEARNED * ((said[place] == guess) - self._rates[kind])
             self._last = _NO_MATCH, -1, 0
         # The last two tokens are looked up first, and noted when there is a third.
         first = self._num_indexed
-        pairs = zip(token_ids[first - 1 : -2], token_ids[first:-1], strict=True)
-        self._after.update(zip(pairs, range(first + 1, len(token_ids)), strict=True))
-        self._num_indexed = max(first, len(token_ids) - 1)
+        pairs = zip(said[first - 1 : -2], said[first:-1], strict=True)
+        self._after.update(zip(pairs, range(first + 1, len(said)), strict=True))
+        self._num_indexed = max(first, len(said) - 1)
 
-    def _find(self, token_ids: list[int]) -> tuple[int, int]:
+    def _find(self) -> tuple[int, int]:
         """How many of the last tokens stood side by side before, and where the next one stands."""
-        at = self._after.get((token_ids[-2], token_ids[-1])) if len(token_ids) > 1 else None
-        if at is None:
+        said = self._said
+        at = self._after.get((said[-2], said[-1]))
+        if at is None or said[at] == _BETWEEN:
             return _NO_MATCH, 0
         match = 2
-        while (
-            match < min(_LONGEST_MATCH, at) and token_ids[at - match - 1] == token_ids[-match - 1]
-        ):
+        while match < min(_LONGEST, at) and said[at - match - 1] == said[-match - 1]:
             match += 1
         return match, at
 

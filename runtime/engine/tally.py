@@ -119,6 +119,8 @@ class EngineTally:
         times = sequence.times
         self.finished[reason] += 1
         self.forced_tokens += sequence.num_forced
+        self.drafted_tokens += sequence.num_drafted
+        self.accepted_tokens += sequence.num_accepted
         self.request_s.observe(now - times.added)
         if times.started is not None:
             self.queue_s.observe(times.started - times.added)

@@ -53,6 +53,7 @@ def write_completion(
     *,
     is_legacy: bool,
     has_scores: bool,
+    is_predicted: bool,
 ) -> JsonObject:
     """Write a whole completion of one turn for each choice; with scores, of each token, too.
 
@@ -68,7 +69,8 @@ def write_completion(
         }
         for index, end in enumerate(ends)
     ]
-    return header.write("chat.completion", choices=choices, usage=write_usage(ends, tokenizer))
+    usage = write_usage(ends, tokenizer, is_predicted=is_predicted)
+    return header.write("chat.completion", choices=choices, usage=usage)
 
 
 def finish_reason(end: TurnEnd, *, is_legacy: bool) -> str:
@@ -95,8 +97,13 @@ def write_totals(ends: list[TurnEnd]) -> JsonObject:
     }
 
 
-def write_usage(ends: list[TurnEnd], tokenizer: Tokenizer) -> JsonObject:
-    """As `write_totals`, and what they were for; thoughts count as the tokens of their text."""
+def write_usage(ends: list[TurnEnd], tokenizer: Tokenizer, *, is_predicted: bool) -> JsonObject:
+    """As `write_totals`, and what they were for; thoughts count as the tokens of their text.
+
+    `is_predicted` tells, too, how many tokens of a prediction were tried and came out so.
+    """
+    tried = sum(end.usage.drafted_tokens for end in ends) if is_predicted else 0
+    accepted = sum(end.usage.accepted_tokens for end in ends) if is_predicted else 0
     thoughts = [end.message.reasoning for end in ends if end.message.reasoning]
     return {
         **write_totals(ends),
@@ -104,8 +111,8 @@ def write_usage(ends: list[TurnEnd], tokenizer: Tokenizer) -> JsonObject:
         "completion_tokens_details": {
             "reasoning_tokens": sum(len(tokenizer.encode(text)) for text in thoughts),
             "audio_tokens": 0,
-            "accepted_prediction_tokens": 0,
-            "rejected_prediction_tokens": 0,
+            "accepted_prediction_tokens": accepted,
+            "rejected_prediction_tokens": tried - accepted,
         },
     }
 

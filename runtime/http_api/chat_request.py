@@ -62,6 +62,11 @@ class ChatTurn:
         """Whether tokens come with their log-probabilities."""
         return self.sampling[0].top_logprobs is not None
 
+    @property
+    def is_predicted(self) -> bool:
+        """Whether the client says what is likely answered."""
+        return bool(self.sampling[0].prediction)
+
 
 def read_chat(request: ChatRequest, context_length: int) -> ChatTurn:
     """Translate a request.
@@ -235,6 +240,8 @@ def _sampling(request: ChatRequest, context_length: int) -> list[SamplingParams]
     max_tokens = next(limit for limit in limits if limit is not None)
     num_top = (request.top_logprobs or 0) if request.logprobs else None
     drawn = read_sampling(request, max_tokens, num_top)
+    if request.prediction is not None:
+        drawn = replace(drawn, prediction=_text(request.prediction.content))
     seeds = (None if drawn.seed is None else (drawn.seed + n) % 2**63 for n in itertools.count())
     return [replace(drawn, seed=next(seeds)) for _ in range(request.n or 1)]
 

@@ -283,6 +283,13 @@ class Drawn(Guided):
     user: str | None = None
 
 
+class Prediction(Shape):
+    """What is likely answered."""
+
+    type: Literal["content"]
+    content: Text
+
+
 class ChatRequest(Drawn):
     """The body of `POST /v1/chat/completions`."""
 
@@ -305,7 +312,7 @@ class ChatRequest(Drawn):
     audio: Json | None = None
     metadata: Metadata | None = None
     moderation: Json | None = None
-    prediction: Json | None = None
+    prediction: Prediction | None = None
     prompt_cache_key: str | None = None
     prompt_cache_options: Json | None = None
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None

@@ -280,7 +280,12 @@ class _Api:
 
 def _write(header: Header, model: Model, turn: ChatTurn, ends: list[TurnEnd]) -> JsonObject:
     return write_completion(
-        header, ends, model.tokenizer, is_legacy=turn.is_legacy, has_scores=turn.has_scores
+        header,
+        ends,
+        model.tokenizer,
+        is_legacy=turn.is_legacy,
+        has_scores=turn.has_scores,
+        is_predicted=turn.is_predicted,
     )
 
 
@@ -334,6 +339,6 @@ async def _stream(
     await all_at_once([partial(answer, *one) for one in enumerate(turn.sampling)])
     ordered = [ends[index] for index in sorted(ends)]
     if has_usage:
-        usage = write_usage(ordered, model.tokenizer)
+        usage = write_usage(ordered, model.tokenizer, is_predicted=turn.is_predicted)
         await emit(header.write("chat.completion.chunk", choices=[], usage=usage))
     return ordered

@@ -56,6 +56,28 @@ def test_what_followed_two_tokens_is_guessed_to_follow_them_again(
     assert token_ids == before
 
 
+def test_what_was_predicted_is_guessed_where_it_is_begun() -> None:
+    speculator = Speculator({END}, [1, 2, 3, 4, 5])
+    assert speculator.propose([9, 8], None, price=EASY, room=9) is None
+    draft = speculator.propose([9, 8, 2, 3], None, price=EASY, room=9)
+    assert draft is not None
+    assert draft.token_ids == [4, 5]
+    assert speculator.propose([9, 8, 2, 3, 4, 5], None, price=EASY, room=9) is None
+
+
+def test_right_prediction_saves_steps_and_no_prediction_changes_a_token() -> None:
+    prompt, passes = [1, 2, 3], []
+    wanted = expected(prompt, 40)
+    for predicted in ([], wanted, wanted[::-1], [END, *wanted, END]):
+        (result,) = generate(
+            guessing_engine(), request(*prompt, max_tokens=40, predicted_ids=tuple(predicted))
+        )
+        assert result.token_ids == wanted
+        passes.append(usage_of(result).forward_passes)
+    assert passes[1] < 0.5 * passes[0]
+    assert passes[3] < 0.5 * passes[0]
+
+
 def test_longer_matches_are_likelier_guesses() -> None:
     two, four = [1, 2, 3, 9, 1, 2], [5, 6, 1, 2, 3, 9, 5, 6, 1, 2]
     assert propose(two, price=0.2)[:1] == propose(four, price=0.2)[:1] == [3]

@@ -13,6 +13,7 @@ import pytest
 
 from mcp_servers.model_server.admission import AdmissionLimits
 from runtime.chat.messages import Message, OutputSchema, ToolCall, ToolChoice
+from runtime.request import Usage
 from tests.helpers.model_service import ScriptedModels, scripted_models
 from tests.helpers.scripted_chat_model import AskedTurn, Script, ScriptedTurn, play
 from tests.helpers.tiny_tokenizer import tiny_tokenizer
@@ -92,6 +93,21 @@ async def test_a_completion_has_every_field_that_clients_read() -> None:
     assert response.headers["x-request-id"].startswith("req_")
     assert asked[0].messages == (Message("user", "hello"),)
     assert asked[0].max_tokens == 9
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_prediction_reaches_the_model_and_its_worth_is_told(*, stream: bool) -> None:
+    usage = Usage(completion_tokens=9, drafted_tokens=7, accepted_tokens=5)
+    turn = ScriptedTurn("Hi there.", usage=usage)
+    parts = [{"type": "text", "text": "Hi "}, {"type": "text", "text": "here."}]
+    told = {"stream": stream} | ({"stream_options": {"include_usage": True}} if stream else {})
+    found = []
+    for fields in ({}, {"prediction": {"type": "content", "content": parts}}):
+        response, asked = await ask(play(turn), **told, **fields)
+        body = chunks_of(response)[-1] if stream else response.json()
+        details = body["usage"]["completion_tokens_details"]
+        found.append((asked[0].sampling.prediction, *list(details.values())[-2:]))
+    assert found == [("", 0, 0), ("Hi here.", 5, 2)]
 
 
 async def test_a_stream_joins_to_the_whole_answer_and_ends_with_usage_where_asked() -> None:
@@ -206,6 +222,7 @@ def says(part: dict[str, Any]) -> dict[str, Any]:
         ({"top_logprobs": 21}, "top_logprobs"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"logprobs": False, "top_logprobs": 2}, "top_logprobs"),
+        ({"prediction": {"type": "content"}}, "prediction.content"),
         ({"logit_bias": {"five": 3}}, "logit_bias"),
         ({"logit_bias": {"5": 101}}, "logit_bias.5"),
         ({"logit_bias": {"5": 1, "05": 2}}, "logit_bias"),
