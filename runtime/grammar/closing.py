@@ -72,9 +72,10 @@ class BudgetedConstraint:
         ]
         self._longest = longest
         self._length = len(end or ())
-        self._num_unseen = 0
         self._is_lost = not fits
         self._has_refused = False
+        # How many tokens may be taken before the next look for an end.
+        self._num_blind = self._count_blind()
 
     def fill(self, token_bitmask: npt.NDArray[np.int32], row: int) -> None:
         self._inner.fill(token_bitmask, row)
@@ -84,11 +85,11 @@ class BudgetedConstraint:
         self._has_refused = False
         count = 0
         while count < len(token_ids):
-            if (num_blind := self._num_blind()) > 0:
-                unseen = token_ids[count : count + num_blind]
+            if self._num_blind > 0:
+                unseen = token_ids[count : count + self._num_blind]
                 taken = self._inner.advance(unseen)
                 self._ends += [None] * taken
-                self._num_unseen += taken
+                self._num_blind -= taken
                 is_taken = taken == len(unseen)
             else:
                 taken = is_taken = self._take(token_ids[count])
@@ -117,7 +118,7 @@ class BudgetedConstraint:
         if num_tokens:
             self._inner.rollback(num_tokens)
             del self._ends[-num_tokens:]
-            self._num_unseen = max(_LOOK_TOKENS, self._longest)
+            self._num_blind = self._count_blind(max(_LOOK_TOKENS, self._longest))
 
     def fork(self) -> BudgetedConstraint:
         copy = BudgetedConstraint(
@@ -130,7 +131,7 @@ class BudgetedConstraint:
         )
         copy._ends = list(self._ends)
         copy._length = self._length
-        copy._num_unseen = self._num_unseen
+        copy._num_blind = self._num_blind
         copy._is_lost = self._is_lost
         copy._has_refused = self._has_refused
         return copy
@@ -168,13 +169,13 @@ class BudgetedConstraint:
         if end is None:
             self._inner.advance([token_id])
         self._is_lost = end is None
-        self._num_unseen = 0
         self._length = self._length if end is None else len(end)
         self._ends.append(end)
+        self._num_blind = self._count_blind()
         return True
 
-    def _num_blind(self) -> int:
-        """How many tokens may be taken before the next look for an end.
+    def _count_blind(self, num_unseen: int = 0) -> int:
+        """How many tokens may be taken from here, where as many have not been looked at.
 
         Between two looks the shortest end may grow by two tokens with each that is taken.
         """
@@ -183,8 +184,8 @@ class BudgetedConstraint:
             return max(0, room) % _RETRY_TOKENS
         near = self._length + (self._longest or self._length) + _NEAR_TOKENS
         to_near = room + 1 - near
-        interval = max(_LOOK_TOKENS, self._longest, (to_near + self._num_unseen) // 3)
-        return min(to_near, interval - self._num_unseen)
+        interval = max(_LOOK_TOKENS, self._longest, (to_near + num_unseen) // 3)
+        return min(to_near, interval - num_unseen)
 
     def _may_refuse(self, room: int) -> bool:
         """Untake the token that leaves no end, where there is one without it."""

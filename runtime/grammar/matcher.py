@@ -17,13 +17,15 @@ class MatcherConstraint:
     """The legal continuations of one sequence under a compiled grammar.
 
     The end token never reaches the matcher, which cannot take one where nothing else may
-    follow. Invariant: `_has_ended` exactly when a token of `stop_ids` was taken last.
+    follow. Invariants: `_has_ended` exactly when a token of `stop_ids` was taken last;
+    `_is_free` only where `forced` has said that nothing must come next.
     """
 
     def __init__(self, matcher: llguidance.LLMatcher, vocabulary: Vocabulary) -> None:
         self._matcher = matcher
         self._vocabulary = vocabulary
         self._has_ended = False
+        self._is_free = False
 
     def fill(self, token_bitmask: npt.NDArray[np.int32], row: int) -> None:
         """Write the legal next tokens; none when the state is, or becomes, done or failed."""
@@ -38,7 +40,7 @@ class MatcherConstraint:
             # does `words.ctypes`.
             address = ctypes.addressof(ctypes.c_char.from_buffer(words))
             self._matcher.unsafe_compute_mask_ptr(address, 4 * num_words)
-            if np.count_nonzero(words) == 1:
+            if not self._is_free and np.count_nonzero(words) == 1:
                 self._respell(words)
         # In its error state the matcher would allow the end token, as if all were well.
         if self._has_ended or self._matcher.is_error():
@@ -47,6 +49,7 @@ class MatcherConstraint:
     def advance(self, token_ids: Sequence[int]) -> int:
         if self._has_ended:
             return 0
+        self._is_free = False
         stop_ids, vocab_size = self._vocabulary.stop_ids, self._vocabulary.vocab_size
         inside: list[int] = []
         for token_id in token_ids:
@@ -64,6 +67,7 @@ class MatcherConstraint:
         if self._matcher.is_stopped():
             return [self._vocabulary.eos_id] if self._matcher.is_accepting() else []
         run = self._matcher.compute_ff_tokens()
+        self._is_free = not run
         if not run:
             return run
         # A text that spells a special token comes as that token, which is another output.
@@ -112,6 +116,7 @@ class MatcherConstraint:
         return self._matcher.validate_tokens(list(token_ids))
 
     def rollback(self, num_tokens: int) -> None:
+        self._is_free = False
         if num_tokens and self._has_ended:
             self._has_ended = False
             num_tokens -= 1
