@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.engine.cpu_runner import SPARED_AFTER_S, CpuRunner
+from runtime.engine.cpu_runner import MANY_ROWS, SPARED_AFTER_S, CpuRunner
 from runtime.engine.engine import Engine, EngineLimits
 from runtime.kernels.cpu.native import supported_variants
 from runtime.kernels.cpu.recorder import Limits
 from runtime.kernels.cpu.structs import KvType
 from runtime.request import GenerateRequest, SamplingParams
 from runtime.weights import open_checkpoint
-from tests.engine.test_engine import generate
+from tests.engine.test_engine import FixedConstraint, generate
 from tests.engine.test_torch_runner import make_engine as make_torch_engine
 from tests.engine.test_torch_runner import prompts
 from tests.helpers.constrained_tokens import HastyPace, check_greedy_tokens
@@ -154,6 +154,29 @@ def test_greedy_tool_calls_are_the_same_whatever_is_computed_or_forced(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_greedy_tokens(tiny, tmp_path, monkeypatch)
+
+
+class FailingConstraint(FixedConstraint):
+    """Has no mask."""
+
+    def fill(self, token_bitmask: np.ndarray, row: int) -> None:
+        raise ValueError("no mask")
+
+
+@pytest.mark.parametrize("num_bound", [MANY_ROWS - 1, MANY_ROWS])
+def test_mask_that_cannot_be_written_fails_the_step_and_the_next_one_runs(
+    tiny: Path, num_bound: int
+) -> None:
+    engine = make_engine(tiny)
+    one = GenerateRequest((5, 6, 7), SamplingParams(max_tokens=3))
+    (wanted,) = generate(engine, one)
+    script = [{8, 9}] * 9
+    for constraint in (FailingConstraint(script), *[FixedConstraint(script)] * (num_bound - 1)):
+        engine.add(one, constraint.fork())
+    ends = engine.step()
+    assert [end.finish_reason for end in ends.values()] == ["error"] * num_bound
+    assert not engine.has_work
+    assert generate(engine, one) == [wanted]
 
 
 def test_generating_does_not_import_torch(tiny: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -41,14 +42,19 @@ class TimedRunner(PageRunner):
         self.token_s = token_s
         self.steps: list[tuple[int, int, float]] = []  # decodes, prompt tokens, seconds
 
-    def run(self, batch: ForwardBatch, sampling: SamplingBatch) -> DrawnTokens:
+    def run(
+        self,
+        batch: ForwardBatch,
+        sampling: SamplingBatch,
+        fill_masks: Callable[[], None] | None = None,
+    ) -> DrawnTokens:
         num_tokens = np.diff(batch.cu_seqlens_q)
         num_decoding = int((num_tokens == 1).sum())
         num_prompt_tokens = len(batch.token_ids) - num_decoding
         seconds = 0.002 + num_decoding * self.decode_s + num_prompt_tokens * self.token_s
         self.clock[0] += seconds
         self.steps.append((num_decoding, num_prompt_tokens, seconds))
-        return super().run(batch, sampling)
+        return super().run(batch, sampling, fill_masks)
 
 
 def check_invariants(engine: Engine, *, is_copying: bool = False) -> None:
