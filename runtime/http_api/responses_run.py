@@ -384,6 +384,8 @@ class _Tap:
 def _called(turn: ResponseTurn) -> dict[str, JsonObject]:
     """What the call of each of the client's functions says, by the name the model knows."""
     called: dict[str, JsonObject] = {spec.name: {"name": spec.name} for spec in turn.functions}
+    for name in turn.custom:
+        called[name] = {"type": "custom_tool_call", "name": name}
     for offered, (namespace, name) in turn.namespaces.items():
         called[offered] = {"name": name, "namespace": namespace}
     return called

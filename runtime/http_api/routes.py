@@ -280,7 +280,12 @@ class _Api:
 
 def _write(header: Header, model: Model, turn: ChatTurn, ends: list[TurnEnd]) -> JsonObject:
     return write_completion(
-        header, ends, model.tokenizer, is_legacy=turn.is_legacy, has_scores=turn.has_scores
+        header,
+        ends,
+        model.tokenizer,
+        is_legacy=turn.is_legacy,
+        has_scores=turn.has_scores,
+        custom=turn.custom,
     )
 
 
@@ -318,7 +323,12 @@ async def _stream(
 
     async def answer(index: int, sampling: SamplingParams) -> None:
         writer = ChunkWriter(
-            header, index, is_legacy=turn.is_legacy, has_usage=has_usage, scored_by=scored_by
+            header,
+            index,
+            is_legacy=turn.is_legacy,
+            has_usage=has_usage,
+            scored_by=scored_by,
+            custom=turn.custom,
         )
         is_begun = False
         async with aclosing(_open(model, turn, sampling)) as events:

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from runtime.errors import UnknownModelError
 from runtime.http_api.body import read_body
-from runtime.http_api.chat_request import read_messages, read_tool
+from runtime.http_api.chat_request import read_messages, read_tools
 from runtime.http_api.chat_shapes import AnyMessage
 from runtime.http_api.event_stream import unless_gone
 from runtime.http_api.faults import bad_request
@@ -139,8 +139,7 @@ def _piece(tokenizer: Tokenizer, token_id: int) -> JsonObject:
 def _render(
     model: Model, asked: TokenizeRequest | TemplateRequest, messages: Sequence[AnyMessage]
 ) -> Sequence[int]:
-    tools = enumerate(asked.tools or ())
-    specs = [read_tool(one.function, f"tools[{at}].function") for at, one in tools]
+    specs = read_tools(asked.tools or ())
     options = asked.chat_template_kwargs
     thinks = None if options is None else options.enable_thinking
     return model.render(read_messages(messages), specs, thinks=thinks)
