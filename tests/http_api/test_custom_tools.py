@@ -8,11 +8,18 @@ from typing import Any
 import httpx2
 import pytest
 
-from runtime.chat.messages import Message, ToolCall, ToolChoice
-from runtime.http_api.custom_tools import InputReader
+from runtime.chat.messages import Message, ToolCall, ToolCallDelta, ToolChoice, TurnEnd
+from runtime.chat.model import ChatModel
+from runtime.chat.wire_formats.families import WIRE_FORMATS
+from runtime.chat.wire_formats.format import WireFormat
+from runtime.chat.wire_formats.render import write_calls
+from runtime.http_api.chat_shapes import InputGrammar
+from runtime.http_api.custom_tools import InputReader, arguments_of, custom_tool, input_of
 from tests.helpers.model_service import scripted_models
 from tests.helpers.scripted_chat_model import AskedTurn, ScriptedTurn, play
+from tests.helpers.scripted_engine import ScriptedEngine, say
 from tests.helpers.web_service import HEADERS, ServedApp, open_app
+from tests.helpers.wire_models import tokenizer_of
 from tests.http_api.test_chat import chunks_of
 from tests.http_api.test_openapi import check_answer
 from tests.http_api.test_responses import events_of
@@ -191,6 +198,27 @@ async def test_a_form_that_cannot_be_honoured_is_refused_by_its_name(
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
     assert models.model.asked == []
+
+
+@pytest.mark.parametrize("wire", WIRE_FORMATS, ids=lambda wire: wire.name)
+@pytest.mark.parametrize("regex", [None, r'ls ("é"|[a-z]+)\n\\'])
+async def test_every_way_of_writing_calls_carries_a_text(
+    wire: WireFormat, regex: str | None
+) -> None:
+    text = 'ls "é"\n\\'
+    grammar = None if regex is None else InputGrammar(syntax="regex", definition=regex)
+    tool = custom_tool("shell", "", grammar, "tools")
+    tokenizer = tokenizer_of(wire.name)
+    said = write_calls(wire, [ToolCall("000000000", "shell", arguments_of(text))])
+    model = ChatModel("tiny", tokenizer, ScriptedEngine(tokenizer, say(said)), context_length=4096)
+    stream = model.stream([Message("user", "?")], tools=[tool], tool_choice=ToolChoice("required"))
+    reader, read = InputReader(), ""
+    async for event in stream:
+        if isinstance(event, ToolCallDelta):
+            read += reader.push(event.arguments)
+        if isinstance(event, TurnEnd):
+            assert [input_of(call.arguments) for call in event.message.tool_calls] == [text]
+    assert read == text
 
 
 TEXTS = ["", "ls", 'a"b\\c/d', "é\n\t\x00", "🙂", "}", '"}', "日本"]
