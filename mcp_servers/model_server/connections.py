@@ -21,6 +21,10 @@ MAX_UNREAD_BYTES = 256 * 1024
 """What waits for a client to read it; whoever writes more to it then waits, too."""
 
 
+MAX_AHEAD_BYTES = 64 * 1024
+"""Of what a client sends while its request is answered: while we read, we see it leave."""
+
+
 class _Timer(Protocol):
     def cancel(self) -> None: ...
 
@@ -46,6 +50,10 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        # The library stops reading once a request is followed by anything, a line break will do.
+        is_ahead = self.conn.their_state is h11.DONE
+        if is_ahead and len(self.conn.trailing_data[0]) <= MAX_AHEAD_BYTES:
+            self.flow.resume_reading()
         self._has_asked = self._has_asked or self.conn.their_state is not h11.IDLE
         self._watch_headers()
 

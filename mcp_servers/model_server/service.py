@@ -368,15 +368,15 @@ class ModelService:
         """Refuse what its model, where it is loaded, could not read, before it waits.
 
         Raises:
-            InvalidRequestError: the texts alone fill the context.
+            PromptTooLongError: the texts alone fill the context.
         """
         from runtime.chat.messages import Message
-        from runtime.http_api.prompt_length import check_length
+        from runtime.chat.prompt_length import check_length
 
         texts = [str(arguments.get(field, "")) for field in _TEXTS.get(name, ())]
         model = self.models.find(arguments.get("model") or self.models.default)
         if texts and model is not None:
-            await check_length(model, [Message("user", "\n".join(texts))], (), "prompt")
+            await check_length(model, [Message("user", "\n".join(texts))])
 
     async def _do(self, run: Run, name: str, arguments: JsonObject) -> ToolResult:
         if name == "model_load":

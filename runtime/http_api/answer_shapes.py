@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from runtime.http_api.chat_shapes import Json, Shape
+from runtime.http_api.chat_shapes import CustomCall, Json, Shape
 
 Ended = Literal["stop", "length", "tool_calls", "function_call"]
 
@@ -108,6 +108,14 @@ class AnsweredCall(Shape):
     function: CalledFunction
 
 
+class AnsweredCustomCall(Shape):
+    """A call of a custom tool that the model wants made."""
+
+    id: str
+    type: Literal["custom"]
+    custom: CustomCall
+
+
 class AnsweredMessage(Shape):
     """What the model said."""
 
@@ -117,7 +125,7 @@ class AnsweredMessage(Shape):
     annotations: list[Json]
     reasoning: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[AnsweredCall] | None = None
+    tool_calls: list[AnsweredCall | AnsweredCustomCall] | None = None
     function_call: CalledFunction | None = None
 
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from runtime.chat.messages import (
     ChatEvent,
     ReasoningDelta,
     TextDelta,
+    ToolCall,
     ToolCallDelta,
     TurnEnd,
 )
 from runtime.errors import GenerationError
+from runtime.http_api.custom_tools import InputReader, input_of
 from runtime.http_api.logprobs import write_chat_logprobs
 from runtime.request import TokenScore
 from runtime.tokenizer.tokenizer import Tokenizer
@@ -54,8 +56,11 @@ def write_completion(
     is_legacy: bool,
     has_scores: bool,
     is_predicted: bool,
+    custom: Collection[str] = (),
 ) -> JsonObject:
     """Write a whole completion of one turn for each choice; with scores, of each token, too.
+
+    `custom` are the names of the tools that get a text.
 
     Raises:
         GenerationError: a turn failed.
@@ -63,7 +68,7 @@ def write_completion(
     choices = [
         {
             "index": index,
-            "message": _message(end, is_legacy=is_legacy),
+            "message": _message(end, custom, is_legacy=is_legacy),
             "logprobs": write_chat_logprobs(end.scores, tokenizer) if has_scores else None,
             "finish_reason": finish_reason(end, is_legacy=is_legacy),
         }
@@ -128,6 +133,7 @@ class ChunkWriter:
         is_legacy: bool,
         has_usage: bool,
         scored_by: Tokenizer | None = None,
+        custom: Collection[str] = (),
     ) -> None:
         self._header = header
         self._index = index
@@ -135,6 +141,8 @@ class ChunkWriter:
         self._usage: JsonObject = {"usage": None} if has_usage else {}
         self._scored_by = scored_by
         self._num_scores = 0
+        self._custom = custom
+        self._inputs: dict[int, InputReader] = {}
 
     def begin(self) -> JsonObject:
         return self._chunk({"role": "assistant", "content": "", "refusal": None})
@@ -152,7 +160,13 @@ class ChunkWriter:
             case ReasoningDelta():
                 yield self._chunk({"reasoning": event.text, "reasoning_content": event.text})
             case ToolCallDelta():
-                yield self._chunk(self._call(event))
+                if event.name in self._custom:
+                    self._inputs[event.index] = InputReader()
+                reader = self._inputs.get(event.index)
+                if reader is None:
+                    yield self._chunk(self._call(event))
+                elif (text := reader.push(event.arguments)) or event.name is not None:
+                    yield self._chunk(self._custom_call(event, text))
             case TurnEnd():
                 reason = finish_reason(event, is_legacy=self._is_legacy)
                 yield self._chunk({}, reason, scores=event.scores[self._num_scores :])
@@ -163,10 +177,15 @@ class ChunkWriter:
             function = {"name": event.name, "arguments": event.arguments}
         if self._is_legacy:
             return {"function_call": function}
-        call: JsonObject = {"index": event.index, "function": function}
-        if event.name is not None:
-            call = {"index": event.index, "id": _new_call_id(), "type": "function", **call}
-        return {"tool_calls": [call]}
+        return self._tool_call(event, "function", function)
+
+    def _custom_call(self, event: ToolCallDelta, text: str) -> JsonObject:
+        name = {} if event.name is None else {"name": event.name}
+        return self._tool_call(event, "custom", {**name, "input": text})
+
+    def _tool_call(self, event: ToolCallDelta, kind: str, more: JsonObject) -> JsonObject:
+        begun = {} if event.name is None else {"id": _new_call_id(), "type": kind}
+        return {"tool_calls": [{"index": event.index, **begun, kind: more}]}
 
     def _chunk(
         self, delta: JsonObject, reason: str | None = None, scores: Sequence[TokenScore] = ()
@@ -187,11 +206,8 @@ def _new_call_id() -> str:
     return f"call_{secrets.token_hex(12)}"
 
 
-def _message(end: TurnEnd, *, is_legacy: bool) -> JsonObject:
-    calls = [
-        (call.call_id, {"name": call.name, "arguments": _dump(call.arguments)})
-        for call in end.message.tool_calls
-    ]
+def _message(end: TurnEnd, custom: Collection[str], *, is_legacy: bool) -> JsonObject:
+    calls = end.message.tool_calls
     message: JsonObject = {
         "role": "assistant",
         "content": end.message.content or (None if calls else ""),
@@ -201,12 +217,23 @@ def _message(end: TurnEnd, *, is_legacy: bool) -> JsonObject:
     if end.message.reasoning:
         message["reasoning"] = message["reasoning_content"] = end.message.reasoning
     if calls and is_legacy:
-        message["function_call"] = calls[0][1]
+        message["function_call"] = _function(calls[0])
     elif calls:
         message["tool_calls"] = [
-            {"id": call_id, "type": "function", "function": call} for call_id, call in calls
+            {"id": call.call_id, "type": "custom", "custom": _text_for(call)}
+            if call.name in custom
+            else {"id": call.call_id, "type": "function", "function": _function(call)}
+            for call in calls
         ]
     return message
+
+
+def _function(call: ToolCall) -> JsonObject:
+    return {"name": call.name, "arguments": _dump(call.arguments)}
+
+
+def _text_for(call: ToolCall) -> JsonObject:
+    return {"name": call.name, "input": input_of(call.arguments)}
 
 
 def _dump(arguments: JsonObject) -> str:

@@ -13,12 +13,17 @@ from runtime.grammar.compile import from_choices, from_grammar, from_json_schema
 from runtime.http_api.chat_shapes import (
     AllowedToolsChoice,
     AnyMessage,
+    AnyTool,
     AssistantMessage,
     ChatRequest,
+    CustomTool,
     Drawn,
     FunctionDefinition,
     FunctionMessage,
+    GrammarFormat,
     Guided,
+    MessageCall,
+    NamedCustomTool,
     NamedFunction,
     NamedTool,
     RefusalPart,
@@ -29,6 +34,7 @@ from runtime.http_api.chat_shapes import (
     ToolMessage,
     UserMessage,
 )
+from runtime.http_api.custom_tools import arguments_of, custom_tool
 from runtime.http_api.faults import bad_request
 from runtime.request import SamplingParams
 from tools.json_text import is_too_deep, read_json
@@ -47,6 +53,7 @@ class ChatTurn:
     Attributes:
         sampling: one for each choice.
         is_legacy: whether calls are answered as `function_call`.
+        custom: names of the tools whose calls are answered as a text.
     """
 
     messages: tuple[Message, ...]
@@ -56,6 +63,7 @@ class ChatTurn:
     sampling: tuple[SamplingParams, ...]
     thinks: bool | None
     is_legacy: bool
+    custom: frozenset[str]
 
     @property
     def has_scores(self) -> bool:
@@ -76,7 +84,7 @@ def read_chat(request: ChatRequest, context_length: int) -> ChatTurn:
         InvalidRequestError: a number out of range, or a schema or grammar that is none.
     """
     _refuse_unsupported(request)
-    tools = [read_tool(tool.function, f"tools[{at}].function") for at, tool in _each(request.tools)]
+    tools = read_tools(request.tools or ())
     older = [read_tool(one, f"functions[{at}]") for at, one in _each(request.functions)]
     tools += [one for one in older if one not in tools]
     return ChatTurn(
@@ -87,6 +95,9 @@ def read_chat(request: ChatRequest, context_length: int) -> ChatTurn:
         tuple(_sampling(request, context_length)),
         _thinks(request),
         is_legacy=bool(request.functions) and not request.tools,
+        custom=frozenset(
+            tool.custom.name for tool in request.tools or () if isinstance(tool, CustomTool)
+        ),
     )
 
 
@@ -147,16 +158,19 @@ def _text(content: str | Sequence[TextPart | RefusalPart]) -> str:
 
 
 def _calls(message: AssistantMessage, at: int, where: str) -> tuple[ToolCall, ...]:
-    given = [
-        (call.id, call.function, f"{where}.tool_calls[{index}].function.arguments")
-        for index, call in _each(message.tool_calls)
-    ]
-    if message.function_call is not None:
-        given.append((f"call_{at}", message.function_call, f"{where}.function_call.arguments"))
-    return tuple(
-        ToolCall(call_id, function.name, read_arguments(function.arguments, place))
-        for call_id, function, place in given
-    )
+    calls: list[ToolCall] = []
+    for index, call in _each(message.tool_calls):
+        if isinstance(call, MessageCall):
+            place = f"{where}.tool_calls[{index}].function.arguments"
+            arguments = read_arguments(call.function.arguments, place)
+            calls.append(ToolCall(call.id, call.function.name, arguments))
+        else:
+            custom = call.custom
+            calls.append(ToolCall(call.id, custom.name, arguments_of(custom.input)))
+    if (older := message.function_call) is not None:
+        arguments = read_arguments(older.arguments, f"{where}.function_call.arguments")
+        calls.append(ToolCall(f"call_{at}", older.name, arguments))
+    return tuple(calls)
 
 
 def read_arguments(text: str, where: str) -> JsonObject:
@@ -172,6 +186,23 @@ def read_arguments(text: str, where: str) -> JsonObject:
     if not isinstance(arguments, dict):
         raise bad_request("arguments are a JSON object as text", where)
     return arguments
+
+
+def read_tools(tools: Sequence[AnyTool]) -> list[ToolSpec]:
+    """Translate the tools that stand in a body's field `tools`.
+
+    Raises:
+        FaultError: parameters are no object, or a grammar cannot be honoured.
+    """
+    found: list[ToolSpec] = []
+    for at, tool in enumerate(tools):
+        if isinstance(tool, CustomTool):
+            one, where = tool.custom, f"tools[{at}].custom.format.grammar"
+            grammar = one.format.grammar if isinstance(one.format, GrammarFormat) else None
+            found.append(custom_tool(one.name, one.description, grammar, where))
+        else:
+            found.append(read_tool(tool.function, f"tools[{at}].function"))
+    return found
 
 
 def read_tool(function: FunctionDefinition, where: str) -> ToolSpec:
@@ -192,12 +223,12 @@ def _tool_choice(request: ChatRequest, names: Sequence[str]) -> ToolChoice:
     wanted: list[str] = []
     if isinstance(choice, str):
         found = replace(found, mode=choice)
-    elif isinstance(choice, NamedTool | NamedFunction):
-        name = choice.function.name if isinstance(choice, NamedTool) else choice.name
+    elif isinstance(choice, NamedTool | NamedCustomTool | NamedFunction):
+        name = choice.name if isinstance(choice, NamedFunction) else _name_of(choice)
         wanted = [name]
         found = ToolChoice("required", name, parallel=False)
     elif isinstance(choice, AllowedToolsChoice):
-        wanted = [tool.function.name for tool in choice.allowed_tools.tools]
+        wanted = [_name_of(tool) for tool in choice.allowed_tools.tools]
         found = replace(found, mode=choice.allowed_tools.mode, allowed=tuple(wanted))
     for name in wanted:
         if name not in names:
@@ -205,6 +236,10 @@ def _tool_choice(request: ChatRequest, names: Sequence[str]) -> ToolChoice:
     if found.mode == "required" and not names:
         raise bad_request("there is no tool to call", "tool_choice")
     return found if names else AUTO
+
+
+def _name_of(tool: NamedTool | NamedCustomTool) -> str:
+    return tool.function.name if isinstance(tool, NamedTool) else tool.custom.name
 
 
 def read_output(request: Guided) -> Output | None:

@@ -12,7 +12,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetCoreSchemaHandler,
+    Tag,
+)
 from pydantic_core import CoreSchema
 
 
@@ -113,6 +121,40 @@ class MessageCall(Shape):
     index: Annotated[int, WHOLE] | None = None
 
 
+class CustomCall(Shape):
+    """A custom tool's name and the text that it got."""
+
+    name: str
+    input: str
+
+
+class MessageCustomCall(Shape):
+    """A call of a custom tool that the assistant made."""
+
+    id: str
+    type: Literal["custom"]
+    custom: CustomCall
+    index: Annotated[int, WHOLE] | None = None
+
+
+def _kind_of_call(value: object) -> str | None:
+    """The type of a call; one of a function need not name it."""
+    if isinstance(value, dict):
+        kind = value.get("type", "function")
+        return kind if isinstance(kind, str) else None
+    return getattr(value, "type", None)
+
+
+AnyCall = Annotated[
+    Annotated[MessageCall, Tag("function")] | Annotated[MessageCustomCall, Tag("custom")],
+    Discriminator(
+        _kind_of_call,
+        custom_error_type="unknown_call",
+        custom_error_message="Input should have the type function or custom",
+    ),
+]
+
+
 class AssistantMessage(Shape):
     """What the model said before."""
 
@@ -120,7 +162,7 @@ class AssistantMessage(Shape):
     content: str | list[Annotated[TextPart | RefusalPart, Field(discriminator="type")]] | None = (
         None
     )
-    tool_calls: list[MessageCall] | None = None
+    tool_calls: list[AnyCall] | None = None
     function_call: FunctionCall | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
@@ -168,6 +210,44 @@ class FunctionTool(Shape):
     function: FunctionDefinition
 
 
+class TextFormat(Shape):
+    """Any text."""
+
+    type: Literal["text"]
+
+
+class InputGrammar(Shape):
+    """What a text for a custom tool looks like; of the syntaxes, `regex` is enforced."""
+
+    definition: str
+    syntax: Literal["lark", "regex"]
+
+
+class GrammarFormat(Shape):
+    """A text of a grammar."""
+
+    type: Literal["grammar"]
+    grammar: InputGrammar
+
+
+class CustomDefinition(Shape):
+    """A tool that gets a text in place of arguments."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_-]+$")]
+    description: str = ""
+    format: Annotated[TextFormat | GrammarFormat, Field(discriminator="type")] | None = None
+
+
+class CustomTool(Shape):
+    """A custom tool."""
+
+    type: Literal["custom"]
+    custom: CustomDefinition
+
+
+AnyTool = Annotated[FunctionTool | CustomTool, Field(discriminator="type")]
+
+
 class NamedFunction(Shape):
     """A function by its name."""
 
@@ -181,11 +261,21 @@ class NamedTool(Shape):
     function: NamedFunction
 
 
+class NamedCustomTool(Shape):
+    """A custom tool by its name."""
+
+    type: Literal["custom"]
+    custom: NamedFunction
+
+
+AnyNamedTool = Annotated[NamedTool | NamedCustomTool, Field(discriminator="type")]
+
+
 class AllowedTools(Shape):
     """Of the tools, those that may be called."""
 
     mode: Literal["auto", "required"]
-    tools: Annotated[list[NamedTool], Field(min_length=1)]
+    tools: Annotated[list[AnyNamedTool], Field(min_length=1)]
 
 
 class AllowedToolsChoice(Shape):
@@ -193,12 +283,6 @@ class AllowedToolsChoice(Shape):
 
     type: Literal["allowed_tools"]
     allowed_tools: AllowedTools
-
-
-class TextFormat(Shape):
-    """Any text."""
-
-    type: Literal["text"]
 
 
 class ObjectFormat(Shape):
@@ -296,8 +380,12 @@ class ChatRequest(Drawn):
     model: str
     messages: Annotated[list[AnyMessage], Field(min_length=1)]
 
-    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice | None = None
+    tools: Annotated[list[AnyTool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: (
+        Literal["none", "auto", "required"]
+        | Annotated[NamedTool | NamedCustomTool | AllowedToolsChoice, Field(discriminator="type")]
+        | None
+    ) = None
     parallel_tool_calls: bool | None = None
     functions: Annotated[list[FunctionDefinition], Field(max_length=MAX_TOOLS)] | None = None
     function_call: Literal["none", "auto"] | NamedFunction | None = None

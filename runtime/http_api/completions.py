@@ -24,10 +24,9 @@ from runtime.http_api.body import read_body
 from runtime.http_api.chat_request import read_output, read_sampling
 from runtime.http_api.completion_answer import CompletionHeader, write_choice, write_usage
 from runtime.http_api.event_stream import Emit, EventStream, unless_gone
-from runtime.http_api.faults import bad_request
+from runtime.http_api.faults import TOO_LONG, FaultError, bad_request
 from runtime.http_api.infill import read_gap
 from runtime.http_api.logprobs import TextLogprobs
-from runtime.http_api.prompt_length import check_size, too_long
 from runtime.http_api.routes import Backend, Model, queue_time_s
 from runtime.http_api.text_shapes import CompletionRequest, Prompt
 from runtime.request import (
@@ -170,10 +169,10 @@ def read_plan(asked: CompletionRequest, model: Model) -> Plan:
     tokenizer = model.tokenizer
     max_tokens = model.context_length - (asked.max_tokens != 0)
     if asked.suffix:
-        check_size(str(asked.prompt) + asked.suffix, tokenizer, max_tokens, "prompt")
+        _check_size(str(asked.prompt) + asked.suffix, tokenizer, max_tokens, "prompt")
         prompts = [read_gap(str(asked.prompt), asked.suffix, tokenizer)]
         if len(prompts[0]) > max_tokens:
-            raise too_long(len(prompts[0]), max_tokens, "prompt")
+            raise _too_long(len(prompts[0]), max_tokens, "prompt")
     else:
         prompts = read_texts(asked.prompt, tokenizer, "prompt", max_tokens, parse_special=True)
     num_drawn = asked.best_of or asked.n or 1
@@ -217,19 +216,35 @@ def read_texts(
     for at, one in enumerate(several):
         where = field_name if len(several) == 1 else f"{field_name}[{at}]"
         if is_text := isinstance(one, str):
-            check_size(one, tokenizer, max_tokens, where)
+            _check_size(one, tokenizer, max_tokens, where)
             token_ids = tokenizer.encode_whole(one, parse_special=parse_special)
         else:
             token_ids = one
         if not token_ids:
             raise bad_request("a text of no token cannot be taken", where)
         if len(token_ids) > max_tokens:
-            raise too_long(len(token_ids), max_tokens, where)
+            raise _too_long(len(token_ids), max_tokens, where)
         if not is_text and max(token_ids) >= tokenizer.vocab_size:
             text = f"the model's tokens are 0..{tokenizer.vocab_size - 1}, not {max(token_ids)}"
             raise bad_request(text, where)
         found.append(tuple(token_ids))
     return found
+
+
+def _check_size(text: str, tokenizer: Tokenizer, max_tokens: int, where: str) -> None:
+    """Refuse a text that is too long however it is split into tokens.
+
+    Raises:
+        FaultError: names the field.
+    """
+    if (at_least := len(text.encode()) // tokenizer.max_token_bytes) > max_tokens:
+        raise _too_long(f"at least {at_least}", max_tokens, where)
+
+
+def _too_long(num_tokens: int | str, max_tokens: int, where: str) -> FaultError:
+    """A text that does not fit."""
+    text = f"{where} has {num_tokens} tokens, at most {max_tokens} fit: shorten it"
+    return bad_request(text, where, TOO_LONG)
 
 
 async def _run(model: Model, plan: Plan) -> list[list[Written]]:

@@ -19,6 +19,7 @@ from tools.spec import JsonObject
 logger = logging.getLogger(__name__)
 
 DEFAULT_RETRY_S = 1
+TOO_LONG = "context_length_exceeded"
 
 _RETRY = re.compile(r"try again in (\d+) s")
 
@@ -91,8 +92,7 @@ def fault_of(error: Exception) -> Fault:
         case UnknownModelError():
             return Fault(404, "invalid_request_error", str(error), "model_not_found", "model")
         case PromptTooLongError():
-            code = "context_length_exceeded"
-            return Fault(400, "invalid_request_error", str(error), code, "messages")
+            return Fault(400, "invalid_request_error", str(error), TOO_LONG, "messages")
         case InvalidRequestError():
             return Fault(400, "invalid_request_error", str(error), error.code)
         case CapacityError():

@@ -9,7 +9,7 @@ import re
 
 from starlette.responses import JSONResponse, Response
 
-from runtime.http_api.faults import Fault
+from runtime.http_api.faults import TOO_LONG, Fault
 from tools.spec import JsonObject
 
 OVERLOADED = 529
@@ -23,7 +23,7 @@ _KINDS = {
     OVERLOADED: "overloaded_error",
 }
 _INDEX = re.compile(r"\[(\d+)\]")
-_TOO_LONG = re.compile(r"has (?:at least )?(\d+) tokens.* has (\d+)")
+_LENGTHS = re.compile(r"has (?:at least )?(\d+) tokens.* has (\d+)")
 
 
 def write_error(fault: Fault, request_id: str) -> JsonObject:
@@ -50,9 +50,9 @@ def _status(fault: Fault) -> int:
 
 
 def _message(fault: Fault) -> str:
-    if fault.code == "context_length_exceeded":
+    if fault.code == TOO_LONG:
         # Claude Code shortens a conversation of which it is told in just these words.
-        found = _TOO_LONG.search(fault.message)
+        found = _LENGTHS.search(fault.message)
         numbers = f"{found[1]} tokens > {found[2]} maximum; " if found else ""
         return f"prompt is too long: {numbers}{fault.message}"
     if fault.param is None:

@@ -18,6 +18,7 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from runtime.chat.messages import ChatEvent, TurnEnd
+from runtime.chat.prompt_length import check_length
 from runtime.errors import GenerationError
 from runtime.http_api.body import read_body
 from runtime.http_api.chat_answer import write_totals
@@ -27,7 +28,6 @@ from runtime.http_api.messages_answer import Answer, EventWriter, write_message
 from runtime.http_api.messages_faults import refuse, write_error
 from runtime.http_api.messages_request import MessageTurn, read_message, read_sampling
 from runtime.http_api.messages_shapes import CountRequest, MessagesRequest
-from runtime.http_api.prompt_length import check_length
 from runtime.http_api.routes import Backend, Model, queue_time_s
 from runtime.request import SamplingParams
 from tools.spec import JsonObject
@@ -109,7 +109,7 @@ class _Api:
             async with self._backend.hold_model(body.model) as model:
                 request.state.model = body.model
                 length = model.context_length
-                await check_length(model, turn.messages, turn.tools, "messages")
+                await check_length(model, turn.messages, turn.tools)
                 async with self._backend.turn(caller, queue_time_s(request)):
                     yield (
                         model.for_caller(caller),

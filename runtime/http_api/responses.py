@@ -19,7 +19,6 @@ from runtime.agent.loop import AgentModel
 from runtime.http_api.body import read_body
 from runtime.http_api.event_stream import Emit, EventStream, dump_event, unless_gone
 from runtime.http_api.faults import Fault, FaultError, bad_request
-from runtime.http_api.prompt_length import check_length
 from runtime.http_api.responses_compact import CompactRequest, compact
 from runtime.http_api.responses_events import ResponseWriter, WriterOptions, emit_nothing
 from runtime.http_api.responses_items import AnyItem, ReferenceItem, read_items, write_item
@@ -40,7 +39,7 @@ from runtime.http_api.responses_request import (
     read_turn,
     write_settings,
 )
-from runtime.http_api.responses_run import Job, shown_messages, write_failure, write_response
+from runtime.http_api.responses_run import Job, check_prompt, write_failure, write_response
 from runtime.http_api.responses_shapes import InputTokensRequest, ResponseRequest
 from runtime.http_api.responses_store import (
     KeptConversation,
@@ -363,8 +362,7 @@ class _Responses:
         ):
             of = asked.transcript, offered, asked.caller, model.tokenizer
             job = Job(asked.body, asked.turn, *of)
-            if asked.body.truncation != "auto" and not asked.body.context_management:
-                await check_length(model, shown_messages(job), asked.turn.functions, "input")
+            await check_prompt(job, model)
             async with self._backend.turn(asked.caller, within_s):
                 yield model.for_caller(asked.caller), job
 

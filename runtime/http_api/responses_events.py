@@ -20,10 +20,12 @@ from runtime.chat.messages import (
     ChatEvent,
     ReasoningDelta,
     TextDelta,
+    ToolCall,
     ToolCallDelta,
     TurnEnd,
     TurnStart,
 )
+from runtime.http_api.custom_tools import InputReader, input_of
 from runtime.http_api.logprobs import write_scores
 from runtime.http_api.responses_items import new_id
 from runtime.http_api.responses_messages import seal_text
@@ -67,6 +69,7 @@ class _Open:
     index: int
     text: str = ""
     logprobs: list[JsonObject] = field(default_factory=list)
+    reader: InputReader | None = None  # of a call of a custom tool
 
     @property
     def place(self) -> JsonObject:
@@ -291,23 +294,39 @@ class ResponseWriter:
     async def _push_call(self, event: ToolCallDelta) -> None:
         if event.name is not None and event.name in self._functions:
             await self._close()
-            self._calls[event.index] = await self._add(
-                {
-                    "id": new_id("function_call"),
-                    "type": "function_call",
-                    "call_id": f"call_{secrets.token_hex(12)}",
-                    **self._functions[event.name],
-                    "arguments": "",
-                    "status": "in_progress",
-                }
+            said = self._functions[event.name]
+            kind = said.get("type", "function_call")
+            is_custom = kind == "custom_tool_call"
+            item = {"id": new_id(kind), "type": kind, "call_id": f"call_{secrets.token_hex(12)}"}
+            item |= {**said, "input" if is_custom else "arguments": "", "status": "in_progress"}
+            opened = self._calls[event.index] = await self._add(item)
+            opened.reader = InputReader() if is_custom else None
+        if event.arguments and event.index in self._calls:
+            opened = self._calls[event.index]
+            reader = opened.reader
+            await self._grow_call(
+                opened, reader.push(event.arguments) if reader else event.arguments
             )
-        if event.arguments and (opened := self._calls.get(event.index)) is not None:
-            await self._push_arguments(opened, event.arguments)
 
-    async def _push_arguments(self, opened: _Open, text: str) -> None:
+    async def _grow_call(self, opened: _Open, text: str) -> None:
         opened.text += text
-        kind = "response.function_call_arguments.delta"
-        await self._send_delta(kind, text, **opened.place)
+        kind = "custom_tool_call_input" if opened.reader else "function_call_arguments"
+        if text:
+            await self._send_delta(f"response.{kind}.delta", text, **opened.place)
+
+    async def _end_call(self, opened: _Open, made: ToolCall | None) -> None:
+        """Tell the whole of a call; None is made of one that was cut."""
+        is_custom = opened.reader is not None
+        if made is not None and not opened.text:
+            arguments = made.arguments
+            await self._grow_call(opened, input_of(arguments) if is_custom else dump(arguments))
+        fields = {"input": opened.text} if is_custom else {"arguments": opened.text}
+        opened.item |= {**fields, "status": "incomplete" if made is None else "completed"}
+        if not is_custom:
+            fields["name"] = opened.item["name"]
+        kind = "custom_tool_call_input" if is_custom else "function_call_arguments"
+        await self._send(f"response.{kind}.done", **opened.place, **fields)
+        await self._done(opened)
 
     async def _end_turn(self, end: TurnEnd) -> None:
         if self._said is not None:  # a message that a call has closed has the same list
@@ -316,14 +335,7 @@ class ResponseWriter:
         await self._close(status="completed" if is_whole else "incomplete")
         for index, opened in sorted(self._calls.items()):
             made = end.message.tool_calls
-            is_made = index < len(made)
-            if is_made and not opened.text:
-                await self._push_arguments(opened, dump(made[index].arguments))
-            opened.item["arguments"] = opened.text
-            opened.item["status"] = "completed" if is_made else "incomplete"
-            fields = {"name": opened.item["name"], "arguments": opened.text}
-            await self._send("response.function_call_arguments.done", **opened.place, **fields)
-            await self._done(opened)
+            await self._end_call(opened, made[index] if index < len(made) else None)
         self._calls = {}
 
     async def _close(self, status: str = "completed") -> None:

@@ -22,6 +22,8 @@ _PREFIXES = {
     "reasoning": "rs",
     "function_call": "fc",
     "function_call_output": "fco",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
     "mcp_list_tools": "mcpl",
     "mcp_approval_request": "mcpr",
     "mcp_approval_response": "mcpa",
@@ -103,6 +105,31 @@ class FunctionOutputItem(Shape):
     id: str | None = None
     name: str | None = None
     namespace: str | None = None
+    caller: Json | None = None
+    status: Status | None = None
+
+
+class CustomCallItem(Shape):
+    """A call of one of the client's custom tools."""
+
+    type: Literal["custom_tool_call"]
+    call_id: str
+    name: str
+    input: str
+    id: str | None = None
+    status: Status | None = None
+    namespace: str | None = None
+    caller: Json | None = None
+
+
+class CustomOutputItem(Shape):
+    """What a call of the client's custom tool returned."""
+
+    type: Literal["custom_tool_call_output"]
+    call_id: str
+    output: str | list[InputText]
+    id: str | None = None
+    name: str | None = None
     caller: Json | None = None
     status: Status | None = None
 
@@ -189,6 +216,8 @@ AnyItem = Annotated[
     | Annotated[ReasoningItem, Tag("reasoning")]
     | Annotated[FunctionCallItem, Tag("function_call")]
     | Annotated[FunctionOutputItem, Tag("function_call_output")]
+    | Annotated[CustomCallItem, Tag("custom_tool_call")]
+    | Annotated[CustomOutputItem, Tag("custom_tool_call_output")]
     | Annotated[McpListItem, Tag("mcp_list_tools")]
     | Annotated[McpApprovalRequestItem, Tag("mcp_approval_request")]
     | Annotated[McpApprovalResponseItem, Tag("mcp_approval_response")]
@@ -246,7 +275,9 @@ def write_item(item: AnyItem) -> JsonObject:
                 part["type"] = "input_text"
             if part["type"] == "output_text":
                 part["annotations"] = part.get("annotations") or []
-    elif isinstance(item, FunctionCallItem | FunctionOutputItem):
+    elif isinstance(
+        item, FunctionCallItem | FunctionOutputItem | CustomCallItem | CustomOutputItem
+    ):
         written["status"] = item.status or "completed"
     elif isinstance(item, ReasoningItem):
         written["summary"] = written.get("summary") or []

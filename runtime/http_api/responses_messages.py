@@ -13,10 +13,13 @@ from dataclasses import dataclass, field, replace
 from runtime.chat.messages import Message, ToolCall
 from runtime.http_api.chat_request import read_arguments
 from runtime.http_api.chat_shapes import RefusalPart
+from runtime.http_api.custom_tools import arguments_of
 from runtime.http_api.faults import bad_request
 from runtime.http_api.responses_items import (
     AnyItem,
     CompactionItem,
+    CustomCallItem,
+    CustomOutputItem,
     FunctionCallItem,
     FunctionOutputItem,
     McpApprovalRequestItem,
@@ -135,8 +138,10 @@ class _Reader:
                 self._begin_turn()
                 self._add(reasoning=read_thought(item))
             case FunctionCallItem():
-                self._function_call(item)
-            case FunctionOutputItem():
+                self._own_call(item, read_arguments(item.arguments, "input"))
+            case CustomCallItem():
+                self._own_call(item, arguments_of(item.input))
+            case FunctionOutputItem() | CustomOutputItem():
                 self._output(item)
             case McpApprovalRequestItem():
                 self.requests[item.id] = item
@@ -146,9 +151,8 @@ class _Reader:
                 self._mcp_call(item)
             case CompactionItem():
                 self._summary(item)
-            case McpListItem():
-                if item.error is None:
-                    self.listed.add(item.server_label)
+            case McpListItem(error=None):
+                self.listed.add(item.server_label)
             case ReferenceItem():
                 raise bad_request(f"there is no item {item.id!r}", "input")
 
@@ -167,14 +171,14 @@ class _Reader:
             frozenset(self.listed),
         )
 
-    def _function_call(self, item: FunctionCallItem) -> None:
+    def _own_call(self, item: FunctionCallItem | CustomCallItem, arguments: JsonObject) -> None:
         if item.call_id in self.open_calls:
             raise bad_request(f"two calls have the id {item.call_id!r}", "input")
         name = item.name
         if item.namespace is not None:
             name = exposed_name(item.namespace, name)
         self.open_calls[item.call_id] = name
-        self._call(ToolCall(item.call_id, name, read_arguments(item.arguments, "input")))
+        self._call(ToolCall(item.call_id, name, arguments))
 
     def _message(self, item: MessageItem) -> None:
         text = _text(item)
@@ -215,7 +219,7 @@ class _Reader:
         self.messages += self.results
         self.turn, self.results = None, []
 
-    def _output(self, item: FunctionOutputItem) -> None:
+    def _output(self, item: FunctionOutputItem | CustomOutputItem) -> None:
         name = self.open_calls.pop(item.call_id, None)
         if name is None:
             raise bad_request(f"no call before it has the id {item.call_id!r}", "input")

@@ -9,14 +9,19 @@ from runtime.chat.messages import AUTO, OutputSchema, ToolChoice
 from runtime.chat.model import Output
 from runtime.http_api.chat_request import ANY_ARGUMENTS, ANY_OBJECT
 from runtime.http_api.chat_shapes import TextFormat
+from runtime.http_api.custom_tools import custom_tool
 from runtime.http_api.faults import bad_request
 from runtime.http_api.responses_messages import offered_name
 from runtime.http_api.responses_shapes import (
     LOGPROBS,
     AllowedChoice,
+    Caller,
     Choice,
+    CustomChoice,
+    CustomTool,
     FunctionChoice,
     FunctionTool,
+    GrammarFormat,
     InputTokensRequest,
     McpChoice,
     McpTool,
@@ -38,6 +43,7 @@ class ResponseTurn:
 
     Attributes:
         functions: the client's own, which it calls itself.
+        custom: the names of those that get a text.
         namespaces: of those that have one, by their names: the namespace and the name in it.
         servers: what it wants of the tool servers, by label.
         thought: as what a model's thought is written.
@@ -45,6 +51,7 @@ class ResponseTurn:
     """
 
     functions: tuple[ToolSpec, ...]
+    custom: frozenset[str]
     namespaces: Mapping[str, tuple[str, str]]
     servers: tuple[McpTool, ...]
     choice: Choice | None
@@ -73,6 +80,8 @@ def read_turn(request: InputTokensRequest) -> ResponseTurn:
             servers.append(tool)
         elif isinstance(tool, FunctionTool):
             functions.append(_function(tool, where))
+        elif isinstance(tool, CustomTool):
+            functions.append(_custom(tool, where))
         elif isinstance(tool, NamespaceTool):
             for place, inner in enumerate(tool.tools):
                 spec = _function(inner, f"{where}.tools[{place}]")
@@ -83,6 +92,7 @@ def read_turn(request: InputTokensRequest) -> ResponseTurn:
     include = request.include if isinstance(request, ResponseRequest) else None
     return ResponseTurn(
         tuple(functions),
+        frozenset(tool.name for tool in request.tools or () if isinstance(tool, CustomTool)),
         namespaces,
         tuple(servers),
         request.tool_choice,
@@ -140,7 +150,7 @@ def read_choice(turn: ResponseTurn, specs: Sequence[ToolSpec]) -> ToolChoice:
     found = ToolChoice(parallel=turn.is_parallel)
     if isinstance(choice, str):
         found = replace(found, mode=choice)
-    elif isinstance(choice, FunctionChoice | McpChoice):
+    elif isinstance(choice, FunctionChoice | CustomChoice | McpChoice):
         wanted = _named(choice, specs)
         if isinstance(choice, McpChoice) and choice.name is None:
             found = replace(found, mode="required", allowed=tuple(wanted))
@@ -190,8 +200,10 @@ def write_settings(request: ResponseRequest) -> JsonObject:
     }
 
 
-def _write_tool(tool: FunctionTool | NamespaceTool | McpTool) -> JsonObject:
+def _write_tool(tool: FunctionTool | CustomTool | NamespaceTool | McpTool) -> JsonObject:
     written = tool.model_dump(by_alias=True, exclude_none=True)
+    if isinstance(tool, CustomTool):
+        return {"format": {"type": "text"}, **written}
     if isinstance(tool, FunctionTool):
         return {"description": None, "parameters": None, "strict": True, **written}
     if isinstance(tool, NamespaceTool):
@@ -235,17 +247,29 @@ def _refuse_settings(request: ResponseRequest) -> None:
 def _function(tool: FunctionTool, where: str) -> ToolSpec:
     if tool.is_async:
         raise bad_request("calls are answered in order", f"{where}.async")
-    if tool.allowed_callers is not None and "direct" not in tool.allowed_callers:
-        raise bad_request("the only caller is 'direct'", f"{where}.allowed_callers")
+    _check_callers(tool.allowed_callers, where)
     schema = tool.parameters or ANY_ARGUMENTS
     if schema.get("type", "object") != "object":
         raise bad_request("the type of parameters is object", f"{where}.parameters.type")
     return ToolSpec(tool.name, tool.description or "", {**schema, "type": "object"})
 
 
-def _named(choice: FunctionChoice | McpChoice, specs: Sequence[ToolSpec]) -> list[str]:
+def _custom(tool: CustomTool, where: str) -> ToolSpec:
+    _check_callers(tool.allowed_callers, where)
+    grammar = tool.format if isinstance(tool.format, GrammarFormat) else None
+    return custom_tool(tool.name, tool.description or "", grammar, f"{where}.format")
+
+
+def _check_callers(allowed: Sequence[Caller] | None, where: str) -> None:
+    if allowed is not None and "direct" not in allowed:
+        raise bad_request("the only caller is 'direct'", f"{where}.allowed_callers")
+
+
+def _named(
+    choice: FunctionChoice | CustomChoice | McpChoice, specs: Sequence[ToolSpec]
+) -> list[str]:
     """The tools that a choice names, as the model knows them."""
-    if isinstance(choice, FunctionChoice):
+    if not isinstance(choice, McpChoice):
         found = [spec.name for spec in specs if spec.server is None and spec.name == choice.name]
     else:
         label = choice.server_label

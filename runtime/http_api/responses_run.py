@@ -23,9 +23,10 @@ from runtime.agent.limits import Limits
 from runtime.agent.loop import GREEDY, NO_CHOICES, Agent, AgentModel
 from runtime.chat.messages import AUTO, ChatEvent, Message, ToolCall, ToolChoice, TurnEnd, TurnStart
 from runtime.chat.model import Output
+from runtime.chat.prompt_length import Counts, check_length
 from runtime.chat.support import ToolSupport
 from runtime.errors import GenerationError, PromptTooLongError, UnsupportedSchemaError
-from runtime.http_api.faults import Fault, FaultError, bad_request, fault_of
+from runtime.http_api.faults import TOO_LONG, bad_request, fault_of
 from runtime.http_api.responses_compact import fit_messages, summarise, write_summary
 from runtime.http_api.responses_events import ResponseWriter, dump
 from runtime.http_api.responses_mcp import OfferedTools, write_listed
@@ -70,6 +71,30 @@ def shown_messages(job: Job) -> tuple[Message, ...]:
     return job.transcript.messages
 
 
+async def check_prompt(job: Job, model: Counts) -> None:
+    """Refuse an input that is too long and is not to be shortened.
+
+    Raises:
+        FaultError: it fills the context.
+    """
+    if job.request.truncation == "auto" or job.request.context_management:
+        return
+    try:
+        await check_length(model, shown_messages(job), job.turn.functions)
+    except PromptTooLongError as exc:
+        raise _name_field(exc, job) from exc
+
+
+def _name_field(error: Exception, job: Job) -> Exception:
+    """The error, where it is one of the request's, with the field that it is of."""
+    if isinstance(error, PromptTooLongError):
+        return bad_request(str(error), "input", TOO_LONG)
+    if isinstance(error, UnsupportedSchemaError):
+        at_fault = any(f"{one.name!r}" in str(error) for one in job.turn.functions)
+        return bad_request(str(error), "tools" if at_fault else "text.format.schema", error.code)
+    return error
+
+
 async def write_response(job: Job, model: AgentModel, writer: ResponseWriter) -> None:
     """Write the whole response; what fails once it has begun is its end.
 
@@ -79,14 +104,7 @@ async def write_response(job: Job, model: AgentModel, writer: ResponseWriter) ->
     try:
         await _Answer(job, model, writer).write()
     except Exception as exc:
-        error: Exception = exc
-        if isinstance(exc, PromptTooLongError):
-            code = "context_length_exceeded"
-            error = FaultError(Fault(400, "invalid_request_error", str(exc), code, "input"))
-        elif isinstance(exc, UnsupportedSchemaError):
-            at_fault = [one.name for one in job.turn.functions if f"{one.name!r}" in str(exc)]
-            field = "tools" if at_fault else "text.format.schema"
-            error = bad_request(str(exc), field, exc.code)
+        error = _name_field(exc, job)
         if not writer.is_begun:
             raise error from exc
         await write_failure(writer, error)
@@ -366,6 +384,8 @@ class _Tap:
 def _called(turn: ResponseTurn) -> dict[str, JsonObject]:
     """What the call of each of the client's functions says, by the name the model knows."""
     called: dict[str, JsonObject] = {spec.name: {"name": spec.name} for spec in turn.functions}
+    for name in turn.custom:
+        called[name] = {"type": "custom_tool_call", "name": name}
     for offered, (namespace, name) in turn.namespaces.items():
         called[offered] = {"name": name, "namespace": namespace}
     return called

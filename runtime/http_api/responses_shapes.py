@@ -16,6 +16,7 @@ from runtime.http_api.chat_shapes import (
     MAX_TOOLS,
     WHOLE,
     Effort,
+    InputGrammar,
     Json,
     ObjectFormat,
     Shape,
@@ -60,6 +61,23 @@ class FunctionTool(Shape):
     defer_loading: bool | None = None
     allowed_callers: list[Caller] | None = None
     is_async: Annotated[bool | None, Field(alias="async")] = None
+
+
+class GrammarFormat(InputGrammar):
+    """A text of a grammar."""
+
+    type: Literal["grammar"]
+
+
+class CustomTool(Shape):
+    """A tool of the client's that gets a text in place of arguments."""
+
+    type: Literal["custom"]
+    name: Name
+    description: str | None = None
+    format: Annotated[PlainFormat | GrammarFormat, Field(discriminator="type")] | None = None
+    defer_loading: bool | None = None
+    allowed_callers: list[Caller] | None = None
 
 
 class NamespaceTool(Shape):
@@ -117,7 +135,8 @@ class McpTool(Shape):
 
 
 AnyTool = Annotated[
-    FunctionTool | NamespaceTool | McpTool | WebSearchTool, Field(discriminator="type")
+    FunctionTool | CustomTool | NamespaceTool | McpTool | WebSearchTool,
+    Field(discriminator="type"),
 ]
 
 
@@ -125,6 +144,13 @@ class FunctionChoice(Shape):
     """A function by its name."""
 
     type: Literal["function"]
+    name: str
+
+
+class CustomChoice(Shape):
+    """A custom tool by its name."""
+
+    type: Literal["custom"]
     name: str
 
 
@@ -142,14 +168,16 @@ class AllowedChoice(Shape):
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
     tools: Annotated[
-        list[Annotated[FunctionChoice | McpChoice, Field(discriminator="type")]],
+        list[Annotated[FunctionChoice | CustomChoice | McpChoice, Field(discriminator="type")]],
         Field(min_length=1),
     ]
 
 
 Choice = (
     Literal["none", "auto", "required"]
-    | Annotated[FunctionChoice | McpChoice | AllowedChoice, Field(discriminator="type")]
+    | Annotated[
+        FunctionChoice | CustomChoice | McpChoice | AllowedChoice, Field(discriminator="type")
+    ]
 )
 
 

@@ -123,7 +123,7 @@ def count_bytes(value: object) -> int:
 
 def whole_items(output: Sequence[JsonObject]) -> list[JsonObject]:
     """A response's output without calls that were not written to their end, and so never made."""
-    calls = {"function_call", "mcp_call"}
+    calls = {"function_call", "custom_tool_call", "mcp_call"}
     return [one for one in output if one["type"] not in calls or one["status"] != "incomplete"]
 
 

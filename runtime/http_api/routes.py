@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from runtime.chat.messages import ChatEvent, Message, ToolChoice, TurnEnd
 from runtime.chat.model import Output
+from runtime.chat.prompt_length import check_length
 from runtime.engine.embedding import Vectors
 from runtime.http_api.at_once import all_at_once
 from runtime.http_api.body import read_body
@@ -33,7 +34,6 @@ from runtime.http_api.chat_request import ChatTurn, read_chat
 from runtime.http_api.chat_shapes import ChatRequest
 from runtime.http_api.event_stream import Emit, EventStream, unless_gone
 from runtime.http_api.faults import Fault, FaultError, fault_of
-from runtime.http_api.prompt_length import check_length
 from runtime.http_api.stored_chats import StoredChatRoutes, StoredChats
 from runtime.request import GenerateRequest, SamplingParams, TokenChunk
 from runtime.tokenizer.tokenizer import Tokenizer
@@ -246,7 +246,7 @@ class _Api:
             async with self._backend.hold_model(asked.model) as model:
                 request.state.model = asked.model
                 turn = read_chat(asked, model.context_length)  # what is wrong waits for nobody
-                await check_length(model, turn.messages, turn.tools, "messages")
+                await check_length(model, turn.messages, turn.tools)
                 async with self._backend.turn(caller, queue_time_s(request)):
                     yield model.for_caller(caller), turn
 
@@ -286,6 +286,7 @@ def _write(header: Header, model: Model, turn: ChatTurn, ends: list[TurnEnd]) ->
         is_legacy=turn.is_legacy,
         has_scores=turn.has_scores,
         is_predicted=turn.is_predicted,
+        custom=turn.custom,
     )
 
 
@@ -323,7 +324,12 @@ async def _stream(
 
     async def answer(index: int, sampling: SamplingParams) -> None:
         writer = ChunkWriter(
-            header, index, is_legacy=turn.is_legacy, has_usage=has_usage, scored_by=scored_by
+            header,
+            index,
+            is_legacy=turn.is_legacy,
+            has_usage=has_usage,
+            scored_by=scored_by,
+            custom=turn.custom,
         )
         is_begun = False
         async with aclosing(_open(model, turn, sampling)) as events:

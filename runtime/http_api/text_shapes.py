@@ -13,8 +13,8 @@ from pydantic import Field
 from runtime.http_api.chat_shapes import (
     WHOLE,
     AnyMessage,
+    AnyTool,
     Drawn,
-    FunctionTool,
     Shape,
     TemplateOptions,
 )
@@ -64,7 +64,7 @@ class TokenizeRequest(Shape):
     model: str | None = None
     prompt: str | None = None
     messages: Annotated[list[AnyMessage], Field(min_length=1)] | None = None
-    tools: list[FunctionTool] | None = None
+    tools: list[AnyTool] | None = None
     chat_template_kwargs: TemplateOptions | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
@@ -87,5 +87,5 @@ class TemplateRequest(Shape):
 
     model: str | None = None
     messages: Annotated[list[AnyMessage], Field(min_length=1)]
-    tools: list[FunctionTool] | None = None
+    tools: list[AnyTool] | None = None
     chat_template_kwargs: TemplateOptions | None = None

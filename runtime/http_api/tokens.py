@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
+import anyio.from_thread
 import anyio.to_thread
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from runtime.errors import UnknownModelError
 from runtime.http_api.body import read_body
-from runtime.http_api.chat_request import read_messages, read_tool
+from runtime.http_api.chat_request import read_messages, read_tools
 from runtime.http_api.chat_shapes import AnyMessage
+from runtime.http_api.event_stream import unless_gone
 from runtime.http_api.faults import bad_request
 from runtime.http_api.routes import Backend, Model
 from runtime.http_api.text_shapes import DetokenizeRequest, TemplateRequest, TokenizeRequest
@@ -22,6 +26,9 @@ from tools.spec import JsonObject
 _CONVERSATION = ("tools", "chat_template_kwargs")
 _OF_VLLM = ("add_special_tokens", "return_token_strs")
 _OF_LLAMA_CPP = ("add_special", "parse_special", "with_pieces")
+
+WRITTEN_AT_ONCE = 4096
+"""Tokens of one piece of an answer: a long text's are tens of megabytes, and never there whole."""
 
 
 class Tokens:
@@ -33,21 +40,12 @@ class Tokens:
     async def tokenize(self, request: Request) -> Response:
         asked = await read_body(request, TokenizeRequest)
         _check_form(asked)
+        return await unless_gone(request, partial(self._tokenize, asked))
+
+    async def _tokenize(self, asked: TokenizeRequest) -> Response:
         async with self._hold(asked.model) as model:
-            if asked.content is not None:
-                return JSONResponse(await anyio.to_thread.run_sync(_pieces, asked, model.tokenizer))
             token_ids = await anyio.to_thread.run_sync(_token_ids, asked, model)
-        strings = None
-        if asked.return_token_strs:
-            strings = [_text_of(model.tokenizer, one) for one in token_ids]
-        return JSONResponse(
-            {
-                "count": len(token_ids),
-                "max_model_len": model.context_length,
-                "tokens": list(token_ids),
-                "token_strs": strings,
-            }
-        )
+        return StreamingResponse(_write(asked, model, token_ids), media_type="application/json")
 
     async def detokenize(self, request: Request) -> Response:
         asked = await read_body(request, DetokenizeRequest)
@@ -91,38 +89,57 @@ def _check_form(asked: TokenizeRequest) -> None:
 
 
 def _token_ids(asked: TokenizeRequest, model: Model) -> Sequence[int]:
+    """Cut what is asked into tokens, in a thread; a long text no further once nobody waits."""
     if asked.messages is not None:
         return _render(model, asked, asked.messages)
-    assert asked.prompt is not None
-    is_whole = asked.add_special_tokens is not False
-    tokenizer = model.tokenizer
-    encode = tokenizer.encode_whole if is_whole else tokenizer.encode
-    return encode(asked.prompt, parse_special=True)
+    text, is_whole = asked.prompt, asked.add_special_tokens is not False
+    if text is None:
+        text, is_whole = asked.content or "", bool(asked.add_special)
+    token_ids: list[int] = []
+    parse_special = asked.parse_special is not False
+    for part in model.tokenizer.encode_parts(text, parse_special=parse_special):
+        anyio.from_thread.check_cancelled()
+        token_ids += part
+    return model.tokenizer.with_bos(token_ids) if is_whole else token_ids
 
 
-def _pieces(asked: TokenizeRequest, tokenizer: Tokenizer) -> JsonObject:
-    assert asked.content is not None
-    encode = tokenizer.encode_whole if asked.add_special else tokenizer.encode
-    token_ids = encode(asked.content, parse_special=asked.parse_special is not False)
-    if not asked.with_pieces:
-        return {"tokens": token_ids}
-    return {"tokens": [{"id": one, "piece": _piece(tokenizer, one)} for one in token_ids]}
+def _write(asked: TokenizeRequest, model: Model, token_ids: Sequence[int]) -> Iterator[str]:
+    """Write the answer piece by piece."""
+
+    def write(show: Callable[[int], object]) -> Iterator[str]:
+        for at in range(0, len(token_ids), WRITTEN_AT_ONCE):
+            shown = [show(one) for one in token_ids[at : at + WRITTEN_AT_ONCE]]
+            listed = json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
+            yield f"{',' if at else ''}{listed[1:-1]}"
+
+    if asked.content is None:
+        yield f'{{"count":{len(token_ids)},"max_model_len":{model.context_length},"token_strs":'
+        if asked.return_token_strs:
+            yield "["
+            yield from write(partial(_text_of, model.tokenizer))
+            yield "],"
+        else:
+            yield "null,"
+    else:
+        yield "{"
+    yield '"tokens":['
+    yield from write(partial(_piece, model.tokenizer) if asked.with_pieces else int)
+    yield "]}"
 
 
-def _piece(tokenizer: Tokenizer, token_id: int) -> str | list[int]:
-    """A token's text; its bytes where they are no text by themselves."""
+def _piece(tokenizer: Tokenizer, token_id: int) -> JsonObject:
+    """A token and its text; its bytes where they are no text by themselves."""
     spelled = tokenizer.spell(token_id)
     try:
-        return spelled.decode()
+        return {"id": token_id, "piece": spelled.decode()}
     except UnicodeDecodeError:
-        return list(spelled)
+        return {"id": token_id, "piece": list(spelled)}
 
 
 def _render(
     model: Model, asked: TokenizeRequest | TemplateRequest, messages: Sequence[AnyMessage]
 ) -> Sequence[int]:
-    tools = enumerate(asked.tools or ())
-    specs = [read_tool(one.function, f"tools[{at}].function") for at, one in tools]
+    specs = read_tools(asked.tools or ())
     options = asked.chat_template_kwargs
     thinks = None if options is None else options.enable_thinking
     return model.render(read_messages(messages), specs, thinks=thinks)

@@ -36,7 +36,7 @@ def test_folder_gives_the_tokenizer_that_the_gguf_gives(tmp_path: Path) -> None:
         generation_config={"eos_token_id": [2, 0]},
     )
     found = load_folder_tokenizer(folder)
-    hidden = {"_backend": None, "_lock": None, "_token_bytes": ()}
+    hidden = {"_backend": None, "_lock": None, "_next": None, "_token_bytes": ()}
     expected = vars(from_gguf) | {"vocab_size": 512, "chat_template": CHAT_TEMPLATE}
     assert vars(found) | hidden == expected | hidden
     assert (found.bos_id, found.eos_id) == (IM_START_ID, IM_END_ID)

@@ -1,6 +1,8 @@
 """Tests of tokenizers built from checkpoint metadata."""
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import runtime.tokenizer.tokenizer as tokenizer_module
 from runtime.errors import ModelFileError
 from runtime.tokenizer import Tokenizer, load_tokenizer
+from runtime.tokenizer.pre_tokenizers import PRE_TOKENIZERS
 from runtime.weights import open_checkpoint
 from tests.helpers.mixed_texts import mixed_texts
 from tests.helpers.tiny_gguf import (
@@ -114,6 +118,63 @@ async def test_others_go_on_while_a_long_text_is_split(tiny: Tokenizer) -> None:
         group.cancel_scope.cancel()
     assert len(token_ids) == 600_000
     assert num_turns > 1000
+
+
+def _joined(tokenizer: Tokenizer, text: str, *, parse_special: bool) -> list[int]:
+    """The tokens of a text that is not cut."""
+    tokenizer._backend.encode_special_tokens = not parse_special
+    (found,) = tokenizer._backend.encode_batch_fast([text], add_special_tokens=False)
+    return list(found.ids)
+
+
+@pytest.mark.parametrize("pre", [*PRE_TOKENIZERS, "sentencepiece"])
+def test_a_text_has_the_same_tokens_when_it_is_cut(
+    pre: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer_module, "PART_CHARS", 8)
+    runs = ("1234", "\n\n", ".\n", "'LL", "LL", "(LL", "  ", "xLL", "x's", "./\n")
+    is_known = pre in PRE_TOKENIZERS
+    tokenizer = load_tokenizer(_byte_level(*runs, pre=pre)) if is_known else _SPACES
+    text = "世界。".join(mixed_texts())
+    for parse_special in (False, True):
+        parts = list(tokenizer.encode_parts(text, parse_special=parse_special))
+        joined = _joined(tokenizer, text, parse_special=parse_special)
+        assert [token_id for part in parts for token_id in part] == joined
+        assert len(parts) > 50
+
+
+def test_a_text_is_cut_nowhere_where_a_token_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer_module, "PART_CHARS", 8)
+    metadata = _byte_level()
+    metadata["tokenizer.ggml.tokens"].append("b c")
+    metadata["tokenizer.ggml.token_type"] = np.append(metadata["tokenizer.ggml.token_type"], [4])
+    for tokenizer in (load_tokenizer(metadata), _SENTENCEPIECE):
+        for text in ("ab cd " * 40, "ab\ncd\n" * 40):
+            assert tokenizer.encode(text) == _joined(tokenizer, text, parse_special=False)
+    assert 501 in load_tokenizer(metadata).encode("ab cd " * 40)
+
+
+def test_what_cannot_be_cut_is_bounded(tiny: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer_module, "MAX_PART_CHARS", 100_000)
+    assert len(tiny.encode("ab" * 50_000 + " ab" * 50_000)) > 100_000
+    with pytest.raises(InvalidRequestError, match="100002 characters follow each other without"):
+        tiny.encode("ab" * 50_001)
+
+
+def test_who_waits_is_not_overtaken_by_who_goes_on(tiny: Tokenizer) -> None:
+    long = tiny.encode_parts("ab " * 3_000_000)
+    done = threading.Event()
+
+    def split() -> None:
+        tiny.encode("a")
+        done.set()
+
+    tiny._lock.acquire()
+    threading.Thread(target=split).start()
+    while not tiny._next.locked():
+        time.sleep(0)
+    tiny._lock.release()
+    assert any(done.is_set() for _ in long)
 
 
 def test_lone_surrogate_is_refused(tiny: Tokenizer) -> None:

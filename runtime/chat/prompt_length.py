@@ -11,16 +11,14 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from runtime.chat.messages import Message
+from runtime.errors import PromptTooLongError
 from runtime.grammar.schema import dump_json
-from runtime.http_api.faults import FaultError, bad_request
 from runtime.tokenizer.tokenizer import Tokenizer
 from tools.spec import ToolSpec
 
-TOO_LONG = "context_length_exceeded"
-
 
 class Counts(Protocol):
-    """A model that can say how long a prompt is."""
+    """A model that can say how long a prompt is; `ChatModel` is one."""
 
     @property
     def context_length(self) -> int: ...
@@ -34,12 +32,12 @@ class Counts(Protocol):
 
 
 async def check_length(
-    model: Counts, messages: Sequence[Message], tools: Sequence[ToolSpec], where: str
+    model: Counts, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()
 ) -> None:
     """Refuse a conversation that is too long.
 
     Raises:
-        FaultError: the messages and tools fill the context.
+        PromptTooLongError: the messages and tools fill the context.
     """
     num_bytes = sum(len(message.content.encode()) for message in messages)
     if num_bytes + sum(_size_around(messages, tools)) < model.context_length:
@@ -48,27 +46,10 @@ async def check_length(
     is_known = at_least < model.context_length
     num_tokens = await model.count_tokens(messages, tools) if is_known else at_least
     if num_tokens >= model.context_length:
-        text = (
+        raise PromptTooLongError(
             f"the prompt has {'' if is_known else 'at least '}{num_tokens} tokens, but the context "
             f"has {model.context_length}: shorten the messages or offer fewer tools"
         )
-        raise bad_request(text, where, TOO_LONG)
-
-
-def check_size(text: str, tokenizer: Tokenizer, max_tokens: int, where: str) -> None:
-    """Refuse a text that is too long however it is split into tokens.
-
-    Raises:
-        FaultError: names the field.
-    """
-    if (at_least := len(text.encode()) // tokenizer.max_token_bytes) > max_tokens:
-        raise too_long(f"at least {at_least}", max_tokens, where)
-
-
-def too_long(num_tokens: int | str, max_tokens: int, where: str) -> FaultError:
-    """A text that does not fit."""
-    text = f"{where} has {num_tokens} tokens, at most {max_tokens} fit: shorten it"
-    return bad_request(text, where, TOO_LONG)
 
 
 def _size_around(messages: Sequence[Message], tools: Sequence[ToolSpec]) -> Iterator[int]:
