@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,10 +28,6 @@ logger = logging.getLogger(__name__)
 
 PAGE_SIZE = 16
 """Tokens of a KV page: as many as the kernels' vectors have lanes."""
-
-
-SPARED_AFTER_S = 0.05
-"""For how long a core is spared after its guest has left: guests come one after the other."""
 
 
 def kv_bytes_per_token(config: ModelConfig, kv_type: KvType) -> int:
@@ -117,10 +109,6 @@ class CpuRunner:
         """
         config = ModelConfig.from_checkpoint(checkpoint)
         self._pool = Pool(threads or _num_cores())
-        self._smaller_pool: Pool | None = None
-        self._num_guests = 0
-        self._spared_until = 0.0
-        self._lock = threading.Lock()
         self._limits = limits
         self.vocab_size = config.vocab_size
         self.hidden_size = config.hidden_size
@@ -161,37 +149,12 @@ class CpuRunner:
             kv_type.name.lower(),
         )
 
-    @contextmanager
-    def spare_core(self) -> Iterator[None]:
-        """See `LoadedRunner.spare_core`; a runner of one thread keeps it."""
-        with self._lock:
-            if self._smaller_pool is None:
-                self._smaller_pool = Pool(max(1, self._pool.num_threads - 1))
-            self._num_guests += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._num_guests -= 1
-                self._spared_until = time.monotonic() + SPARED_AFTER_S
-
-    @property
-    def num_threads(self) -> int:
-        """Threads of the next step."""
-        return self._get_pool().num_threads
-
-    def _get_pool(self) -> Pool:
-        smaller = self._smaller_pool
-        if smaller is None or not (self._num_guests or time.monotonic() < self._spared_until):
-            return self._pool
-        return smaller
-
     def run(self, batch: ForwardBatch, sampling: SamplingBatch) -> DrawnTokens:
         """Run one step and wait for its tokens."""
         step = self._last
         if step is None or step.batch is not batch or step.sampling is not sampling:
             step = self._last = self._prepare(batch, sampling)
-        self.step_ns += self._program.run(self._get_pool(), step.arrays)
+        self.step_ns += self._program.run(self._pool, step.arrays)
         return step.drawn
 
     def hidden_states(self, batch: ForwardBatch) -> npt.NDArray[np.float32]:
@@ -199,7 +162,7 @@ class CpuRunner:
         if self._hidden is None:
             self._hidden = self._record_hidden()
         drawn = np.empty(0, np.int64), np.empty(0, np.float32)
-        self.step_ns += self._hidden.program.run(self._get_pool(), make_batch(batch, None, *drawn))
+        self.step_ns += self._hidden.program.run(self._pool, make_batch(batch, None, *drawn))
         return self._hidden.states[: len(batch.token_ids)].copy()
 
     def _record_hidden(self) -> _HiddenProgram:

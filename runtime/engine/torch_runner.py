@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -124,10 +123,6 @@ class TorchRunner:
             self.num_pages,
             PAGE_SIZE,
         )
-
-    def spare_core(self) -> AbstractContextManager[None]:
-        """See `LoadedRunner.spare_core`: the work is the GPU's."""
-        return nullcontext()
 
     def run(self, batch: ForwardBatch, sampling: SamplingBatch) -> DrawnTokens:
         """Run one step and wait for its tokens."""
