@@ -197,9 +197,7 @@ class Hub:
         opened = await anyio.to_thread.run_sync(self._open, path)
         threaded = ThreadedEngine(opened.engine)
         length = opened.engine.context_length
-        model = ChatModel(
-            name, opened.tokenizer, threaded, length, opened.saved, opened.runner.spare_core
-        )
+        model = ChatModel(name, opened.tokenizer, threaded, length, opened.saved)
         await self._tasks.start(threaded.run)
         info = describe_model(model, opened.checkpoint, opened.runner)
         self._loaded[name] = _Loaded(model, opened.engine, threaded, info)

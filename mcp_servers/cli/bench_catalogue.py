@@ -130,9 +130,7 @@ async def open_model_afresh(config: Config, folder: Path | None) -> AsyncIterato
     threaded = ThreadedEngine(engine)
     async with anyio.create_task_group() as tasks:
         await tasks.start(threaded.run)
-        model = ChatModel(
-            config.model, tokenizer, threaded, engine.context_length, saved, runner.spare_core
-        )
+        model = ChatModel(config.model, tokenizer, threaded, engine.context_length, saved)
         await _first_token_s(model, "Hello!")
         yield model
         await threaded.aclose()

@@ -11,7 +11,6 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from runtime.chat.messages import AUTO, OutputSchema
@@ -38,7 +37,6 @@ from runtime.grammar.compile import (
     CompiledGrammar,
     GrammarCache,
     GrammarSource,
-    SpareCore,
     from_json_schema,
 )
 from runtime.grammar.end_finder import Closable, EndFinder
@@ -130,7 +128,6 @@ class Grammars:
         bound: how the model writes its turns.
         tokenizer: its tokenizer.
         end_of_turn_id: the token that ends its turns.
-        spare_core: entered while something is compiled; see `GrammarCache`.
     """
 
     def __init__(
@@ -138,12 +135,10 @@ class Grammars:
         bound: BoundFormat,
         tokenizer: Tokenizer,
         end_of_turn_id: int,
-        spare_core: SpareCore = nullcontext,
     ) -> None:
         self._bound = bound
         self._tokenizer = tokenizer
         self._end_of_turn_id = end_of_turn_id
-        self._spare_core = spare_core
         self._cache: GrammarCache | None = None
         self._finder: EndFinder | None = None
         self._lock = threading.Lock()
@@ -319,7 +314,7 @@ class Grammars:
                     tokenizer.special_ids,
                     tokenizer.stop_ids,
                 )
-                self._cache = GrammarCache(vocabulary, spare_core=self._spare_core)
+                self._cache = GrammarCache(vocabulary)
             return self._cache
 
 

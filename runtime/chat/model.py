@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -39,7 +39,7 @@ from runtime.engine.async_engine import AsyncEngine
 from runtime.engine.embedding import Vectors
 from runtime.engine.saved_pages import SavedPages
 from runtime.errors import GenerationError, PromptTooLongError, UnsupportedSchemaError
-from runtime.grammar.compile import GrammarSource, SpareCore
+from runtime.grammar.compile import GrammarSource
 from runtime.grammar.constraint import Constraint
 from runtime.request import FinishReason, GenerateRequest, SamplingParams, TokenChunk, Usage
 from runtime.tokenizer.tokenizer import Tokenizer
@@ -90,12 +90,10 @@ class ChatModel:
         engine: AsyncEngine,
         context_length: int,
         saved_pages: SavedPages | None = None,
-        spare_core: SpareCore = nullcontext,
     ) -> None:
         """Compile the model's chat template.
 
-        What `prepare` computes is also kept in `saved_pages`, where there are any. Grammars are
-        compiled inside of `spare_core`.
+        What `prepare` computes is also kept in `saved_pages`, where there are any.
 
         Raises:
             TemplateError: the model has no chat template, or a broken one.
@@ -109,7 +107,7 @@ class ChatModel:
         self.wire_format = self._prompts.wire_format
         self.features = self._prompts.features()
         end_of_turn_id = self._prompts.end_of_turn_id
-        self._grammars = Grammars(self._prompts.bound, tokenizer, end_of_turn_id, spare_core)
+        self._grammars = Grammars(self._prompts.bound, tokenizer, end_of_turn_id)
 
     def for_caller(self, caller: str) -> ChatModel:
         """The same model for one of several callers, who must not learn what others ask.

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,9 +34,6 @@ PAGE_SIZE = 16
 
 MANY_ROWS = 4
 """For so many masks another thread is worth its start; one takes 5 to 40 microseconds."""
-
-SPARED_AFTER_S = 0.05
-"""For how long a core is spared after its guest has left: guests come one after the other."""
 
 
 def kv_bytes_per_token(config: ModelConfig, kv_type: KvType) -> int:
@@ -121,10 +115,6 @@ class CpuRunner:
         """
         config = ModelConfig.from_checkpoint(checkpoint)
         self._pool = Pool(threads or _num_cores())
-        self._smaller_pool: Pool | None = None
-        self._num_guests = 0
-        self._spared_until = 0.0
-        self._lock = threading.Lock()
         self._mask_thread = ThreadPoolExecutor(1, "zonda-masks")
         self._limits = limits
         self.vocab_size = config.vocab_size
@@ -166,31 +156,6 @@ class CpuRunner:
             kv_type.name.lower(),
         )
 
-    @contextmanager
-    def spare_core(self) -> Iterator[None]:
-        """See `LoadedRunner.spare_core`; a runner of one thread keeps it."""
-        with self._lock:
-            if self._smaller_pool is None:
-                self._smaller_pool = Pool(max(1, self._pool.num_threads - 1))
-            self._num_guests += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._num_guests -= 1
-                self._spared_until = time.monotonic() + SPARED_AFTER_S
-
-    @property
-    def num_threads(self) -> int:
-        """Threads of the next step."""
-        return self._get_pool().num_threads
-
-    def _get_pool(self) -> Pool:
-        smaller = self._smaller_pool
-        if smaller is None or not (self._num_guests or time.monotonic() < self._spared_until):
-            return self._pool
-        return smaller
-
     @property
     def waited_ns(self) -> int:
         """Nanoseconds inside C++ in which steps waited for their masks."""
@@ -206,16 +171,16 @@ class CpuRunner:
         step = self._last
         if step is None or step.batch is not batch or step.sampling is not sampling:
             step = self._last = self._prepare(batch, sampling)
-        pool = self._get_pool()
-        if fill_masks is not None and pool.num_threads > 1 and len(batch.logits_rows) >= MANY_ROWS:
-            self._run_beside(fill_masks, pool, step)
+        num_rows = len(batch.logits_rows)
+        if fill_masks is not None and self._pool.num_threads > 1 and num_rows >= MANY_ROWS:
+            self._run_beside(fill_masks, step)
         else:
             if fill_masks is not None:
                 fill_masks()
-            self.step_ns += self._program.run(pool, step.arrays)
+            self.step_ns += self._program.run(self._pool, step.arrays)
         return step.drawn
 
-    def _run_beside(self, fill_masks: Callable[[], None], pool: Pool, step: _Step) -> None:
+    def _run_beside(self, fill_masks: Callable[[], None], step: _Step) -> None:
         """Run a step while another thread writes its masks."""
 
         def fill() -> None:
@@ -230,7 +195,7 @@ class CpuRunner:
         except RuntimeError:  # the process ends
             self._program.release_rows()
             raise
-        self.step_ns += self._program.run(pool, step.arrays)
+        self.step_ns += self._program.run(self._pool, step.arrays)
         filled.result()
 
     def hidden_states(self, batch: ForwardBatch) -> npt.NDArray[np.float32]:
@@ -238,7 +203,7 @@ class CpuRunner:
         if self._hidden is None:
             self._hidden = self._record_hidden()
         drawn = np.empty(0, np.int64), np.empty(0, np.float32)
-        self.step_ns += self._hidden.program.run(self._get_pool(), make_batch(batch, None, *drawn))
+        self.step_ns += self._hidden.program.run(self._pool, make_batch(batch, None, *drawn))
         return self._hidden.states[: len(batch.token_ids)].copy()
 
     def _record_hidden(self) -> _HiddenProgram:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import math
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -47,13 +46,6 @@ class LoadedRunner(Runner, Protocol):
     def weight_bytes(self) -> int: ...
     @property
     def kv_bytes(self) -> int: ...
-
-    def spare_core(self) -> AbstractContextManager[None]:
-        """While entered, steps leave one of their cores to others; for any thread, any number.
-
-        A thread that the system puts aside for another's work holds up all of its step.
-        """
-        ...
 
 
 def fit_model(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -125,10 +124,6 @@ class TorchRunner:
             self.num_pages,
             PAGE_SIZE,
         )
-
-    def spare_core(self) -> AbstractContextManager[None]:
-        """See `LoadedRunner.spare_core`: the work is the GPU's."""
-        return nullcontext()
 
     def run(
         self,

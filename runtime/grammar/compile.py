@@ -10,9 +10,8 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import llguidance
 import numpy as np
@@ -23,17 +22,15 @@ from runtime.grammar.diagnosis import find_fault
 from runtime.grammar.ladder import (
     SchemaLevel,
     SchemaSupport,
+    climb,
     level_of,
-    loosen,
-    name_warnings,
-    options_of,
     with_options,
 )
 from runtime.grammar.limits import LIMITS
 from runtime.grammar.matcher import MatcherConstraint
 from runtime.grammar.normal import normalise
 from runtime.grammar.notation import check_regex, to_lark
-from runtime.grammar.probe import Verdict, probe_grammar
+from runtime.grammar.probe import Prober, Verdict, probe_grammar
 from runtime.grammar.schema import Schema, check_bounds, close_objects, dump_json
 from runtime.grammar.suspicion import find_suspicion
 from runtime.grammar.vocabulary import Vocabulary
@@ -41,7 +38,6 @@ from tools.spec import JsonObject
 from tools.validation import schema_problem
 
 Probe = Callable[[str], Verdict]
-SpareCore = Callable[[], AbstractContextManager[None]]
 GrammarKind = Literal["lark", "json_schema", "regex"]
 
 MAX_GRADE_BYTES = 4 * 1024 * 1024
@@ -94,20 +90,17 @@ class CompiledGrammar:
 class GrammarCache:
     """Compiled grammars and grades of one vocabulary by content, bounded by their memory.
 
-    Safe to call from several threads; the least recently used grammars go first. While something
-    is compiled or tried out, it is inside of `spare_core`: whoever decodes leaves a core to it.
+    Safe to call from several threads; the least recently used grammars go first.
     """
 
     def __init__(
         self,
         vocabulary: Vocabulary,
         max_bytes: int = 128 * 1024 * 1024,
-        probe: Probe = probe_grammar,
-        spare_core: SpareCore = nullcontext,
+        probe: Probe | None = None,
     ) -> None:
         self.vocabulary = vocabulary
-        self._spare_core = spare_core
-        self._probe = probe
+        self._probe = probe or Prober()
         self._compiled: BoundedCache[CompiledGrammar] = BoundedCache(max_bytes)
         self._grades: BoundedCache[SchemaSupport | str] = BoundedCache(MAX_GRADE_BYTES)
         self._verdicts: BoundedCache[Verdict] = BoundedCache(MAX_GRADE_BYTES)
@@ -123,8 +116,7 @@ class GrammarCache:
         key = _digest(serialized)
         compiled = self._compiled.get(key)
         if compiled is None:
-            with self._spare_core():
-                compiled = compile_grammar(source, self.vocabulary, self._probe_once)
+            compiled = compile_grammar(source, self.vocabulary, self._probe_once)
             self._compiled.put(key, compiled, _compiled_bytes(serialized))
         return compiled
 
@@ -134,54 +126,25 @@ class GrammarCache:
         Raises:
             UnsupportedSchemaError, CapacityError: as `grade_schema`.
         """
-        check_bounds(schema)
         key = _digest(dump_json(schema))
         grade = self._grades.get(key)
         if grade is None:
             try:
-                with self._spare_core():
-                    grade = grade_schema(schema, self.vocabulary, self._probe_once)
+                grade = grade_schema(schema, self.vocabulary, self._probe_once)
             except UnsupportedSchemaError as exc:
                 grade = str(exc)
-            self._put_grade(key, grade)
+            self._grades.put(key, grade, len(key) + len(str(grade)))
         if isinstance(grade, str):
             raise UnsupportedSchemaError(grade)
         return grade
 
-    def grade_all(self, schemas: Sequence[Schema]) -> list[SchemaSupport | UnsupportedSchemaError]:
-        """Grade the schemas of many tools; a refusal is the error instead of a grade.
-
-        Where all that are not known yet are harmless and strict, they are compiled once and
-        together; otherwise each by itself.
-
-        Raises:
-            CapacityError: as `grade_schema`.
-        """
-        unknown = {_digest(dump_json(schema)): schema for schema in schemas if _is_bounded(schema)}
-        unknown = {key: item for key, item in unknown.items() if self._grades.get(key) is None}
-        if len(unknown) > 1:
-            with self._spare_core():
-                are_strict = _are_strict(list(unknown.values()), self.vocabulary)
-            for key in unknown if are_strict else ():
-                self._put_grade(key, SchemaSupport("strict"))
-        grades: list[SchemaSupport | UnsupportedSchemaError] = []
-        for schema in schemas:
-            try:
-                grades.append(self.grade(schema))
-            except UnsupportedSchemaError as exc:
-                grades.append(exc)
-        return grades
-
-    def _put_grade(self, key: bytes, grade: SchemaSupport | str) -> None:
-        self._grades.put(key, grade, len(key) + len(str(grade)))
-
-    def _probe_once(self, serialized: str) -> Verdict:
-        """Probe what was not probed yet, one worker at a time."""
-        key = _digest(serialized)
+    def _probe_once(self, question: str) -> Verdict:
+        """Probe what was not probed yet, one after the other."""
+        key = _digest(question)
         with self._probing:
             verdict = self._verdicts.get(key)
             if verdict is None:
-                verdict = self._probe(serialized)
+                verdict = self._probe(question)
             if not verdict.is_transient:
                 self._verdicts.put(key, verdict, len(key) + len(str(verdict)))
         return verdict
@@ -266,37 +229,38 @@ def grade_schema(
 ) -> SchemaSupport:
     """Find the strictest level at which `schema` can be compiled.
 
-    What may be costly is compiled in our process only after `probe` did so in another.
+    What may be costly is left to `probe` as a whole, down to the check of its bounds.
 
     Raises:
         UnsupportedSchemaError: not even leniently, nothing satisfies it, or it is too large;
             the message names the keyword and its path.
         CapacityError: the machine is too busy to try out a schema that may be costly.
     """
-    check_bounds(schema)
     suspicion = find_suspicion(schema)
-    normal = normalise(schema)
-    if suspicion is None:
-        _check_readable(schema)
-    levels: tuple[SchemaLevel, ...] = ("lenient",) if normal.drops else get_args(SchemaLevel)
-    problem: str | None = None
-    for level in levels:
-        if level == "lenient":
-            normal = loosen(schema, normal)
-        serialized = _serialize(GrammarSource("json_schema", dump_json(options_of(normal, level))))
-        problem = _probe_suspect(suspicion, serialized, probe)
-        if problem is not None:
-            continue
+    if suspicion is not None:
+        return _grade_suspect(schema, suspicion, probe)
+    check_bounds(schema)
+
+    def try_out(options: JsonObject) -> tuple[str | None, Sequence[str]]:
+        serialized = _serialize(GrammarSource("json_schema", dump_json(options)))
         compiled = CompiledGrammar(_build_matcher(serialized, vocabulary), vocabulary)
-        problem = _walk(compiled)
-        if problem is None:
-            dropped = dict.fromkeys(map(str, normal.drops))
-            warnings = compiled.matcher.get_grammar_warnings()
-            return SchemaSupport(level, (*dropped, *name_warnings(normal, warnings)))
-    assert problem is not None
-    if suspicion is not None or isinstance(schema, bool):
-        raise UnsupportedSchemaError(f"the schema at $ is not supported: {problem}")
-    raise UnsupportedSchemaError(_explain(schema, "lenient", problem, vocabulary))
+        return _walk(compiled), compiled.matcher.get_grammar_warnings()
+
+    normal = normalise(schema)
+    _check_readable(schema)
+    support = climb(schema, normal, try_out)
+    if not isinstance(support, str):
+        return support
+    if isinstance(schema, bool):
+        raise UnsupportedSchemaError(f"the schema at $ is not supported: {support}")
+    raise UnsupportedSchemaError(_explain(schema, "lenient", support, vocabulary))
+
+
+def _grade_suspect(schema: Schema, suspicion: str, probe: Probe) -> SchemaSupport:
+    verdict = _probe_suspect(suspicion, f'{{"schema":{dump_json(schema)}}}', probe)
+    if verdict.support is None:
+        raise UnsupportedSchemaError(verdict.problem or "the schema is not supported")
+    return verdict.support
 
 
 def compile_grammar(
@@ -320,8 +284,10 @@ def compile_grammar(
     is_suspect = False
     for part in (source, *(part for _, part in source.parts)):
         suspicion = _suspicion_of(part)
-        is_suspect |= suspicion is not None
-        problem = _probe_suspect(suspicion, _serialize(part) if suspicion else "", probe)
+        if suspicion is None:
+            continue
+        is_suspect = True
+        problem = _probe_suspect(suspicion, _serialize(part), probe).problem
         if problem is not None:
             raise UnsupportedSchemaError(f"the grammar is not supported: {problem}")
     compiled = CompiledGrammar(_build_matcher(serialized, vocabulary), vocabulary)
@@ -340,29 +306,19 @@ def _suspicion_of(source: GrammarSource) -> str | None:
     return find_suspicion({"pattern": source.text}) if source.kind == "regex" else None
 
 
-def _probe_suspect(suspicion: str | None, serialized: str, probe: Probe) -> str | None:
-    """Return what the compiler says against a suspect; None of what is none.
+def _probe_suspect(suspicion: str, question: str, probe: Probe) -> Verdict:
+    """Try out what may be costly.
 
     Raises:
         UnsupportedSchemaError: it costs too much.
         CapacityError: the machine is too busy to find out.
     """
-    if suspicion is None:
-        return None
-    verdict = probe(serialized)
+    verdict = probe(question)
     if verdict.is_transient:
         raise CapacityError(f"{suspicion}, and {verdict.problem}")
     if verdict.is_costly:
         raise UnsupportedSchemaError(f"{suspicion}, and {verdict.problem}")
-    return verdict.problem
-
-
-def _is_bounded(schema: Schema) -> bool:
-    try:
-        check_bounds(schema)
-    except UnsupportedSchemaError:
-        return False
-    return True
+    return verdict
 
 
 def _check_readable(schema: Schema) -> None:
@@ -374,24 +330,6 @@ def _check_readable(schema: Schema) -> None:
     problem = schema_problem(schema) if isinstance(schema, dict) else None
     if problem is not None:
         raise UnsupportedSchemaError(f"the schema is not supported: {problem}")
-
-
-def _are_strict(schemas: Sequence[Schema], vocabulary: Vocabulary) -> bool:
-    """Whether all of these are harmless and can be compiled strictly, found out in one go."""
-    try:
-        if any(find_suspicion(schema) is not None for schema in schemas):
-            return False
-        for schema in schemas:
-            _check_readable(schema)
-        rules = [f"s{i}: %json {dump_json(with_options(s))}" for i, s in enumerate(schemas)]
-    except UnsupportedSchemaError:
-        return False
-    start = "start: " + " | ".join(f"s{index}" for index in range(len(rules)))
-    source = GrammarSource("lark", "\n".join([start, *rules]))
-    serialized = _serialize(source)
-    return len(serialized) <= MAX_GRAMMAR_BYTES and (
-        _walk(CompiledGrammar(_build_matcher(serialized, vocabulary), vocabulary)) is None
-    )
 
 
 def _explain(schema: JsonObject, level: SchemaLevel, problem: str, vocabulary: Vocabulary) -> str:

@@ -6,9 +6,9 @@ against the schema as it came: it decides what the grammar leaves open.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import llguidance
 
@@ -22,6 +22,9 @@ from tools.spec import JsonObject
 SchemaLevel = Literal["strict", "coerced", "lenient"]
 """strict: the grammar enforces the schema; coerced: it takes a value that satisfies several
 alternatives of a `oneOf`; lenient: keywords that no grammar expresses are left out, too."""
+
+TryOut = Callable[[JsonObject], tuple[str | None, Sequence[str]]]
+"""Compiles what `options_of` returned; says what the problem is, if there is one, and warnings."""
 
 _UNMERGEABLE = {
     "patternProperty regexes": frozenset({"patternProperties"}),
@@ -42,6 +45,21 @@ class SchemaSupport:
 
     level: SchemaLevel
     dropped: tuple[str, ...] = ()
+
+
+def climb(schema: Schema, normal: Normal, try_out: TryOut) -> SchemaSupport | str:
+    """Find the strictest level at which `try_out` takes `schema`, or why it takes it at none."""
+    levels: tuple[SchemaLevel, ...] = ("lenient",) if normal.drops else get_args(SchemaLevel)
+    problem: str | None = None
+    for level in levels:
+        if level == "lenient":
+            normal = loosen(schema, normal)
+        problem, warnings = try_out(options_of(normal, level))
+        if problem is None:
+            dropped = dict.fromkeys(map(str, normal.drops))
+            return SchemaSupport(level, (*dropped, *name_warnings(normal, warnings)))
+    assert problem is not None
+    return problem
 
 
 def with_options(

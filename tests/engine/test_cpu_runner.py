@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.engine.cpu_runner import MANY_ROWS, SPARED_AFTER_S, CpuRunner
+from runtime.engine.cpu_runner import MANY_ROWS, CpuRunner
 from runtime.engine.engine import Engine, EngineLimits
 from runtime.kernels.cpu.native import supported_variants
 from runtime.kernels.cpu.recorder import Limits
@@ -218,29 +217,3 @@ def test_second_runner_maps_what_the_first_packed(tiny: Path, tmp_path: Path) ->
     before = file.stat().st_ino
     assert run(make_engine(tiny, packed_folder=packed), requests) == wanted
     assert [entry.stat().st_ino for entry in packed.iterdir()] == [before]
-
-
-def test_tokens_are_bit_equal_while_a_core_is_spared_and_it_is_taken_back_a_moment_later(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    runner = open_runner(tiny, 1 << 22, threads=3)
-    engine = Engine(runner, LIMITS, decoder=LetterDecoder, stop_ids=frozenset())
-    requests = scored(4)
-    wanted = run(engine, requests)
-    with runner.spare_core():
-        with runner.spare_core():
-            assert run(engine, requests) == wanted
-        now += 1
-        assert runner.num_threads == 2
-    assert runner.num_threads == 2
-    now += SPARED_AFTER_S
-    assert runner.num_threads == 3
-    assert run(engine, requests) == wanted
-
-
-def test_the_only_thread_is_not_spared(tiny: Path) -> None:
-    runner = open_runner(tiny, 1 << 20, threads=1)
-    with runner.spare_core():
-        assert runner.num_threads == 1

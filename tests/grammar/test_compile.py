@@ -5,8 +5,7 @@ from __future__ import annotations
 import datetime
 import enum
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pydantic
@@ -22,7 +21,6 @@ from runtime.grammar.compile import (
     from_json_schema,
     from_output_type,
 )
-from runtime.grammar.probe import Verdict
 from tests.helpers.tiny_tokenizer import tiny_tokenizer
 from tests.helpers.vocabularies import accepts, vocabulary_of
 
@@ -222,33 +220,6 @@ def test_cache_compiles_equal_sources_once_and_forgets_the_oldest() -> None:
     for letter in "bcdef":
         cache.get_or_compile(GrammarSource("regex", letter))
     assert cache.get_or_compile(GrammarSource("regex", "a")) is not first
-
-
-def test_a_core_is_spared_while_something_new_is_compiled_or_graded() -> None:
-    is_inside = False
-    probed_inside: list[bool] = []
-    num_entered = 0
-
-    @contextmanager
-    def spare_core() -> Iterator[None]:
-        nonlocal is_inside, num_entered
-        is_inside, num_entered = True, num_entered + 1
-        yield
-        is_inside = False
-
-    def probe(_: str) -> Verdict:
-        probed_inside.append(is_inside)
-        return Verdict()
-
-    costly = {"type": "string", "pattern": "^(a|aa){1,2000}$"}
-    cache = GrammarCache(VOCABULARY, probe=probe, spare_core=spare_core)
-    for _ in range(2):
-        cache.get_or_compile(from_json_schema(costly))
-        cache.grade(costly)
-        cache.grade_all([{"type": "integer"}, {"type": "boolean"}])
-    assert probed_inside == [True]
-    assert num_entered == 3
-    assert not is_inside
 
 
 def test_warming_follows_an_output_as_far_as_it_is_legal() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from runtime.grammar.compile import (
     grade_schema,
 )
 from runtime.grammar.ladder import SchemaSupport
-from runtime.grammar.probe import NICENESS, ProbeLimits, Verdict, probe_grammar
+from runtime.grammar.probe import ProbeLimits, Prober, Verdict, probe_grammar
+from runtime.grammar.probe_worker import NICENESS
 from runtime.grammar.suspicion import find_suspicion
 from tests.helpers.tiny_tokenizer import tiny_tokenizer
 from tests.helpers.vocabularies import accepts, allowed_ids, vocabulary_of
@@ -39,9 +42,11 @@ REFERENCES = {
 }
 
 
-def patient_probe(serialized: str) -> Verdict:
-    """Probe however busy the machine is that runs the tests."""
-    return probe_grammar(serialized, ProbeLimits(wall_s=50))
+@pytest.fixture(scope="module")
+def patient_probe() -> Iterator[Prober]:
+    """Probes however busy the machine is that runs the tests."""
+    with closing(Prober(ProbeLimits(wall_s=50))) as prober:
+        yield prober
 
 
 def nested(levels: int, wrap: Callable[[Any], dict[str, Any]], inner: dict[str, Any]) -> Any:
@@ -156,7 +161,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", WORKS)
-def test_hostile_schema_works(name: str) -> None:
+def test_hostile_schema_works(name: str, patient_probe: Prober) -> None:
     schema, support = WORKS[name]
     assert grade_schema(schema, VOCABULARY, patient_probe) == support
     source = from_json_schema(schema, level=support.level)
@@ -170,7 +175,7 @@ def test_hostile_schema_works(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_hostile_schema_is_refused_by_name(name: str) -> None:
+def test_hostile_schema_is_refused_by_name(name: str, patient_probe: Prober) -> None:
     schema, message = REFUSED[name]
     with pytest.raises(UnsupportedSchemaError) as caught:
         grade_schema(schema, VOCABULARY, patient_probe)
@@ -178,7 +183,7 @@ def test_hostile_schema_is_refused_by_name(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_costly_schema_is_refused_after_one_probe_and_remembered() -> None:
+def test_costly_schema_is_refused_after_one_probe_and_remembered(patient_probe: Prober) -> None:
     cache = GrammarCache(VOCABULARY, probe=patient_probe)
     wanted = (
         r"^the schema has 16 patterns and formats, one of them at \$\.allOf\[0\], several of which"
@@ -225,7 +230,7 @@ def grammar_of(schema: dict[str, Any]) -> str:
     return json.dumps({"grammars": [{"json_schema": schema}]})
 
 
-def test_probe_says_what_the_compiler_says() -> None:
+def test_probe_says_what_the_compiler_says(patient_probe: Prober) -> None:
     assert patient_probe(grammar_of({"type": "null"})) == Verdict()
     unsatisfiable = patient_probe(grammar_of({"enum": []}))
     assert unsatisfiable == Verdict("Unsatisfiable schema: anyOf is empty")
@@ -254,42 +259,73 @@ def test_probe_is_killed_past_each_of_its_limits() -> None:
             "the compiler breaks down over it (exit status -11)",
         ),
     ]
+    others = workers_of_ours()
     for grammar, limits, problem in cases:
         verdict = probe_grammar(grammar, limits)
         assert verdict == Verdict(f"{problem}; make it smaller", is_costly=True)
-    assert patient_probe(large) == Verdict()
-    assert workers_of_ours() == []
+    assert probe_grammar(large, ProbeLimits(wall_s=50)) == Verdict()
+    assert workers_of_ours() == others
 
 
 def test_busy_machine_is_not_the_schemas_fault() -> None:
-    busy = "the machine is too busy to try it out within 0.1 s; try again"
+    busy = "the machine is too busy to try it out within 0.2 s; try again"
+    others = workers_of_ours()
     verdict = probe_grammar(grammar_of(INTERSECTED), ProbeLimits(wall_s=0.1))
     assert verdict == Verdict(busy, is_transient=True)
     with pytest.raises(CapacityError, match=r"has 16 patterns .*, and the machine is too busy"):
         grade_schema(INTERSECTED, VOCABULARY, lambda _: verdict)
-    assert workers_of_ours() == []
+    assert workers_of_ours() == others
 
 
-def test_cancelled_probe_leaves_no_process_behind() -> None:
-    cancelled = threading.Event()
-    cancelled.set()
-    verdict = probe_grammar(grammar_of(INTERSECTED), ProbeLimits(wall_s=50), cancelled)
-    assert verdict == Verdict("it was cancelled while it was tried out", is_transient=True)
-    assert workers_of_ours() == []
+def test_suspect_is_graded_by_the_probe_alone() -> None:
+    asked = []
+
+    def probe(question: str) -> Verdict:
+        asked.append(json.loads(question))
+        return Verdict(support=SchemaSupport("coerced", ("oneOf at $",)))
+
+    schema = {"enum": list(range(60_000))}
+    assert grade_schema(schema, VOCABULARY, probe) == SchemaSupport("coerced", ("oneOf at $",))
+    assert asked == [{"schema": schema}]
 
 
-def test_worker_yields_the_processor() -> None:
-    command = [sys.executable, "-m", "runtime.grammar.probe"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
-        try:
-            assert worker.stdout is not None
-            assert worker.stdout.readline() == b"ready\n"
-            assert os.getpriority(os.PRIO_PROCESS, worker.pid) == NICENESS
-        finally:
-            worker.kill()
+@pytest.mark.slow
+def test_worker_answers_again_after_it_ended() -> None:
+    others = workers_of_ours()
+    with closing(Prober(ProbeLimits(wall_s=50))) as prober:
+        assert prober(grammar_of({"type": "null"})) == Verdict()
+        (worker,) = workers_of_ours() - others
+        os.kill(worker, signal.SIGKILL)
+        assert prober(grammar_of({"type": "null"})) == Verdict()
+        assert worker not in workers_of_ours()
+    prober = Prober(ProbeLimits(wall_s=50))
+    assert prober(grammar_of({"type": "null"})) == Verdict()
+    del prober
+    assert workers_of_ours() == others
 
 
-def test_strict_map_form_still_ties_each_value_to_its_name() -> None:
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_is_tried_out_yields_the_processor_and_ends_with_who_asked() -> None:
+    limits = {"cpu_s": 60, "memory_bytes": 2**32}
+    with start_worker() as worker:
+        ask(worker, grammar_of(INTERSECTED), limits | {"wall_s": 0.5})
+        policies = set()
+        assert worker.stdout is not None
+        while not select.select([worker.stdout], [], [], 0.01)[0]:
+            policies |= {policy_of(child) for child in children_of(worker.pid)}
+        assert json.loads(worker.stdout.readline()) == {"status": None, "output": ""}
+        assert policies >= {os.SCHED_IDLE, os.SCHED_OTHER}
+        assert os.getpriority(os.PRIO_PROCESS, worker.pid) == NICENESS
+
+        ask(worker, grammar_of(INTERSECTED), limits | {"wall_s": 50})
+        while not (children := children_of(worker.pid)):
+            select.select([], [], [], 0.01)
+    assert worker.returncode == 0
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def test_strict_map_form_still_ties_each_value_to_its_name(patient_probe: Prober) -> None:
     kinds = [{"type": "string"}, {"type": "integer"}]
     properties = {f"p{i}": kinds[i % 2] for i in range(500)}
     schema = {"type": "object", "properties": {"r": {}, **properties}, "required": ["r"]}
@@ -301,16 +337,38 @@ def test_strict_map_form_still_ties_each_value_to_its_name() -> None:
     assert [text for text in refused if accepts(constraint, TOKENIZER.encode(text))] == []
 
 
-def workers_of_ours() -> list[str]:
-    """Command lines of probes that are children of this process, zombies included."""
-    found = []
+def start_worker() -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "runtime.grammar.probe_worker"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def ask(worker: subprocess.Popen[bytes], question: str, limits: Mapping[str, float]) -> None:
+    assert worker.stdin is not None
+    head = json.dumps({"size": len(question), "limits": limits})
+    worker.stdin.write(f"{head}\n{question}".encode())
+    worker.stdin.flush()
+
+
+def policy_of(process: int) -> int | None:
+    try:
+        return os.sched_getscheduler(process)
+    except ProcessLookupError:
+        return None
+
+
+def children_of(process: int) -> set[int]:
+    """Children of a process, zombies included."""
+    found = set()
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            name, _, rest = path.read_text(encoding="utf-8").rpartition(")")
-            command = path.with_name("cmdline").read_text(encoding="utf-8")
+            _, _, rest = path.read_text(encoding="utf-8").rpartition(")")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        state, parent = rest.split()[:2]
-        if int(parent) == os.getpid() and (state == "Z" or "runtime.grammar.probe" in command):
-            found.append(f"{name}) {state} {command}")
+        if int(rest.split()[1]) == process:
+            found.add(int(path.parent.name))
     return found
+
+
+def workers_of_ours() -> set[int]:
+    """Probes that are children of this process, which has no others, zombies included."""
+    return children_of(os.getpid())

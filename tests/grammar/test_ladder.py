@@ -256,22 +256,6 @@ def test_cache_remembers_grades_and_refusals_by_content() -> None:
     assert len(messages) == 1
 
 
-def test_many_schemas_are_graded_like_each_by_itself() -> None:
-    strict: Schema = {"type": "object", "properties": {"a": {"type": "string"}}}
-    loose: Schema = {"type": "array", "uniqueItems": True}
-    broken: Schema = {"$ref": "#"}
-    all_strict = [strict, True, {"enum": [1, 2]}]
-    assert GrammarCache(VOCABULARY).grade_all(all_strict) == [SchemaSupport("strict")] * 3
-    mixed = GrammarCache(VOCABULARY).grade_all([strict, loose, broken, strict])
-    assert mixed[:2] == [
-        SchemaSupport("strict"),
-        SchemaSupport("lenient", ("uniqueItems at $",)),
-    ]
-    assert isinstance(mixed[2], UnsupportedSchemaError)
-    assert mixed[3] == SchemaSupport("strict")
-    assert GrammarCache(VOCABULARY).grade_all([]) == []
-
-
 def test_random_schemas_and_the_validator_agree_on_random_values() -> None:
     rng = random.Random(11)
     num_checked: Counter[str] = Counter()
