@@ -209,12 +209,13 @@ class Grammars:
             UnsupportedSchemaError: the tool cannot be called; the message names it.
         """
         schema = arguments_schema(tool)
-        key = hashlib.blake2b(dump_json(tool.input_schema).encode(), digest_size=16).digest()
+        text = dump_json(tool.input_schema)
+        key = hashlib.blake2b(text.encode(), digest_size=16).digest()
         support = self._supports.get(key)
         if support is None:
             try:
                 graded = self._get_cache().grade(schema)
-                own = unenforced(self._bound, tool, graded.level)
+                own = unenforced(self._bound, tool, graded.level, text)
             except UnsupportedSchemaError as exc:
                 raise UnsupportedSchemaError(f"tool {tool.name!r}: {exc}") from exc
             level = "lenient" if own else graded.level

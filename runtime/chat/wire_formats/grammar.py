@@ -28,7 +28,7 @@ from runtime.chat.wire_formats.format import (
 )
 from runtime.chat.wire_formats.notation import notation_value
 from runtime.chat.wire_formats.rules import ANY_TEXT, Rules, escape, in_slashes, text_without
-from runtime.chat.wire_formats.schemas import has_hints, unfollowed_hints
+from runtime.chat.wire_formats.schemas import unfollowed_hints
 from runtime.errors import UnsupportedSchemaError
 from runtime.grammar.compile import GrammarSource
 from runtime.grammar.ladder import SchemaLevel
@@ -134,16 +134,19 @@ def arguments_schema(tool: ToolSpec) -> JsonObject:
     return close_objects(schema)
 
 
-def unenforced(bound: BoundFormat, tool: ToolSpec, level: SchemaLevel) -> tuple[str, ...]:
+def unenforced(
+    bound: BoundFormat, tool: ToolSpec, level: SchemaLevel, text: str
+) -> tuple[str, ...]:
     """Keywords of a tool's schema, with their paths, that a turn's decoding does not enforce.
+
+    `text` is the schema as JSON.
 
     Raises:
         UnsupportedSchemaError: as `arguments_schema`.
     """
+    if isinstance(bound.wire.arguments, JsonArguments) and '"x-' not in text:
+        return ()  # no hints: the schema's own compiler writes all of it
     unfollowed = unfollowed_hints(tool.input_schema)
-    style = bound.wire.arguments
-    if isinstance(style, JsonArguments) and not has_hints(tool.input_schema, tool.input_schema):
-        return tuple(unfollowed)  # the schema's own compiler writes all of it
     scope = _scope(Rules(bound.ids), bound, tool, level, None)
     _arguments(bound, scope)
     return tuple(dict.fromkeys((*scope.dropped, *unfollowed)))
