@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -145,10 +144,7 @@ def _passes(turns: Sequence[_Turn]) -> list[int]:
 def _measure_steps(
     options: BenchOptions, bench: Calls, probe: MachineProbe
 ) -> Iterator[Measurement]:
-    """How long masks take, and which share of a step it waits for work on constraints.
-
-    Masks of some sequences are written while the layers run, and waited for only after them.
-    """
+    """How long masks take, and which share of a step all work on constraints takes."""
     starts = [
         bench.start_of(question, choice)
         for choice in (ToolChoice("required"), AUTO)
@@ -158,11 +154,10 @@ def _measure_steps(
         works = []
         for _ in range(options.repeats):
             probe.look()
-            works.append(_run_together(bench, starts, size))
+            works.append(_run_together(bench.engine, starts, size))
         for measure, unit, limit, values in (
             ("mask, p50", "us", None, [percentile(one.fills_us, 0.5) for one in works]),
             ("mask, p99", "us", None, [percentile(one.fills_us, 0.99) for one in works]),
-            ("masks of a step", "ms", None, [one.masks_ms for one in works]),
             ("step", "ms", None, [1e3 * one.steps / one.num_steps for one in works]),
             ("constraints' share of a step", "%", MAX_SHARE, [one.share for one in works]),
         ):
@@ -195,7 +190,6 @@ class Calls:
         from runtime.chat.model import ChatModel
 
         self.engine = model.engine
-        self._runner = model.runner
         self._tokenizer = model.tokenizer
         self._stepped = _SteppedEngine(model.engine)
         context = model.engine.context_length
@@ -217,13 +211,6 @@ class Calls:
         # Which token ends the turn is the model's to choose where it is not forced.
         said = token_ids[:-1] if token_ids[-1] in self._tokenizer.stop_ids else token_ids
         return _Turn(self._tokenizer.decode(said), len(token_ids), passes, is_valid)
-
-    @property
-    def waited_s(self) -> float:
-        """Seconds in which the runner's steps waited for masks so far."""
-        from runtime.engine.cpu_runner import CpuRunner
-
-        return self._runner.waited_ns / 1e9 if isinstance(self._runner, CpuRunner) else 0.0
 
     def request_of(self, messages: Sequence[Message]) -> GenerateRequest:
         """What a turn without tools asks of the engine."""
@@ -364,21 +351,12 @@ class _Drawn(_Decorated):
 
 @dataclass(slots=True)
 class _Work:
-    """Seconds that steps waited for constraints and took, and microseconds of every mask.
+    """Seconds that constraints and whole steps took, and microseconds of every mask."""
 
-    What another thread than `thread` does for constraints is not waited for there.
-    """
-
-    thread: int = field(default_factory=threading.get_ident)
     constraints: float = 0.0
     fills_us: list[float] = field(default_factory=list)
     steps: float = 0.0
     num_steps: int = 0
-
-    @property
-    def masks_ms(self) -> float:
-        """Milliseconds of a step's masks, whoever waits for them."""
-        return sum(self.fills_us) / 1e3 / self.num_steps
 
     @property
     def share(self) -> float:
@@ -397,8 +375,7 @@ class _Timed(_Decorated):
         started = time.perf_counter()
         self._inner.fill(token_bitmask, row)
         seconds = time.perf_counter() - started
-        if threading.get_ident() == self._work.thread:
-            self._work.constraints += seconds
+        self._work.constraints += seconds
         self._work.fills_us.append(1e6 * seconds)
 
     def advance(self, token_ids: Sequence[int]) -> int:
@@ -421,12 +398,12 @@ class _Timed(_Decorated):
         return state
 
 
-def _run_together(bench: Calls, starts: Sequence[_Start], size: int) -> _Work:
+def _run_together(engine: Engine, starts: Sequence[_Start], size: int) -> _Work:
     """Run turns, `size` at a time, from where all have a token to where the first one ends.
 
     All starts take part once at least.
     """
-    total, engine = _Work(), bench.engine
+    total = _Work()
     for first in range(0, max(len(starts), size), size):
         work = _Work()
         waiting: set[int] = set()
@@ -435,14 +412,14 @@ def _run_together(bench: Calls, starts: Sequence[_Start], size: int) -> _Work:
             waiting.add(engine.add(start.request, _Timed(start.constraint.fork(), work)))
         ids, is_over = frozenset(waiting), False
         while not is_over:
-            before = work.constraints + bench.waited_s, len(work.fills_us)
+            before = work.constraints, len(work.fills_us)
             started = time.perf_counter()
             chunks = engine.step()
             seconds = time.perf_counter() - started
             if not waiting:
                 total.steps += seconds
                 total.num_steps += 1
-                total.constraints += work.constraints + bench.waited_s - before[0]
+                total.constraints += work.constraints - before[0]
                 total.fills_us += work.fills_us[before[1] :]
             waiting -= chunks.keys()
             is_over = any(chunk.finish_reason is not None for chunk in chunks.values())

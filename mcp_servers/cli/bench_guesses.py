@@ -31,7 +31,7 @@ QUESTIONS = (
 )
 """Half of the answers may repeat what was said before."""
 
-BATCHES = (1, 2, 4, 16)
+BATCHES = (1, 2, 4)
 
 
 def measure_guesses(options: BenchOptions) -> Iterator[Measurement]:

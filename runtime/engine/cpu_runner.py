@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,10 +29,6 @@ logger = logging.getLogger(__name__)
 
 PAGE_SIZE = 16
 """Tokens of a KV page: as many as the kernels' vectors have lanes."""
-
-
-MANY_ROWS = 4
-"""For so many masks another thread is worth its start; one takes 5 to 40 microseconds."""
 
 
 def kv_bytes_per_token(config: ModelConfig, kv_type: KvType) -> int:
@@ -115,7 +110,6 @@ class CpuRunner:
         """
         config = ModelConfig.from_checkpoint(checkpoint)
         self._pool = Pool(threads or _num_cores())
-        self._mask_thread = ThreadPoolExecutor(1, "zonda-masks")
         self._limits = limits
         self.vocab_size = config.vocab_size
         self.hidden_size = config.hidden_size
@@ -156,47 +150,24 @@ class CpuRunner:
             kv_type.name.lower(),
         )
 
-    @property
-    def waited_ns(self) -> int:
-        """Nanoseconds inside C++ in which steps waited for their masks."""
-        return self._program.waited_ns
-
     def run(
         self,
         batch: ForwardBatch,
         sampling: SamplingBatch,
         fill_masks: Callable[[], None] | None = None,
     ) -> DrawnTokens:
-        """Run one step and wait for its tokens; masks of some rows are written meanwhile."""
+        """Run one step and wait for its tokens.
+
+        Masks are written before it: another thread that did so meanwhile would take a core from
+        the layers.
+        """
         step = self._last
         if step is None or step.batch is not batch or step.sampling is not sampling:
             step = self._last = self._prepare(batch, sampling)
-        num_rows = len(batch.logits_rows)
-        if fill_masks is not None and self._pool.num_threads > 1 and num_rows >= MANY_ROWS:
-            self._run_beside(fill_masks, step)
-        else:
-            if fill_masks is not None:
-                fill_masks()
-            self.step_ns += self._program.run(self._pool, step.arrays)
-        return step.drawn
-
-    def _run_beside(self, fill_masks: Callable[[], None], step: _Step) -> None:
-        """Run a step while another thread writes its masks."""
-
-        def fill() -> None:
-            try:
-                fill_masks()
-            finally:
-                self._program.release_rows()
-
-        self._program.hold_rows()
-        try:
-            filled = self._mask_thread.submit(fill)
-        except RuntimeError:  # the process ends
-            self._program.release_rows()
-            raise
+        if fill_masks is not None:
+            fill_masks()
         self.step_ns += self._program.run(self._pool, step.arrays)
-        filled.result()
+        return step.drawn
 
     def hidden_states(self, batch: ForwardBatch) -> npt.NDArray[np.float32]:
         """Run the layers alone; see `embedding.HiddenRunner`. Recorded when first asked for."""

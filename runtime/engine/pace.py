@@ -15,9 +15,11 @@ SHORTEST_TOKEN_S = 1e-6
 """A cost from which the estimate can rise again."""
 
 
-SAVED_ALONE = 0.7
-"""What a further token saves of its time beside one sequence, before any was measured; beside
-more of them, each saves its part."""
+MOST_GUESSING = 2
+"""More sequences than so many fill a step: with four, guesses took as long as they saved."""
+
+HOPEFUL_PRICE = 0.3
+"""A further token beside one sequence, in parts of its time, before any was measured."""
 
 FORGOTTEN = 1 / 256
 """Of the difference between what a further token costs and a hopeful estimate, with each step
@@ -67,7 +69,7 @@ class Pace:
         """How often a guess must come true so that computing it makes sequences faster.
 
         It is the time that a further token takes in a step, of what one takes now. Infinite
-        where the times of such steps are not known.
+        where many decode, and where the times of such steps are not known.
         """
         costs = self._costs.get(num_decoding)
         if costs is None or costs.plain_s <= 0:
@@ -78,7 +80,7 @@ class Pace:
         """Learn from a step; too few prompt tokens say nothing about the cost of one."""
         if num_prompt_tokens == 0 or seconds < self._decodes_s(num_decoding):
             self._decode_s, self._num_decoding = seconds, num_decoding
-        if num_decoding and num_prompt_tokens < MIN_PROMPT_TOKENS:
+        if 0 < num_decoding <= MOST_GUESSING and num_prompt_tokens < MIN_PROMPT_TOKENS:
             self._observe_few(num_decoding, num_prompt_tokens, seconds)
         if num_prompt_tokens >= MIN_PROMPT_TOKENS:
             token_s = (seconds - self._decodes_s(num_decoding)) / num_prompt_tokens
@@ -90,21 +92,16 @@ class Pace:
         costs = self._costs.get(num_decoding)
         if costs is None:
             if num_others == 0:
-                self._costs[num_decoding] = _Costs(seconds, _hopeful_s(seconds, num_decoding))
+                self._costs[num_decoding] = _Costs(seconds, HOPEFUL_PRICE * seconds)
         elif num_others == 0:
             costs.plain_s = _follow(costs.plain_s, seconds)
-            hopeful_s = _hopeful_s(costs.plain_s, num_decoding)
-            costs.token_s += FORGOTTEN * (hopeful_s - costs.token_s)
+            costs.token_s += FORGOTTEN * (HOPEFUL_PRICE * costs.plain_s - costs.token_s)
         else:
             token_s = (seconds - costs.plain_s) / num_others
             costs.token_s = max(_follow(costs.token_s, token_s), SHORTEST_TOKEN_S)
 
     def _decodes_s(self, num_decoding: int) -> float:
         return self._decode_s * min(1.0, num_decoding / self._num_decoding)
-
-
-def _hopeful_s(plain_s: float, num_decoding: int) -> float:
-    return plain_s / num_decoding * (1 - SAVED_ALONE / num_decoding)
 
 
 def _follow(estimate: float, measured: float) -> float:

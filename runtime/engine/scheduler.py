@@ -138,6 +138,7 @@ class Scheduler:
         items: dict[Sequence, ScheduledSequence] = {}
         self._schedule_running(decoding, budget, items)
         num_decoding = len(items)
+        self._add_drafts(budget, items)
         if num_decoding < len(self.running):
             prefilling = [sequence for sequence in self.running if not sequence.is_decoding]
             self._schedule_running(_foreground(prefilling), budget, items)
@@ -217,27 +218,29 @@ class Scheduler:
             if num_tokens <= 0 or not sequence.page_table:  # no pages: preempted by one before it
                 continue
             start = sequence.num_computed
-            end = start + num_tokens
-            if num_tokens == sequence.num_pending:
-                end += self._num_drafted(sequence, budget)
-            item = ScheduledSequence(sequence, start, end)
+            item = ScheduledSequence(sequence, start, start + num_tokens)
             if item.end <= len(sequence.page_table) * self._page_size or self._make_room(
                 item, items
             ):
                 items[sequence] = item
                 budget.spend(item)
 
-    def _num_drafted(self, sequence: Sequence, budget: _Budget) -> int:
-        """How much of its draft is computed now: what budget and free pages leave over."""
-        if sequence.draft is None:
-            return 0
-        num_pages = len(sequence.page_table) + self.pool.num_free
-        return min(
-            len(sequence.draft.token_ids),
-            max(0, num_pages * self._page_size - len(sequence.token_ids)),
-            budget.num_prompt_tokens - (sequence.num_pending - 1),
-            budget.num_tokens - sequence.num_pending,
-        )
+    def _add_drafts(self, budget: _Budget, items: dict[Sequence, ScheduledSequence]) -> None:
+        """Let sequences check their guesses with what budget and free pages leave over."""
+        for sequence, item in items.items():
+            if sequence.draft is None or item.end < len(sequence.token_ids):
+                continue
+            num_pages = len(sequence.page_table) + self.pool.num_free
+            end = min(
+                item.end + len(sequence.draft.token_ids),
+                item.end + budget.num_prompt_tokens,
+                item.end + budget.num_tokens,
+                num_pages * self._page_size,
+            )
+            if end > item.end and self._reserve(sequence, end):
+                items[sequence] = item._replace(end=end)
+                budget.num_tokens -= end - item.end
+                budget.num_prompt_tokens -= end - item.end
 
     def _make_room(self, item: ScheduledSequence, items: dict[Sequence, ScheduledSequence]) -> bool:
         while not self._reserve(item.sequence, item.end):

@@ -72,11 +72,12 @@ def test_estimate_recovers_from_any_past() -> None:
         ([(1, 3, 0.02)], 1, math.inf),  # it never ran without them
         ([(1, 0, 0.01)], 1, 0.3),
         ([(1, 0, 0.01)], 2, math.inf),
-        ([(2, 0, 0.01)], 2, 0.65),
+        ([(2, 0, 0.01)], 2, 0.6),
         ([(1, 0, 0.01), (1, 2, 0.012)], 1, 0.25),  # 1 ms a token, followed slowly
         ([(1, 0, 0.01), (1, 5, 0.06)], 1, 0.45),  # 10 ms: as if twice as dear
-        ([(4, 0, 0.01)] + [(4, 2, 0.015)] * 99, 4, 1.0),
-        ([(4, 0, 0.01), (4, MIN_PROMPT_TOKENS, 0.09)], 4, 0.825),  # a prompt: no guesses
+        ([(2, 0, 0.01)] + [(2, 2, 0.02)] * 99, 2, 1.0),
+        ([(2, 0, 0.01), (2, MIN_PROMPT_TOKENS, 0.09)], 2, 0.6),  # a prompt: no guesses
+        ([(3, 0, 0.01), (3, 1, 0.01)], 3, math.inf),  # they fill a step
     ],
 )
 def test_guess_has_to_be_as_likely_as_it_costs(

@@ -26,6 +26,7 @@ from tests.engine.test_engine import (
     request,
     usage_of,
 )
+from tests.helpers.constrained_tokens import HastyPace
 from tests.helpers.page_runner import END, VOCAB_SIZE, PageRunner
 from tools.errors import InvalidRequestError
 
@@ -211,6 +212,8 @@ def test_random_walk_keeps_invariants_and_tokens(
         runner=runner,
         clock=clock,
     )
+    if rng.random() < 0.5:
+        engine.scheduler._pace = HastyPace(engine.limits.max_step_s)
     walk(engine, rng, clock, num_actions=250)
     assert not engine.scheduler.leases._held or engine.pool.num_free < engine.pool.num_pages
 

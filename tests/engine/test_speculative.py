@@ -23,6 +23,7 @@ from tests.engine.test_engine import (
     usage_of,
 )
 from tests.engine.test_scheduler import TimedRunner, check_invariants
+from tests.helpers.constrained_tokens import HastyPace
 from tests.helpers.page_runner import END, VOCAB_SIZE, LetterDecoder, next_token
 
 EASY = 0.01
@@ -149,11 +150,22 @@ def test_draws_that_depend_on_others_or_are_told_with_scores_are_not_guessed() -
     assert sequence.draft is None
 
 
-def guessing_engine(num_pages: int = 1000, **limits: int) -> Engine:
-    """Its further tokens cost next to nothing."""
-    clock = [0.0]
-    runner = TimedRunner(num_pages, clock, token_s=1e-6)
-    return make_engine(runner=runner, clock=clock, **{"max_draft_tokens": 16, **limits})
+def guessing_engine(
+    num_pages: int = 1000,
+    *,
+    max_draft_tokens: int = 16,
+    max_step_tokens: int = 64,
+    max_sequences: int = 64,
+) -> Engine:
+    """Makes the likelier guesses, whatever they cost."""
+    engine = make_engine(
+        num_pages,
+        max_sequences=max_sequences,
+        max_step_tokens=max_step_tokens,
+        max_draft_tokens=max_draft_tokens,
+    )
+    engine.scheduler._pace = HastyPace(engine.limits.max_step_s)
+    return engine
 
 
 def test_tokens_are_the_same_and_take_fewer_steps() -> None:
@@ -179,6 +191,18 @@ def test_tokens_are_the_same_and_take_fewer_steps() -> None:
     small = guessing_engine(24)
     generate(small, *requests)
     assert small.scheduler.num_preemptions > 0
+
+
+def test_guesses_are_made_where_they_are_cheap() -> None:
+    prompt, passes = [1, 2, 3], []
+    for token_s in (1e-6, 10.0):
+        clock = [0.0]
+        runner = TimedRunner(100, clock, token_s=token_s)
+        engine = make_engine(runner=runner, clock=clock, max_draft_tokens=16)
+        (result,) = generate(engine, request(*prompt, max_tokens=90))
+        assert result.token_ids == expected(prompt, 90)
+        passes.append(usage_of(result).forward_passes)
+    assert passes[0] < 0.7 * passes[1]
 
 
 def test_next_turn_finds_no_page_of_a_wrong_guess() -> None:

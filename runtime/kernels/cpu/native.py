@@ -25,9 +25,6 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "zonda_program_open": (_POINTER, (_I32, _POINTER, _I64, _I64, _I64)),
     "zonda_program_close": (None, (_POINTER,)),
     "zonda_program_num_regions": (_I64, (_POINTER,)),
-    "zonda_program_hold_rows": (None, (_POINTER,)),
-    "zonda_program_release_rows": (None, (_POINTER,)),
-    "zonda_program_waited_ns": (_I64, (_POINTER,)),
     "zonda_program_run": (_I64, (_POINTER, _POINTER, _POINTER, _POINTER)),
     "zonda_checksum": (ctypes.c_uint64, (_POINTER, _I64)),
     # matmul.cpp, pack.cpp: columns; format, rows, columns; format, source, packed, rows, columns,
@@ -131,23 +128,6 @@ class Program:
         self._run = library.zonda_program_run
         self.num_regions: int = library.zonda_program_num_regions(handle)
         weakref.finalize(self, library.zonda_program_close, handle)
-
-    def hold_rows(self) -> None:
-        """Let steps that come to their logits rows wait before them, until `release_rows`.
-
-        So what the rows need may be written while the layers run.
-        """
-        load_library().zonda_program_hold_rows(self._handle)
-
-    def release_rows(self) -> None:
-        """Let steps go on; any thread may. What it wrote before is there for them."""
-        load_library().zonda_program_release_rows(self._handle)
-
-    @property
-    def waited_ns(self) -> int:
-        """Nanoseconds that all steps so far have waited before their rows."""
-        waited: int = load_library().zonda_program_waited_ns(self._handle)
-        return waited
 
     def run(
         self, pool: Pool, batch: Batch, region_ns: ctypes.Array[ctypes.c_int64] | None = None

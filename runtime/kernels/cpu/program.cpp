@@ -1,13 +1,11 @@
 // Replays recorded operators, and the C ABI of the library.
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
 #include <system_error>
-#include <thread>
 
 #include "pool.h"
 #include "variants.h"
@@ -51,13 +49,6 @@ class Program final : public Job {
 
     int64_t num_regions() const { return int64_t(regions_.size()); }
 
-    // Between these, called by any threads, a step that comes to its logits rows waits before them.
-    void hold_rows() { are_rows_held_.store(true, std::memory_order_relaxed); }
-    void release_rows() { are_rows_held_.store(false, std::memory_order_release); }
-
-    // Nanoseconds that all steps so far have waited so.
-    int64_t waited_ns() const { return waited_ns_; }
-
     // Runs one step; `region_ns`, where given, collects the time of each region.
     void run_step(Pool& pool, const Batch& batch, int64_t* region_ns) {
         batch_ = batch;
@@ -78,7 +69,6 @@ class Program final : public Job {
             began_ns_ = now;
         }
         region_++;
-        if (region_ == first_row_region_) wait_for_rows();
         if (region_ == num_regions() && first_row_region_ < num_regions()) {
             batch_.first_row += row_block_;
             batch_.num_rows = std::min(num_rows_ - batch_.first_row, row_block_);
@@ -107,13 +97,6 @@ class Program final : public Job {
     }
 
   private:
-    void wait_for_rows() {
-        if (!are_rows_held_.load(std::memory_order_acquire)) return;
-        const int64_t began = now_ns();
-        while (are_rows_held_.load(std::memory_order_acquire)) std::this_thread::yield();
-        waited_ns_ += now_ns() - began;
-    }
-
     void reserve(int num_threads) {
         const size_t wanted = size_t(num_threads) * scratch_bytes_;
         if (wanted <= reserved_) return;
@@ -139,8 +122,6 @@ class Program final : public Job {
     int64_t region_ = -1;
     int64_t* region_ns_ = nullptr;
     int64_t began_ns_ = 0;
-    std::atomic<bool> are_rows_held_{false};
-    int64_t waited_ns_ = 0;
 };
 
 }  // namespace
@@ -186,12 +167,6 @@ void* zonda_program_open(int32_t variant, const zonda::Op* ops, int64_t num_ops,
 void zonda_program_close(void* program) { delete static_cast<zonda::Program*>(program); }
 
 int64_t zonda_program_num_regions(void* program) { return static_cast<zonda::Program*>(program)->num_regions(); }
-
-void zonda_program_hold_rows(void* program) { static_cast<zonda::Program*>(program)->hold_rows(); }
-
-void zonda_program_release_rows(void* program) { static_cast<zonda::Program*>(program)->release_rows(); }
-
-int64_t zonda_program_waited_ns(void* program) { return static_cast<zonda::Program*>(program)->waited_ns(); }
 
 // Runs one step and waits for it. Returns the nanoseconds it took, -1 when memory ran out.
 int64_t zonda_program_run(void* program, void* pool, const zonda::Batch* batch, int64_t* region_ns) {

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -69,26 +67,6 @@ def test_row_operators_run_once_per_block_of_rows(num_rows: int) -> None:
     assert rows[0, :, 0].tolist() == [4.0**count for count in num_blocks]
     assert 0 < sum(times) <= took
     assert (times[2] > 0) == (num_rows > 0)
-
-
-@pytest.mark.parametrize("num_threads", [1, 3])
-def test_rows_that_are_held_run_on_what_was_written_meanwhile(num_threads: int) -> None:
-    tokens, rows = np.ones((2, 5, WIDTH), np.float32), np.zeros((2, 4, WIDTH), np.float32)
-    ops = chain(tokens, 2, joins=False, domain=Domain.TOKENS)
-    ops += chain(rows, 2, joins=False, domain=Domain.ROWS)
-    program = Program(ops, first_row_op=2, row_block=4)
-    program.hold_rows()
-    run = threading.Thread(target=program.run, args=(Pool(num_threads), Batch(5, 1, 0, 4)))
-    run.start()
-    while tokens[0, -1, -1] != 4:
-        time.sleep(0.001)
-    time.sleep(0.01)
-    rows[0] = 7
-    program.release_rows()
-    run.join(10)
-    assert not run.is_alive()
-    assert (rows[0] == 28).all()
-    assert program.waited_ns > 5e6
 
 
 def test_scalar_kernels_are_always_there_and_last() -> None:
