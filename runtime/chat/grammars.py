@@ -162,7 +162,7 @@ class Grammars:
         if known is None:
             known = self._learn(tools, shape, (_digest(tools), *asked))
             self._keep(key, replace(known, tools=tuple(tools)))
-        return self._compile(tools, shape) if known.is_hinted else known.grammar
+        return self._compile(tools, shape, is_hinted=True) if known.is_hinted else known.grammar
 
     def _learn(self, tools: Sequence[ToolSpec], shape: TurnShape, content: object) -> _Known:
         """Compile what is not known by its content; what hints refer to changes every turn."""
@@ -170,7 +170,7 @@ class Grammars:
             return _Known((), None, is_hinted=True)
         known = self._find(content)
         if known is None:
-            known = _Known((), self._compile(tools, shape))
+            known = _Known((), self._compile(tools, shape, is_hinted=False))
             self._keep(content, known)
         return known
 
@@ -246,7 +246,9 @@ class Grammars:
             if len(self._turns) > 2 * MAX_CATALOGUES:
                 self._turns.popitem(last=False)
 
-    def _compile(self, tools: Sequence[ToolSpec], shape: TurnShape) -> TurnGrammar | None:
+    def _compile(
+        self, tools: Sequence[ToolSpec], shape: TurnShape, *, is_hinted: bool
+    ) -> TurnGrammar | None:
         callable_tools = choose_tools(tools, shape.choice)
         is_json = isinstance(self._bound.wire.arguments, JsonArguments)
         # A schema that may be costly is tried out by itself first, in another process.
@@ -257,7 +259,7 @@ class Grammars:
             held = frozenset(
                 tool.name
                 for tool in callable_tools
-                if has_hints(tool.input_schema, tool.input_schema)
+                if is_hinted and has_hints(tool.input_schema, tool.input_schema)
             )
             return None if source is None else self._finish(source, callable_tools, shape, held)
         except UnsupportedSchemaError:

@@ -286,17 +286,19 @@ class Engine:
     def _commit(
         self, step: ScheduledStep, rows: list[LogitsRow], drawn: DrawnTokens
     ) -> dict[int, TokenChunk]:
-        drafted = [item for item in step.items if item.end > len(item.sequence.token_ids)]
-        said = [len(item.sequence.token_ids) for item in drafted]
+        drafted: list[tuple[ScheduledSequence, int]] = []
         for item in step.items:
-            self.scheduler.commit(item._replace(end=min(item.end, len(item.sequence.token_ids))))
+            num_said = len(item.sequence.token_ids)
+            if item.end > num_said:
+                drafted.append((item, num_said))
+            self.scheduler.commit(item._replace(end=num_said) if item.end > num_said else item)
         for index, token_id in enumerate(drawn.token_ids.tolist()):
             row = rows[index]
             if not row.is_drawn:
                 row.sequence.add_score(_score_of(drawn, index, row.sequence))
             elif row.num_drafted == 0 or row.sequence.takes_guess(row.num_drafted):
                 self._accept(row.sequence, token_id, drawn, index)
-        for item, num_said in zip(drafted, said, strict=True):
+        for item, num_said in drafted:
             self._commit_draft(item, num_said)
         chunks: dict[int, TokenChunk] = {}
         now = self._clock()

@@ -1,4 +1,7 @@
-"""How much of a prompt a step takes when others wait for its end; knows counts and times only."""
+"""How much of a prompt a step takes when others wait for its end, and what a guess must be worth.
+
+Knows counts and times only.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +48,8 @@ class Pace:
     The model: a step takes as long as its decodes alone, plus the same time for each prompt
     token. Where the decodes became slower than they were alone, that counts as the prompt
     tokens' cost, so the next steps take fewer of them and the limit holds again.
+
+    Of steps of few sequences it also knows what a token more takes: what guesses cost.
     """
 
     def __init__(self, max_step_s: float) -> None:

@@ -6,6 +6,8 @@ import struct
 import tracemalloc
 from pathlib import Path
 
+import gguf.quants  # noqa: F401  # what decoding imports late is not the time of a file
+
 from runtime.errors import ModelFileError
 from runtime.quant.formats import GGML_FORMATS
 from runtime.weights.gguf import GgufFile
