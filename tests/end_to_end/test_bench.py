@@ -156,7 +156,7 @@ def test_tools_are_measured_from_calls_to_catalogues(run_bench: Run) -> None:
     assert [one for one in found if one[2]] == [
         ("tokens per forward pass", "tokens", True),
         ("turns whose calls are valid", "%", True),
-        ("turns that say the same, nothing forced", "%", True),
+        ("turns that say the same, nothing guessed or forced", "%", True),
         ("constraints' share of a step", "%", True),
         ("constraints' share of a step", "%", True),
         ("grammar, calls may be made", "ms", True),
