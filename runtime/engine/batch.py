@@ -5,7 +5,6 @@ A step of one token has microseconds for all of this: lists are filled and becom
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -201,7 +200,7 @@ class SamplingBuilder:
         self._is_tempered = False
 
     def build(self, rows: list[LogitsRow]) -> SamplingBatch:
-        """Collect the rows' parameters, draws and penalties; masks are `mask_writer`'s.
+        """Collect the rows' parameters, draws, masks and penalties.
 
         What it returns is valid until it is called again.
         """
@@ -218,6 +217,8 @@ class SamplingBuilder:
         if self._is_tempered:
             batch.temperature[:] = [_temperature(row) for row in rows]
         batch.uniform[:] = [_draw(row) for row in rows]
+        if batch.token_bitmask is not None:
+            _fill_bitmask(rows, batch.token_bitmask)
         penalties = _penalties(rows)
         return replace(batch, **penalties) if penalties else batch
 
@@ -283,18 +284,10 @@ def _temperature(row: LogitsRow) -> float:
     return row.sequence.request.sampling.temperature if wanted is None else wanted
 
 
-def mask_writer(rows: SequenceOf[LogitsRow], sampling: SamplingBatch) -> Callable[[], None] | None:
-    """What writes the masks of the rows that a grammar binds; None where there is none."""
-    token_bitmask = sampling.token_bitmask
-    if token_bitmask is None:
-        return None
-
-    def fill_masks() -> None:
-        for index, row in enumerate(rows):
-            if row.is_drawn and row.constraint is not None:
-                row.constraint.fill(token_bitmask, index)
-
-    return fill_masks
+def _fill_bitmask(rows: list[LogitsRow], token_bitmask: npt.NDArray[np.int32]) -> None:
+    for index, row in enumerate(rows):
+        if row.is_drawn and row.constraint is not None:
+            row.constraint.fill(token_bitmask, index)
 
 
 def _penalties(rows: list[LogitsRow]) -> dict[str, npt.NDArray[Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,22 +149,11 @@ class CpuRunner:
             kv_type.name.lower(),
         )
 
-    def run(
-        self,
-        batch: ForwardBatch,
-        sampling: SamplingBatch,
-        fill_masks: Callable[[], None] | None = None,
-    ) -> DrawnTokens:
-        """Run one step and wait for its tokens.
-
-        Masks are written before it: another thread that did so meanwhile would take a core from
-        the layers.
-        """
+    def run(self, batch: ForwardBatch, sampling: SamplingBatch) -> DrawnTokens:
+        """Run one step and wait for its tokens."""
         step = self._last
         if step is None or step.batch is not batch or step.sampling is not sampling:
             step = self._last = self._prepare(batch, sampling)
-        if fill_masks is not None:
-            fill_masks()
         self.step_ns += self._program.run(self._pool, step.arrays)
         return step.drawn
 

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from runtime.engine.batch import BatchBuilder, LogitsRow, SamplingBuilder, mask_writer
+from runtime.engine.batch import BatchBuilder, LogitsRow, SamplingBuilder
 from runtime.engine.embedding import Embedder, HiddenRunner, Vectors
 from runtime.engine.leases import Leases
 from runtime.engine.pace import Pace
@@ -65,14 +65,7 @@ class Runner(Protocol):
         """The pages' bytes; None where they cannot be copied."""
         ...
 
-    def run(
-        self,
-        batch: ForwardBatch,
-        sampling: SamplingBatch,
-        fill_masks: Callable[[], None] | None = None,
-    ) -> DrawnTokens:
-        """Run a step; `fill_masks` writes the sampling's masks, maybe while the layers run."""
-        ...
+    def run(self, batch: ForwardBatch, sampling: SamplingBatch) -> DrawnTokens: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,8 +261,7 @@ class Engine:
         self._tally.step_tokens.observe(step.num_decoding + step.num_prompt_tokens)
         batch, rows = self._batches.build(step)
         try:
-            sampling = self._sampling.build(rows)
-            drawn = self._runner.run(batch, sampling, mask_writer(rows, sampling))
+            drawn = self._runner.run(batch, self._sampling.build(rows))
         except Exception as exc:
             logger.exception("a step of %d sequences failed", len(step.items))
             reason = f"the forward pass failed: {type(exc).__name__}; see the log"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -125,18 +124,11 @@ class TorchRunner:
             PAGE_SIZE,
         )
 
-    def run(
-        self,
-        batch: ForwardBatch,
-        sampling: SamplingBatch,
-        fill_masks: Callable[[], None] | None = None,
-    ) -> DrawnTokens:
-        """Run one step and wait for its tokens; masks are written while a GPU runs the layers."""
+    def run(self, batch: ForwardBatch, sampling: SamplingBatch) -> DrawnTokens:
+        """Run one step and wait for its tokens."""
         torch.set_num_threads(self._threads if len(batch.token_ids) > SMALL_STEP else 1)
         with torch.inference_mode():
             logits = self._run_model(self._to_device(batch))
-            if fill_masks is not None:
-                fill_masks()
             results = kernels.sample_tokens(logits, self._to_device(sampling))
             arrays: list[Any] = [None if one is None else one.cpu().numpy() for one in results]
             return DrawnTokens(*arrays)

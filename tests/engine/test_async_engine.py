@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 import anyio
@@ -33,15 +33,10 @@ class GatedRunner(PageRunner):
         self.started = threading.Event()
         self.go = threading.Event()
 
-    def run(
-        self,
-        batch: ForwardBatch,
-        sampling: SamplingBatch,
-        fill_masks: Callable[[], None] | None = None,
-    ) -> DrawnTokens:
+    def run(self, batch: ForwardBatch, sampling: SamplingBatch) -> DrawnTokens:
         self.started.set()
         assert self.go.wait(5)
-        return super().run(batch, sampling, fill_masks)
+        return super().run(batch, sampling)
 
     async def wait_started(self) -> None:
         assert await anyio.to_thread.run_sync(self.started.wait, 5)
@@ -55,14 +50,9 @@ class LoggingRunner(PageRunner):
         self.log: list[str] = []
         self.page_memory = LoggingMemory(self._slots, self.log)
 
-    def run(
-        self,
-        batch: ForwardBatch,
-        sampling: SamplingBatch,
-        fill_masks: Callable[[], None] | None = None,
-    ) -> DrawnTokens:
+    def run(self, batch: ForwardBatch, sampling: SamplingBatch) -> DrawnTokens:
         self.log.append("step")
-        return super().run(batch, sampling, fill_masks)
+        return super().run(batch, sampling)
 
 
 class LoggingMemory(SlotMemory):

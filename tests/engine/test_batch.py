@@ -14,7 +14,6 @@ from runtime.engine.batch import (
     LogitsRow,
     SamplingBuilder,
     build_batch,
-    mask_writer,
 )
 from runtime.engine.scheduler import ScheduledSequence, ScheduledStep
 from runtime.engine.sequence import Sequence
@@ -209,27 +208,22 @@ def test_masks_are_written_in_place_while_the_same_sequences_are_drawn() -> None
     constrained, free = sequence_of(1), sequence_of(1, 2, num_scored_tokens=1)
     constrained.constraint, free.constraint = mask, other_mask
 
-    def build(*rows: LogitsRow) -> SamplingBatch:
-        sampling = builder.build(list(rows))
-        fill_masks = mask_writer(rows, sampling)
-        if fill_masks is not None:
-            fill_masks()
-        return sampling
-
-    first = build(LogitsRow(constrained, -1, 0, mask), LogitsRow(free, 2))
+    first = builder.build([LogitsRow(constrained, -1, 0, mask), LogitsRow(free, 2)])
     wanted = PLAIN | {
         "targets": [-1, 2],
         **{name: 2 * PLAIN[name] for name in ("temperature", "top_k", "top_p", "min_p", "uniform")},
         "token_bitmask": [[8, 0, 0], [-1, -1, -1]],
     }
     assert values(first) == wanted
-    second = build(LogitsRow(constrained, -1, 0, mask), LogitsRow(free, -1, 0, other_mask))
+    second = builder.build(
+        [LogitsRow(constrained, -1, 0, mask), LogitsRow(free, -1, 0, other_mask)]
+    )
     assert second is first
     masks = [[0, 256, 0], [32, 0, 0]]
     assert values(second) == wanted | {"targets": [-1, -1], "token_bitmask": masks}
-    alone = build(LogitsRow(constrained, -1, 0, mask))
+    alone = builder.build([LogitsRow(constrained, -1, 0, mask)])
     assert values(alone) == PLAIN | {"token_bitmask": [[0, 0, 4]]}
-    assert values(build(LogitsRow(sequence_of(1), -1))) == PLAIN
+    assert values(builder.build([LogitsRow(sequence_of(1), -1)])) == PLAIN
 
 
 def test_draws_are_spread_evenly_whatever_the_seeds() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -43,19 +42,14 @@ class TimedRunner(PageRunner):
         self.token_s = token_s
         self.steps: list[tuple[int, int, float]] = []  # decodes, prompt tokens, seconds
 
-    def run(
-        self,
-        batch: ForwardBatch,
-        sampling: SamplingBatch,
-        fill_masks: Callable[[], None] | None = None,
-    ) -> DrawnTokens:
+    def run(self, batch: ForwardBatch, sampling: SamplingBatch) -> DrawnTokens:
         num_tokens = np.diff(batch.cu_seqlens_q)
         num_decoding = int((num_tokens == 1).sum())
         num_prompt_tokens = len(batch.token_ids) - num_decoding
         seconds = 0.002 + num_decoding * self.decode_s + num_prompt_tokens * self.token_s
         self.clock[0] += seconds
         self.steps.append((num_decoding, num_prompt_tokens, seconds))
-        return super().run(batch, sampling, fill_masks)
+        return super().run(batch, sampling)
 
 
 def check_invariants(engine: Engine, *, is_copying: bool = False) -> None:

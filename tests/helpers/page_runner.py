@@ -7,7 +7,7 @@ page, a stale page or a lost token changes the text; positions are checked on th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -42,15 +42,8 @@ class PageRunner:
         self._slots = np.full((num_pages * page_size, 2), -1, np.int64)
         self.page_memory: PageMemory | None = SlotMemory(self._slots, page_size)
 
-    def run(
-        self,
-        batch: ForwardBatch,
-        sampling: SamplingBatch,
-        fill_masks: Callable[[], None] | None = None,
-    ) -> DrawnTokens:
+    def run(self, batch: ForwardBatch, sampling: SamplingBatch) -> DrawnTokens:
         self.num_tokens_run.append(len(batch.token_ids))
-        if fill_masks is not None:
-            fill_masks()
         assert len(set(batch.slot_mapping.tolist())) == len(batch.slot_mapping)
         self._slots[batch.slot_mapping] = np.stack((batch.token_ids, batch.positions), axis=1)
         token_ids = np.zeros(len(batch.logits_rows), np.int64)
