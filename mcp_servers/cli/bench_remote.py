@@ -111,9 +111,9 @@ class ServerCompleter:
             raise GenerationError(
                 f"{self.model} gave no whole answer: {type(exc).__name__} {exc}"
             ) from exc
-        times = _spread(times, usage.get("completion_tokens"))
+        times = _spread(times, usage.get("completion_tokens"), time.perf_counter())
         if not times:
-            raise GenerationError(f"{self.model} answered without a token of text")
+            raise GenerationError(f"{self.model} answered without a token")
         return Answer(times, usage.get("prompt_tokens") or len(prompt))
 
 
@@ -145,14 +145,16 @@ def _parse_event(line: str) -> dict[str, Any]:
     return event
 
 
-def _spread(times: list[float], num_tokens: int | None) -> list[float]:
+def _spread(times: list[float], num_tokens: int | None, ended: float) -> list[float]:
     """One time per token where the server says how many there were.
 
     Servers send several tokens in one event, and tokens without text, such as parts of a letter.
+    Those after the last text came by the end of the answer where it has no text at all.
     """
-    if not times or num_tokens is None:
+    if num_tokens is None:
         return times
-    return times[:num_tokens] + [times[-1]] * (num_tokens - len(times))
+    last = times[-1] if times else ended
+    return times[:num_tokens] + [last] * (num_tokens - len(times))
 
 
 @asynccontextmanager

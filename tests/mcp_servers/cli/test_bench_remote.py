@@ -80,6 +80,7 @@ def open_server(
         ([token(), token(), usage(3)], 3),  # two tokens in an event
         ([token(), token(), token()], 3),  # no usage
         ([token(), token(), usage(2)], 2),  # it ended early
+        ([token(""), usage(3)], 3),  # none of the tokens has text
         ([token(), {"choices": None}, {"id": "x"}, usage(1)], 1),
     ],
 )
@@ -127,7 +128,7 @@ async def test_what_a_server_does_not_know_is_left_out(
     ("events", "problem"),
     [
         ([], "the server answered with content of type 'application/json', no stream"),
-        ([usage(0)], "m answered without a token of text"),
+        ([usage(0)], "m answered without a token"),
         ([token(), {"error": {"message": "out of memory"}}], "the server failed: .*out of memory"),
         (["[1]"], r"the server failed: \[1\]"),
         (["<html>"], "the server sent an event that is not JSON: '<html>'"),
