@@ -23,12 +23,12 @@ from runtime.chat.wire_formats.format import (
 )
 from runtime.chat.wire_formats.grammar import (
     TurnShape,
-    arguments_schema,
     choose_tools,
+    object_schema,
     turn_grammar,
     unenforced,
 )
-from runtime.chat.wire_formats.schemas import has_hints, properties_of
+from runtime.chat.wire_formats.schemas import HINT_OPENS, has_hints, properties_of
 from runtime.errors import UnsupportedSchemaError
 from runtime.grammar.ban import BannedConstraint
 from runtime.grammar.bounded_cache import BoundedCache
@@ -42,7 +42,7 @@ from runtime.grammar.compile import (
 from runtime.grammar.end_finder import Closable, EndFinder
 from runtime.grammar.ladder import SchemaSupport
 from runtime.grammar.lengths import longest_chars
-from runtime.grammar.schema import check_bounds, close_objects, dump_json
+from runtime.grammar.schema import check_bounds, close_objects, dump_json, write_schema
 from runtime.grammar.suspicion import find_suspicion
 from runtime.grammar.vocabulary import Vocabulary
 from runtime.tokenizer.tokenizer import Tokenizer
@@ -51,6 +51,8 @@ from tools.spec import ToolSpec
 STRICT = SchemaSupport("strict")
 MAX_CATALOGUES = 32
 MAX_SUPPORT_BYTES = 1024 * 1024
+NUM_COUNTED = 8
+"""Of the shortest and of the longest calls: how many are split into tokens."""
 CHARS_PER_TOKEN = 2
 """Fewer than JSON has on average: what is estimated with it is rather too long."""
 
@@ -160,14 +162,18 @@ class Grammars:
         key = (tuple(map(id, tools)), *asked)
         known = self._find(key)
         if known is None:
-            known = self._learn(tools, shape, (_digest(tools), *asked))
+            known = self._learn(tools, shape, asked)
             self._keep(key, replace(known, tools=tuple(tools)))
         return self._compile(tools, shape, is_hinted=True) if known.is_hinted else known.grammar
 
-    def _learn(self, tools: Sequence[ToolSpec], shape: TurnShape, content: object) -> _Known:
+    def _learn(
+        self, tools: Sequence[ToolSpec], shape: TurnShape, asked: tuple[object, ...]
+    ) -> _Known:
         """Compile what is not known by its content; what hints refer to changes every turn."""
-        if any(has_hints(tool.input_schema, tool.input_schema) for tool in tools):
+        texts = [_write(tool) for tool in tools]
+        if any(map(_is_hinted, tools, texts)):
             return _Known((), None, is_hinted=True)
+        content = (_digest(tools, texts), *asked)
         known = self._find(content)
         if known is None:
             known = _Known((), self._compile(tools, shape, is_hinted=False))
@@ -190,13 +196,18 @@ class Grammars:
         Raises:
             UnsupportedSchemaError: the schema is not supported; the message names the keyword.
         """
-        check_bounds(output.schema)
+        cache = self._get_cache()
+        text = write_schema(output.schema)
+        if find_suspicion(output.schema, text) is not None:
+            support = cache.grade(output.schema, text)
+            return from_json_schema(close_objects(output.schema), level=support.level), support
+        check_bounds(output.schema, text)
         schema = close_objects(output.schema)
         try:
             source = from_json_schema(schema)
-            self._get_cache().get_or_compile(source)
+            cache.get_or_compile(source)
         except UnsupportedSchemaError:
-            support = self._get_cache().grade(schema)
+            support = cache.grade(output.schema, text)
             if support.level == "strict":
                 raise
             return from_json_schema(schema, level=support.level), support
@@ -208,19 +219,19 @@ class Grammars:
         Raises:
             UnsupportedSchemaError: the tool cannot be called; the message names it.
         """
-        schema = arguments_schema(tool)
-        text = dump_json(tool.input_schema)
-        key = hashlib.blake2b(text.encode(), digest_size=16).digest()
-        support = self._supports.get(key)
-        if support is None:
-            try:
-                graded = self._get_cache().grade(schema)
+        try:
+            schema = object_schema(tool)
+            text = write_schema(schema)
+            key = hashlib.blake2b(text.encode(), digest_size=16).digest()
+            support = self._supports.get(key)
+            if support is None:
+                graded = self._get_cache().grade(schema, text)
                 own = unenforced(self._bound, tool, graded.level, text)
-            except UnsupportedSchemaError as exc:
-                raise UnsupportedSchemaError(f"tool {tool.name!r}: {exc}") from exc
-            level = "lenient" if own else graded.level
-            support = SchemaSupport(level, tuple(dict.fromkeys((*graded.dropped, *own))))
-            self._supports.put(key, support, len(key) + len(str(support)))
+                level = "lenient" if own else graded.level
+                support = SchemaSupport(level, tuple(dict.fromkeys((*graded.dropped, *own))))
+                self._supports.put(key, support, len(key) + len(str(support)))
+        except UnsupportedSchemaError as exc:
+            raise UnsupportedSchemaError(f"tool {tool.name!r}: {exc}") from exc
         return support
 
     def support_of(self, tools: Sequence[ToolSpec]) -> dict[str, ToolSupport]:
@@ -257,9 +268,7 @@ class Grammars:
         try:
             source = turn_grammar(self._bound, tools, shape)
             held = frozenset(
-                tool.name
-                for tool in callable_tools
-                if is_hinted and has_hints(tool.input_schema, tool.input_schema)
+                tool.name for tool in callable_tools if is_hinted and _is_hinted(tool, _write(tool))
             )
             return None if source is None else self._finish(source, callable_tools, shape, held)
         except UnsupportedSchemaError:
@@ -300,10 +309,12 @@ class Grammars:
 
     def _reserve(self, tools: Sequence[ToolSpec]) -> int:
         """How much longer the longest of the tools' shortest calls is, by their names and keys."""
-        lengths = [
-            len(self._tokenizer.encode(tool.name + dump_json(dict.fromkeys(_needed_of(tool), 0))))
-            for tool in tools
-        ]
+        texts = sorted(
+            (tool.name + dump_json(dict.fromkeys(_needed_of(tool), 0)) for tool in tools), key=len
+        )
+        # Tokens are about as long in one as in another: those between need not be counted.
+        shortest, longest = texts[:NUM_COUNTED], texts[-NUM_COUNTED:]
+        lengths = [len(self._tokenizer.encode(text)) for text in (*shortest, *longest)]
         return max(lengths, default=0) - min(lengths, default=0)
 
     def _get_cache(self) -> GrammarCache:
@@ -321,19 +332,22 @@ class Grammars:
             return self._cache
 
 
-def _digest(tools: Sequence[ToolSpec]) -> bytes:
-    """Stands for all of the tools that a grammar depends on.
+def _write(tool: ToolSpec) -> str:
+    try:
+        return dump_json(tool.input_schema)
+    except UnsupportedSchemaError as exc:
+        raise UnsupportedSchemaError(f"tool {tool.name!r}: {exc}") from exc
 
-    Raises:
-        UnsupportedSchemaError: a schema is not JSON; the message names the tool.
-    """
+
+def _is_hinted(tool: ToolSpec, text: str) -> bool:
+    return HINT_OPENS in text and has_hints(tool.input_schema, tool.input_schema)
+
+
+def _digest(tools: Sequence[ToolSpec], texts: Sequence[str]) -> bytes:
+    """Stands for all of the tools that a grammar depends on: names and schemas as JSON."""
     digest = hashlib.blake2b(digest_size=16)
-    for tool in tools:
-        try:
-            text = dump_json([tool.name, tool.input_schema])
-        except UnsupportedSchemaError as exc:
-            raise UnsupportedSchemaError(f"tool {tool.name!r}: {exc}") from exc
-        digest.update(text.encode(errors="surrogatepass") + b"\n")
+    for tool, text in zip(tools, texts, strict=True):
+        digest.update(f"{tool.name!r} {text}\n".encode(errors="surrogatepass"))
     return digest.digest()
 
 

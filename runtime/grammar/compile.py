@@ -31,7 +31,13 @@ from runtime.grammar.matcher import MatcherConstraint
 from runtime.grammar.normal import normalise
 from runtime.grammar.notation import check_regex, to_lark
 from runtime.grammar.probe import Prober, Verdict, probe_grammar
-from runtime.grammar.schema import Schema, check_bounds, close_objects, dump_json
+from runtime.grammar.schema import (
+    Schema,
+    check_bounds,
+    close_objects,
+    dump_json,
+    write_schema,
+)
 from runtime.grammar.suspicion import find_suspicion
 from runtime.grammar.vocabulary import Vocabulary
 from tools.spec import JsonObject
@@ -120,17 +126,21 @@ class GrammarCache:
             self._compiled.put(key, compiled, _compiled_bytes(serialized))
         return compiled
 
-    def grade(self, schema: Schema) -> SchemaSupport:
-        """Return how much of `schema` a grammar enforces; refusals are remembered, too.
+    def grade(self, schema: Schema, text: str | None = None) -> SchemaSupport:
+        """Return how much of a schema with closed objects a grammar enforces.
+
+        Refusals are remembered, too. `text` is what `write_schema` made of the schema, where
+        that is known.
 
         Raises:
             UnsupportedSchemaError, CapacityError: as `grade_schema`.
         """
-        key = _digest(dump_json(schema))
+        text = write_schema(schema) if text is None else text
+        key = _digest(text)
         grade = self._grades.get(key)
         if grade is None:
             try:
-                grade = grade_schema(schema, self.vocabulary, self._probe_once)
+                grade = grade_schema(schema, self.vocabulary, self._probe_once, text, closes=True)
             except UnsupportedSchemaError as exc:
                 grade = str(exc)
             self._grades.put(key, grade, len(key) + len(str(grade)))
@@ -225,21 +235,38 @@ def _from_closed_schema(schema: JsonObject, whitespace_pattern: str | None = Non
 
 
 def grade_schema(
-    schema: Schema, vocabulary: Vocabulary, probe: Probe = probe_grammar
+    schema: Schema,
+    vocabulary: Vocabulary,
+    probe: Probe = probe_grammar,
+    text: str | None = None,
+    *,
+    closes: bool = False,
 ) -> SchemaSupport:
     """Find the strictest level at which `schema` can be compiled.
 
-    What may be costly is left to `probe` as a whole, down to the check of its bounds.
+    What may be costly is left to `probe` as a whole, down to the check of its bounds: of such
+    a schema this process does no more than write the text, which holds the GIL.
+
+    Args:
+        schema: as it came.
+        vocabulary: the model's.
+        probe: tries out what may be costly.
+        text: what `write_schema` made of the schema, where that is known.
+        closes: grade it as `close_objects` leaves it.
 
     Raises:
         UnsupportedSchemaError: not even leniently, nothing satisfies it, or it is too large;
             the message names the keyword and its path.
         CapacityError: the machine is too busy to try out a schema that may be costly.
     """
-    suspicion = find_suspicion(schema)
+    text = write_schema(schema) if text is None else text
+    suspicion = find_suspicion(schema, text)
     if suspicion is not None:
-        return _grade_suspect(schema, suspicion, probe)
-    check_bounds(schema)
+        question = f'{{"closes":{json.dumps(closes)},"schema":{text}}}'
+        return _grade_suspect(question, suspicion, probe)
+    check_bounds(schema, text)
+    if closes and isinstance(schema, dict):
+        schema = close_objects(schema)
 
     def try_out(options: JsonObject) -> tuple[str | None, Sequence[str]]:
         serialized = _serialize(GrammarSource("json_schema", dump_json(options)))
@@ -256,8 +283,8 @@ def grade_schema(
     raise UnsupportedSchemaError(_explain(schema, "lenient", support, vocabulary))
 
 
-def _grade_suspect(schema: Schema, suspicion: str, probe: Probe) -> SchemaSupport:
-    verdict = _probe_suspect(suspicion, f'{{"schema":{dump_json(schema)}}}', probe)
+def _grade_suspect(question: str, suspicion: str, probe: Probe) -> SchemaSupport:
+    verdict = _probe_suspect(suspicion, question, probe)
     if verdict.support is None:
         raise UnsupportedSchemaError(verdict.problem or "the schema is not supported")
     return verdict.support

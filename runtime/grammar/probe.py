@@ -70,9 +70,10 @@ class Prober:
         self._end: weakref.finalize[..., Prober] | None = None
 
     def __call__(self, question: str) -> Verdict:
-        """Try out llguidance's grammar, or grade `S` of a question `{"schema": S}`.
+        """Try out llguidance's grammar, or grade `S` of a question `{"schema": S, "closes": B}`.
 
-        Only its content decides, unless the verdict is transient.
+        Its objects are closed first where `B` is true. Only the content decides, unless the
+        verdict is transient.
         """
         for _ in range(2):  # the worker may have ended because nobody asked
             answer = self._ask(question)

@@ -27,7 +27,7 @@ from runtime.grammar.ladder import climb
 from runtime.grammar.limits import LIMITS
 from runtime.grammar.normal import normalise
 from runtime.grammar.probe import ProbeLimits
-from runtime.grammar.schema import check_bounds
+from runtime.grammar.schema import check_bounds, close_objects
 from tools.spec import JsonObject
 
 NUM_STEPS = 64
@@ -157,6 +157,8 @@ def _examine(asked: JsonObject) -> JsonObject:
             return {"problem": _try_out(asked)[0], "support": None}
         schema = asked["schema"]
         check_bounds(schema)
+        if asked["closes"] and isinstance(schema, dict):
+            schema = close_objects(schema)
         support = climb(schema, normalise(schema), _try_out_schema)
     except UnsupportedSchemaError as exc:
         return {"problem": str(exc), "support": None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urldefrag
 
@@ -72,13 +73,17 @@ class Document:
         resource = specification.create_resource(schema)
         uri = resource.id() or _ROOT_URI
         registry = known_documents().with_resource(uri, resource)
-        objects = list(_objects(schema))
-        self._paths = {id(part): path for path, part in objects}
-        self._dynamic_anchors = [
-            part["$dynamicAnchor"] for _, part in objects if "$dynamicAnchor" in part
-        ]
-        self.has_recursive_anchor = any(part.get("$recursiveAnchor") is True for _, part in objects)
+        self._schema = schema
         self.root = Place("$", draft, registry.resolver(uri))
+
+    @property
+    def has_recursive_anchor(self) -> bool:
+        return any(part.get("$recursiveAnchor") is True for part, _ in self._objects.values())
+
+    @cached_property
+    def _objects(self) -> dict[int, tuple[JsonObject, str]]:
+        """All objects of the document and their paths, by identity."""
+        return {id(part): (part, path) for path, part in _objects(self._schema)}
 
     def follow(self, reference: Any, place: Place) -> tuple[Schema, Place]:
         """Return the schema that `reference` names, and where it stands.
@@ -101,7 +106,8 @@ class Document:
         target = found.contents
         stated = target.get("$schema") if isinstance(target, dict) else None
         draft = _DRAFTS.get(_bare(stated), (place.draft, None))[0]
-        return target, Place(self._paths.get(id(target), reference), draft, found.resolver)
+        _, path = self._objects.get(id(target), (target, reference))
+        return target, Place(path, draft, found.resolver)
 
     def is_static(self, reference: str, place: Place) -> bool:
         """Whether a `$dynamicRef` names the same schema from wherever it is reached."""
@@ -109,7 +115,8 @@ class Document:
         name = urldefrag(reference).fragment
         if not isinstance(target, dict) or target.get("$dynamicAnchor") != name:
             return True
-        return self._dynamic_anchors.count(name) == 1
+        anchors = [part.get("$dynamicAnchor") for part, _ in self._objects.values()]
+        return anchors.count(name) == 1
 
 
 def check_progress(schemas: dict[str, Schema], paths: dict[str, str]) -> None:

@@ -74,8 +74,10 @@ def direct_subschemas(schema: JsonObject) -> Iterator[tuple[str, JsonObject]]:
                     yield f".{keyword}[{index}]", item
 
 
-def check_bounds(schema: Schema) -> None:
+def check_bounds(schema: Schema, text: str | None = None) -> None:
     """Refuse a schema too large to be compiled safely.
+
+    `text` is what `dump_json` made of it, where that is known.
 
     Raises:
         UnsupportedSchemaError: names the limit, the keyword and where it stands.
@@ -92,7 +94,7 @@ def check_bounds(schema: Schema) -> None:
             )
         _check_node(path, item)
         pending += [(path + below, depth + 1, sub) for below, sub in direct_subschemas(item)]
-    size = len(dump_json(schema).encode("utf-8", errors="surrogatepass"))
+    size = num_bytes(dump_json(schema) if text is None else text)
     if size > MAX_SCHEMA_BYTES:
         raise UnsupportedSchemaError(
             f"the schema has {size} bytes; at most {MAX_SCHEMA_BYTES} can be compiled"
@@ -133,6 +135,28 @@ def dump_json(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as exc:
         raise UnsupportedSchemaError(f"the schema is not plain JSON: {exc}") from exc
+
+
+def write_schema(schema: Schema) -> str:
+    """As `dump_json`, for a schema that nobody has looked at yet.
+
+    Raises:
+        UnsupportedSchemaError: it is no JSON or no Unicode text, or nests too deep; says where.
+    """
+    try:
+        text = dump_json(schema)
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise UnsupportedSchemaError(f"the schema is not Unicode text: {exc}") from exc
+    except UnsupportedSchemaError:
+        check_bounds(schema)  # knows how deep
+        raise
+    return text
+
+
+def num_bytes(text: str) -> int:
+    """Of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
 def _check_references(walked: Sequence[tuple[str, JsonObject]]) -> None:

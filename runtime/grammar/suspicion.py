@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from runtime.grammar.schema import Schema, direct_subschemas, dump_json
+from runtime.grammar.schema import Schema, direct_subschemas, dump_json, num_bytes
 from tools.spec import JsonObject
 
 MAX_TRUSTED_BYTES = 32 * 1024
@@ -27,11 +27,14 @@ _JOINING = ("allOf", *_CHOICES, "$ref", "$dynamicRef", "dependentSchemas", "patt
 _REPETITION = re.compile(r"\{(\d*),?(\d*)\}")
 
 
-def find_suspicion(schema: Schema) -> str | None:
-    """Return what in `schema` may be costly, by keyword and path, or None."""
+def find_suspicion(schema: Schema, text: str | None = None) -> str | None:
+    """Return what in `schema` may be costly, by keyword and path, or None.
+
+    `text` is what `dump_json` made of it, where that is known.
+    """
     if isinstance(schema, bool):
         return None
-    size = len(dump_json(schema).encode(errors="surrogatepass"))
+    size = num_bytes(dump_json(schema) if text is None else text)
     if size > MAX_TRUSTED_BYTES:
         return f"the schema has {size} bytes"
     pattern_places: list[str] = []
@@ -78,9 +81,9 @@ def _keyed(named: JsonObject) -> Iterator[tuple[str, str]]:
 
 
 def _of_pattern(pattern: str, where: str) -> Iterator[str]:
-    num_bytes = len(pattern.encode(errors="surrogatepass"))
-    if num_bytes > MAX_TRUSTED_PATTERN_BYTES:
-        yield f"{where} has {num_bytes} bytes"
+    size = num_bytes(pattern)
+    if size > MAX_TRUSTED_PATTERN_BYTES:
+        yield f"{where} has {size} bytes"
     counts = [int(count) for pair in _REPETITION.findall(pattern) for count in pair if count]
     product = 1
     for count in counts:

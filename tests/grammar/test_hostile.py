@@ -125,6 +125,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         nested(600, lambda x: {"type": "array", "items": x}, {}),
         "the schema nests deeper than 64 levels at $.items.items",
     ),
+    "3,000 nested arrays": (
+        nested(3_000, lambda x: {"type": "array", "items": x}, {}),
+        "the schema nests deeper than 64 levels at $.items.items",
+    ),
     "oneOf 14 deep": (
         nested(14, lambda x: {"oneOf": [x, {"type": "array", "items": x}]}, {"type": "string"}),
         "at most 262144 can be compiled",
@@ -164,6 +168,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_hostile_schema_works(name: str, patient_probe: Prober) -> None:
     schema, support = WORKS[name]
     assert grade_schema(schema, VOCABULARY, patient_probe) == support
+    assert grade_schema(schema, VOCABULARY, patient_probe, closes=True) == support
     source = from_json_schema(schema, level=support.level)
     constraint = compile_grammar(source, VOCABULARY, patient_probe).constraint()
     for _ in range(NUM_STEPS):
@@ -286,7 +291,8 @@ def test_suspect_is_graded_by_the_probe_alone() -> None:
 
     schema = {"enum": list(range(60_000))}
     assert grade_schema(schema, VOCABULARY, probe) == SchemaSupport("coerced", ("oneOf at $",))
-    assert asked == [{"schema": schema}]
+    assert GrammarCache(VOCABULARY, probe=probe).grade(schema).level == "coerced"
+    assert asked == [{"schema": schema, "closes": closes} for closes in (False, True)]
 
 
 @pytest.mark.slow

@@ -65,6 +65,7 @@ class Scope:
         level: how strictly JSON is compiled.
         is_spaced: whether blanks follow JSON's commas and colons.
         hints: what hints refer to; None where that is not known yet, and anything stands in.
+        may_hint: whether hints may stand in the schema; where not, none is looked for.
         dropped: keywords, with their paths, that the grammar does not enforce.
     """
 
@@ -74,6 +75,7 @@ class Scope:
     level: SchemaLevel
     is_spaced: bool
     hints: HintValues | None
+    may_hint: bool
     dropped: list[str] = field(default_factory=list)
 
     def drop(self, schema: JsonObject, path: str, *keywords: str) -> None:
@@ -117,7 +119,7 @@ class Scope:
 
 def json_value(scope: Scope, schema: JsonObject, path: str) -> str:
     """A JSON value; where hints stand in the schema it is spelled out down to them."""
-    if not has_hints(schema, scope.root):
+    if not scope.may_hint or not has_hints(schema, scope.root):
         return embedded(scope, schema)
     return scope.memoized("json", schema, lambda: _spelled_out(scope, schema, path))
 

@@ -28,11 +28,11 @@ from runtime.chat.wire_formats.format import (
 )
 from runtime.chat.wire_formats.notation import notation_value
 from runtime.chat.wire_formats.rules import ANY_TEXT, Rules, escape, in_slashes, text_without
-from runtime.chat.wire_formats.schemas import unfollowed_hints
+from runtime.chat.wire_formats.schemas import HINT_OPENS, unfollowed_hints
 from runtime.errors import UnsupportedSchemaError
 from runtime.grammar.compile import GrammarSource
 from runtime.grammar.ladder import SchemaLevel
-from runtime.grammar.schema import check_bounds, close_objects, dump_json
+from runtime.grammar.schema import check_bounds, close_objects, write_schema
 from tools.errors import InvalidRequestError, UnknownToolError
 from tools.spec import JsonObject, ToolSpec
 
@@ -113,25 +113,38 @@ def choose_tools(tools: Sequence[ToolSpec], choice: ToolChoice) -> Sequence[Tool
     return tools if choice.mode != "none" or choice.name is not None else ()
 
 
+def object_schema(tool: ToolSpec) -> JsonObject:
+    """A tool's schema, which says of itself that it describes an object.
+
+    Raises:
+        UnsupportedSchemaError: it describes something else.
+    """
+    schema = {"type": "object", "properties": {}, **tool.input_schema}
+    if schema["type"] != "object":
+        raise UnsupportedSchemaError(
+            f"keyword 'type' at $ must be 'object', not {schema['type']!r}"
+        )
+    return schema
+
+
 def arguments_schema(tool: ToolSpec) -> JsonObject:
     """The schema a tool's arguments are generated from: an object that holds what it lists.
 
     Raises:
         UnsupportedSchemaError: the schema is too large or describes no object.
     """
-    schema = {"type": "object", "properties": {}, **tool.input_schema}
-    if schema["type"] != "object":
-        raise UnsupportedSchemaError(
-            f"tool {tool.name!r}: keyword 'type' at $ must be 'object', not {schema['type']!r}"
-        )
+    return _read_schema(tool)[0]
+
+
+def _read_schema(tool: ToolSpec) -> tuple[JsonObject, str]:
+    """`arguments_schema`, and the tool's own schema as JSON."""
     try:
-        check_bounds(schema)
-        dump_json(schema).encode()
-    except UnicodeEncodeError as exc:
-        raise UnsupportedSchemaError(f"tool {tool.name!r}: the schema is no Unicode text") from exc
+        schema = object_schema(tool)
+        text = write_schema(schema)
+        check_bounds(schema, text)
     except UnsupportedSchemaError as exc:
         raise UnsupportedSchemaError(f"tool {tool.name!r}: {exc}") from exc
-    return close_objects(schema)
+    return close_objects(schema), text
 
 
 def unenforced(
@@ -144,7 +157,7 @@ def unenforced(
     Raises:
         UnsupportedSchemaError: as `arguments_schema`.
     """
-    if isinstance(bound.wire.arguments, JsonArguments) and '"x-' not in text:
+    if isinstance(bound.wire.arguments, JsonArguments) and HINT_OPENS not in text:
         return ()  # no hints: the schema's own compiler writes all of it
     unfollowed = unfollowed_hints(tool.input_schema)
     scope = _scope(Rules(bound.ids), bound, tool, level, None)
@@ -157,7 +170,8 @@ def _scope(
 ) -> Scope:
     style = bound.wire.arguments
     is_spaced = isinstance(style, JsonArguments) and style.is_spaced
-    return Scope(tool.name, rules, arguments_schema(tool), level, is_spaced, hints)
+    schema, text = _read_schema(tool)
+    return Scope(tool.name, rules, schema, level, is_spaced, hints, may_hint=HINT_OPENS in text)
 
 
 def _main(bound: BoundFormat, rules: Rules, tools: Sequence[ToolSpec], shape: TurnShape) -> str:

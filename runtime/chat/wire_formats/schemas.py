@@ -18,6 +18,9 @@ from tools.validation import first_problem
 HINTS = ("x-verbatim-from", "x-choices-from")
 """Those that are part of the grammar."""
 
+HINT_OPENS = '"x-'
+"""How the name of any hint begins in a schema's text."""
+
 ITEM = 0
 """Stands in a path for any item of a list."""
 
