@@ -6,9 +6,13 @@ namespace zonda {
 
 namespace {
 
-// About 20 us of looking at one word, then about as many yields as make 0.2 ms.
-constexpr int SPINS = 1000;
-constexpr int YIELDS = 400;
+// Looks at one word, of about 20 ns each. Between jobs a thread sleeps after as many as make 0.1 ms.
+constexpr int SPINS_BETWEEN_JOBS = 5'000;
+// Between regions it yields after 20 us to 0.2 ms: late where that is in vain, for the system may put who
+// yields behind others for milliseconds, even behind what nobody waits for; soon where the others of the
+// team have to wait for a processor.
+constexpr int LEAST_SPINS = 1'000;
+constexpr int MOST_SPINS = 10'000;
 // A range is taken in so many chunks: few enough to stream through memory, enough to help others.
 constexpr int CHUNKS_OF_A_RANGE = 4;
 
@@ -60,10 +64,8 @@ void Pool::serve(int thread) {
     while (true) {
         for (int i = 0; job_number_.load(std::memory_order_acquire) == done; i++) {
             if (is_closing_.load(std::memory_order_relaxed)) return;
-            if (i < SPINS) {
+            if (i < SPINS_BETWEEN_JOBS) {
                 pause();
-            } else if (i < SPINS + YIELDS) {
-                std::this_thread::yield();
             } else {
                 std::unique_lock<std::mutex> lock(mutex_);
                 num_sleeping_++;
@@ -89,17 +91,21 @@ void Pool::work(int thread) {
             arrived_.store(0, std::memory_order_relaxed);
             generation_.store(generation + 1, std::memory_order_release);
         } else {
-            wait_for_region(generation);
+            wait_for_region(generation, ranges_[size_t(thread)].spins);
         }
         if (over_.load(std::memory_order_relaxed) == generation + 1) return;
     }
 }
 
-void Pool::wait_for_region(uint32_t generation) {
-    for (int i = 0; generation_.load(std::memory_order_acquire) == generation; i++) {
-        if (i < SPINS) pause();
+void Pool::wait_for_region(uint32_t generation, int& spins) {
+    int i = 0;
+    for (; generation_.load(std::memory_order_acquire) == generation; i++) {
+        if (i < spins) pause();
         else std::this_thread::yield();
     }
+    // In balance where one look in twenty is in vain.
+    spins += i > spins ? -spins / 4 : spins / 64;
+    spins = std::clamp(spins, LEAST_SPINS, MOST_SPINS);
 }
 
 bool Pool::take(int owner, bool is_mine, int64_t& begin, int64_t& end) {

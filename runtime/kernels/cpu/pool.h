@@ -2,7 +2,7 @@
 //
 // Work units of a region are dealt to the threads in equal ranges; who is done takes over from the
 // others' ends, so a thread that the system put aside holds nobody up for long. Between jobs the
-// threads spin for a moment, then yield, then sleep.
+// threads look out for the next one for a moment, then sleep.
 #pragma once
 
 #include <atomic>
@@ -42,6 +42,8 @@ class Pool {
     // Units [begin, end) that are still to be taken, in one word: begin << 32 | end.
     struct alignas(64) Range {
         std::atomic<uint64_t> units{0};
+        // How long its thread looks before it yields.
+        int spins = 0;
     };
 
     void close();
@@ -50,7 +52,7 @@ class Pool {
     bool take(int owner, bool is_mine, int64_t& begin, int64_t& end);
     // Deals the next region that is worth sharing; runs those that are not. False at the end.
     bool deal(int thread);
-    void wait_for_region(uint32_t generation);
+    void wait_for_region(uint32_t generation, int& spins);
 
     const int num_threads_;
     std::unique_ptr<Range[]> ranges_;
