@@ -76,10 +76,15 @@ class Prober:
         verdict is transient.
         """
         for _ in range(2):  # the worker may have ended because nobody asked
-            answer = self._ask(question)
-            if answer:
+            answer = b""
+            try:
+                answer = self._ask(question)
+            finally:
+                is_whole = answer.endswith(b"\n")
+                if not is_whole:  # who is interrupted leaves no answer to the next question
+                    self.close()
+            if is_whole:
                 return _verdict(json.loads(answer), self._limits)
-            self.close()
         return Verdict("the process that tries it out is gone; try again", is_transient=True)
 
     def close(self) -> None:
@@ -89,7 +94,7 @@ class Prober:
         self._worker = self._end = None
 
     def _ask(self, question: str) -> bytes:
-        """Return the answer's line; empty where the worker ended before it answered."""
+        """Return the answer's line; no whole one where the worker ended before it answered."""
         if self._worker is None:
             self._worker = _start()
             self._end = weakref.finalize(self, _end, self._worker)

@@ -311,6 +311,26 @@ def test_worker_answers_again_after_it_ended() -> None:
 
 
 @pytest.mark.slow
+def test_next_question_gets_no_answer_to_one_that_was_interrupted() -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with closing(Prober(ProbeLimits(wall_s=50))) as prober:
+            assert prober(grammar_of({"type": "null"})) == Verdict()
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(KeyboardInterrupt):
+                prober(grammar_of(INTERSECTED))
+            if prober._worker is not None:
+                assert prober._worker.stdout is not None
+                select.select([prober._worker.stdout], [], [])
+            assert prober(grammar_of({"type": "null"})) == Verdict()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_what_is_tried_out_yields_the_processor_and_ends_with_who_asked() -> None:
     limits = {"cpu_s": 60, "memory_bytes": 2**32}
