@@ -209,7 +209,7 @@ class SamplingBuilder:
             self._sequences = sequences
             self._batch = _make_batch(sequences, self._vocab_size)
             self._is_fixed = not any(map(_changes_by_step, sequences))
-            self._is_tempered = any(hasattr(row.constraint, "temperature") for row in rows)
+            self._is_tempered = any(hasattr(one.constraint, "temperature") for one in sequences)
         batch = self._batch
         if self._is_fixed:
             return batch

@@ -177,6 +177,15 @@ def test_what_changes_from_step_to_step_is_built_every_time() -> None:
     assert all(0 < draw < 1 for draw in draws)
 
 
+def test_constraint_says_the_temperature_of_what_is_drawn_after_a_score() -> None:
+    sequence = sequence_of(1, 2, num_scored_tokens=1)
+    sequence.constraint = warm = WarmToken([5])
+    builder = SamplingBuilder(VOCAB_SIZE)
+    builder.build([LogitsRow(sequence, 2)])
+    sampling = builder.build([LogitsRow(sequence, -1, 0, warm)])
+    assert sampling.temperature.tolist() == [0.5]
+
+
 @dataclass
 class OneToken:
     """Allows the tokens `next_ids`, one after the other."""
@@ -200,6 +209,13 @@ class OneToken:
 
     def fork(self) -> OneToken:
         return replace(self)
+
+
+@dataclass
+class WarmToken(OneToken):
+    """Says, too, at which temperature it is drawn."""
+
+    temperature: float = 0.5
 
 
 def test_masks_are_written_in_place_while_the_same_sequences_are_drawn() -> None:
