@@ -177,6 +177,9 @@ class Engine:
                 f"the prompt has {num_tokens} tokens, the context holds {self.context_length}; "
                 "shorten the prompt or load the model with a longer context"
             )
+        predicted = request.predicted_ids
+        if predicted and not 0 <= min(predicted) <= max(predicted) < vocab_size:
+            raise InvalidRequestError(f"a prediction has token ids in 0..{vocab_size - 1}")
         if len(self._sequences) >= self.limits.max_queue:
             raise CapacityError(
                 f"{len(self._sequences)} requests are queued already, at most "

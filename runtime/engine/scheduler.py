@@ -236,6 +236,7 @@ class Scheduler:
                 item.end + budget.num_prompt_tokens,
                 item.end + budget.num_tokens,
                 num_pages * self._page_size,
+                sequence.num_prompt + sequence.max_tokens - 1,  # the last one is never computed
             )
             if end > item.end and self._reserve(sequence, end):
                 items[sequence] = item._replace(end=end)

@@ -73,7 +73,8 @@ class Speculator:
             constraint: what the next token is drawn under; is not changed.
             price: how likely a guess must be, in 0..1: the time that one more token takes in a
                 step, of what it takes by itself.
-            room: most tokens to guess.
+            room: guess no further beyond so many tokens; what is dictated after the last guess
+                may go over it.
         """
         said = self._said
         said += token_ids[len(said) - self._num_before :]

@@ -492,6 +492,8 @@ def test_bad_requests_are_refused_before_they_are_queued() -> None:
         engine.add(request(64))
     with pytest.raises(InvalidRequestError, match="found 0 tokens"):
         engine.add(request())
+    with pytest.raises(InvalidRequestError, match=r"a prediction has token ids in 0\.\.63"):
+        engine.add(request(1, predicted_ids=(3, 64)))
     with pytest.raises(InvalidRequestError, match="2 of 2 prompt tokens cannot be scored"):
         engine.add(request(1, 2, num_scored_tokens=2))
     with pytest.raises(InvalidRequestError, match="temperature must be in"):

@@ -24,7 +24,7 @@ from tests.engine.test_engine import (
 )
 from tests.engine.test_scheduler import TimedRunner, check_invariants
 from tests.helpers.constrained_tokens import HastyPace
-from tests.helpers.page_runner import END, VOCAB_SIZE, LetterDecoder, next_token
+from tests.helpers.page_runner import END, VOCAB_SIZE, LetterDecoder, PageRunner, next_token
 
 EASY = 0.01
 """A price at which every guess is worth while."""
@@ -156,6 +156,7 @@ def guessing_engine(
     max_draft_tokens: int = 16,
     max_step_tokens: int = 64,
     max_sequences: int = 64,
+    context_length: int = 10_000,
 ) -> Engine:
     """Makes the likelier guesses, whatever they cost."""
     engine = make_engine(
@@ -163,6 +164,7 @@ def guessing_engine(
         max_sequences=max_sequences,
         max_step_tokens=max_step_tokens,
         max_draft_tokens=max_draft_tokens,
+        context_length=context_length,
     )
     engine.scheduler._pace = HastyPace(engine.limits.max_step_s)
     return engine
@@ -203,6 +205,22 @@ def test_guesses_are_made_where_they_are_cheap() -> None:
         assert result.token_ids == expected(prompt, 90)
         passes.append(usage_of(result).forward_passes)
     assert passes[0] < 0.7 * passes[1]
+
+
+@pytest.mark.parametrize("num_guessed", range(1, 12))
+def test_what_is_dictated_after_a_guess_is_computed_within_the_context_only(
+    num_guessed: int,
+) -> None:
+    script = [{5, 6}] * num_guessed + [{7}] * 60
+    for context_length in range(num_guessed + 3, 40):
+        engine = guessing_engine(context_length=context_length)
+        runner = engine._runner
+        assert isinstance(runner, PageRunner)
+        sequence_id = engine.add(request(1, 2, 3, max_tokens=60), SpelledConstraint(script))
+        results: dict[int, Collected] = {}
+        drain(engine, results)
+        assert len(results[sequence_id].token_ids) == context_length - 3
+        assert runner.last_position < context_length
 
 
 def test_next_turn_finds_no_page_of_a_wrong_guess() -> None:

@@ -39,11 +39,13 @@ class PageRunner:
         self.vocab_size = VOCAB_SIZE
         self.identity = "pages"
         self.num_tokens_run: list[int] = []
+        self.last_position = 0
         self._slots = np.full((num_pages * page_size, 2), -1, np.int64)
         self.page_memory: PageMemory | None = SlotMemory(self._slots, page_size)
 
     def run(self, batch: ForwardBatch, sampling: SamplingBatch) -> DrawnTokens:
         self.num_tokens_run.append(len(batch.token_ids))
+        self.last_position = max(self.last_position, *batch.positions.tolist())
         assert len(set(batch.slot_mapping.tolist())) == len(batch.slot_mapping)
         self._slots[batch.slot_mapping] = np.stack((batch.token_ids, batch.positions), axis=1)
         token_ids = np.zeros(len(batch.logits_rows), np.int64)
