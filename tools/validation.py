@@ -69,10 +69,14 @@ def find_problem(schema: JsonObject, value: Any) -> Problem | None:
 
 def schema_problem(schema: JsonObject) -> str | None:
     """Return what makes `schema` itself invalid, or None."""
+    if not isinstance(dialect := schema.get("$schema", ""), str):
+        return f"$: the schema itself is invalid at $['$schema']: {dialect!r} is not a string"
     try:
         _compile(_canonical(schema))
     except jsonschema.SchemaError as exc:
         return f"$: the schema itself is invalid at {exc.json_path}: {_shorten(exc.message)}"
+    except ValueError as exc:  # its `$schema` may be no address
+        return f"$: the schema itself is invalid: {exc}"
     except RecursionError:
         return "$: the schema itself nests too deep to be checked; use fewer levels"
     return None

@@ -63,7 +63,7 @@ def normalise(schema: Schema, without: frozenset[str] = frozenset()) -> Normal:
     """
     try:
         return _Normaliser(schema, without).run()
-    except (UnicodeEncodeError, RecursionError) as exc:
+    except (ValueError, RecursionError) as exc:  # an `$id` may be no address
         raise UnsupportedSchemaError(f"the schema cannot be read: {exc}") from exc
 
 
@@ -413,7 +413,8 @@ _UNTIL = {"dependencies": 7, "$recursiveRef": 2019}
 
 def _optional_names(schema: JsonObject) -> list[str]:
     required, properties = schema.get("required"), schema.get("properties")
-    named = set(required) if isinstance(required, list) else set()
+    listed = required if isinstance(required, list) else []
+    named = {name for name in listed if isinstance(name, str)}
     return [name for name in properties if name not in named] if properties else []
 
 

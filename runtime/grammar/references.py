@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urldefrag
 
-from referencing.exceptions import Unresolvable, Unretrievable
+from referencing.exceptions import NoSuchResource, Unresolvable, Unretrievable
 from referencing.jsonschema import (
     DRAFT4,
     DRAFT6,
@@ -66,12 +66,16 @@ class Document:
         """Read it.
 
         Raises:
-            UnsupportedSchemaError: its `$schema` is known and lacks what we take for granted.
+            UnsupportedSchemaError: its `$schema` is known and lacks what we take for granted, or
+                this or its address is no string.
         """
-        _check_dialect(schema.get("$schema"))
+        _check_dialect(schema.get("$schema", ""))
         draft, specification = _DRAFTS.get(_bare(schema.get("$schema")), (2020, DRAFT202012))
         resource = specification.create_resource(schema)
-        uri = resource.id() or _ROOT_URI
+        try:
+            uri = resource.id() or _ROOT_URI
+        except AttributeError as exc:
+            raise UnsupportedSchemaError("keyword '$id' at $ must be a string") from exc
         registry = known_documents().with_resource(uri, resource)
         self._schema = schema
         self.root = Place("$", draft, registry.resolver(uri))
@@ -102,6 +106,11 @@ class Document:
                 f"keyword '$ref' at {place.path} is not supported: {reference[:200]!r} is not part"
                 " of the schema, and nothing is fetched; put it under '$defs', or as a file into"
                 " the user's folder of schemas"
+            ) from exc
+        except (AttributeError, TypeError) as exc:  # so it fails where an anchor is a list
+            raise UnsupportedSchemaError(
+                f"keyword '$ref' at {place.path} cannot be followed: an anchor or an '$id' of the"
+                " schema is no string"
             ) from exc
         target = found.contents
         stated = target.get("$schema") if isinstance(target, dict) else None
@@ -154,11 +163,13 @@ def _check_dialect(uri: Any) -> None:
 
     Source: JSON Schema 2020-12 core, section 8.1.2 ("$vocabulary").
     """
-    if not isinstance(uri, str) or _bare(uri) in _DRAFTS:
+    if not isinstance(uri, str):
+        raise UnsupportedSchemaError(f"keyword '$schema' at $ must be a string, not {uri!r}")
+    if _bare(uri) in _DRAFTS:
         return
     try:
         metaschema = known_documents().get_or_retrieve(uri).value.contents
-    except (Unretrievable, ValueError):
+    except (NoSuchResource, Unretrievable, ValueError):
         return
     vocabularies = metaschema.get("$vocabulary") if isinstance(metaschema, dict) else None
     if isinstance(vocabularies, dict) and _VALIDATION not in vocabularies:

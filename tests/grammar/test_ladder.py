@@ -25,6 +25,7 @@ from tests.helpers.json_spellings import spellings, whole
 from tests.helpers.random_schemas import random_schema, random_value
 from tests.helpers.tiny_tokenizer import tiny_tokenizer
 from tests.helpers.vocabularies import accepts, vocabulary_of
+from tools.validation import first_problem
 
 TOKENIZER = tiny_tokenizer()
 VOCABULARY = vocabulary_of(TOKENIZER)
@@ -206,6 +207,15 @@ REFUSED: list[tuple[Schema, str]] = [
     ({"required": "a"}, "keyword 'required' at $ must be a list of names, not 'a'"),
     ({"pattern": "^\\p{L}$"}, "the schema itself is invalid at $.pattern: '^\\\\p{L}$' is not a"),
     ({"required": ["a", "a"]}, "the schema itself is invalid at $.required: ['a', 'a'] has"),
+    ({"properties": {"a": {}}, "required": [{}]}, "'required' at $ must be a list of names"),
+    ({"$schema": 3}, "keyword '$schema' at $ must be a string, not 3"),
+    ({"$schema": "http://["}, "the schema itself is invalid: Invalid IPv6 URL"),
+    ({"items": {"$id": "http://["}}, "the schema cannot be read: Invalid IPv6 URL"),
+    ({"$id": 3}, "keyword '$id' at $ must be a string"),
+    (
+        {"items": {"$ref": "#x"}, "$defs": {"y": {"$anchor": ["x"]}}},
+        "keyword '$ref' at $.items cannot be followed: an anchor or an '$id' of the schema is no",
+    ),
     ({"allOf": {}}, "keyword 'allOf' at $ must be a list, not {}"),
     ({"properties": {"a": 1}}, "keyword 'schema' at $.properties.a must be an object or a boolean"),
 ]
@@ -216,6 +226,14 @@ def test_schema_without_a_grammar_is_refused_by_name(schema: Schema, message: st
     with pytest.raises(UnsupportedSchemaError) as caught:
         grade_schema(schema, VOCABULARY)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["urn:x", "https://example.com/x"])
+def test_dialect_that_is_not_known_is_read_as_the_newest(uri: str) -> None:
+    schema = {"$schema": uri, "$defs": {"x": {"const": 1}}, "$ref": "#/$defs/x"}
+    assert grade_schema(schema, VOCABULARY) == SchemaSupport("strict")
+    assert first_problem(schema, 1) is None
+    assert first_problem(schema, 2) is not None
 
 
 def test_options_are_the_level_and_the_spacing() -> None:

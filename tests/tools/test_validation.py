@@ -71,7 +71,9 @@ def test_of_very_many_mismatches_few_are_looked_at(
     )
 
 
-@pytest.mark.parametrize("schema", [{"type": "banana"}, {"properties": 3}])
+@pytest.mark.parametrize(
+    "schema", [{"type": "banana"}, {"properties": 3}, {"$schema": 3}, {"$schema": "http://["}]
+)
 def test_a_broken_schema_is_a_problem_of_its_own(schema: JsonObject) -> None:
     assert "the schema itself is invalid" in (schema_problem(schema) or "")
     assert first_problem(schema, {}) == schema_problem(schema)
