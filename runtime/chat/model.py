@@ -312,9 +312,9 @@ class ChatModel:
     def _plan(self, asked: _Asked) -> TurnPlan:
         try:
             return self._make_plan(asked)
-        except (RecursionError, UnsupportedSchemaError):
+        except (RecursionError, TypeError, ValueError, UnsupportedSchemaError):
             for tool in asked.callable_tools:
-                arguments_schema(tool)  # refuses the one that nests too deep
+                arguments_schema(tool)  # refuses the one that is no JSON or nests too deep
             raise
 
     def _make_plan(self, asked: _Asked) -> TurnPlan:

@@ -281,6 +281,11 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
         UnsupportedSchemaError,
         "tool 'bad': the schema nests deeper than 64 levels at $",
     ),
+    (
+        {"tools": [NOW, ToolSpec("bad", "", {"enum": {1}})]},
+        UnsupportedSchemaError,
+        "tool 'bad': the schema is not plain JSON",
+    ),
     ({"output": OutputSchema(ABYSS)}, UnsupportedSchemaError, "nests deeper than 64 levels at $"),
     ({"output": OutputSchema(DEEP)}, UnsupportedSchemaError, "nests deeper than 64 levels at $"),
 ]
