@@ -79,6 +79,9 @@ class Prober:
             answer = b""
             try:
                 answer = self._ask(question)
+            except OSError as exc:
+                problem = f"the process that tries it out does not start: {exc}; try again"
+                return Verdict(problem, is_transient=True)
             finally:
                 is_whole = answer.endswith(b"\n")
                 if not is_whole:  # who is interrupted leaves no answer to the next question

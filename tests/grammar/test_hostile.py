@@ -310,6 +310,14 @@ def test_worker_answers_again_after_it_ended() -> None:
     assert workers_of_ours() == others
 
 
+def test_machine_without_room_for_a_process_is_not_the_schemas_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(CapacityError, match=r"does not start: .*; try again"):
+        GrammarCache(VOCABULARY).grade(INTERSECTED)
+
+
 @pytest.mark.slow
 def test_next_question_gets_no_answer_to_one_that_was_interrupted() -> None:
     def interrupt(*_: object) -> None:
