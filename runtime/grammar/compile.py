@@ -149,12 +149,12 @@ class GrammarCache:
         return grade
 
     def _probe_once(self, question: str) -> Verdict:
-        """Probe what was not probed yet, one after the other."""
+        """Probe what was not probed yet, one after the other; what was waits for none of them."""
         key = _digest(question)
+        if (known := self._verdicts.get(key)) is not None:
+            return known
         with self._probing:
-            verdict = self._verdicts.get(key)
-            if verdict is None:
-                verdict = self._probe(question)
+            verdict = self._verdicts.get(key) or self._probe(question)
             if not verdict.is_transient:
                 self._verdicts.put(key, verdict, len(key) + len(str(verdict)))
         return verdict

@@ -8,7 +8,9 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import pytest
 from runtime.errors import CapacityError, UnsupportedSchemaError
 from runtime.grammar.compile import (
     GrammarCache,
+    GrammarSource,
     compile_grammar,
     from_json_schema,
     grade_schema,
@@ -293,6 +296,30 @@ def test_suspect_is_graded_by_the_probe_alone() -> None:
     assert grade_schema(schema, VOCABULARY, probe) == SchemaSupport("coerced", ("oneOf at $",))
     assert GrammarCache(VOCABULARY, probe=probe).grade(schema).level == "coerced"
     assert asked == [{"schema": schema, "closes": closes} for closes in (False, True)]
+
+
+def test_what_was_tried_out_waits_for_nothing_that_is() -> None:
+    is_asked, may_answer = threading.Event(), threading.Event()
+
+    def probe(question: str) -> Verdict:
+        if "slow" in question:
+            is_asked.set()
+            assert may_answer.wait(50)
+        return Verdict(support=STRICT)
+
+    cache = GrammarCache(VOCABULARY, probe=probe)
+    known, slow = ({"enum": [f"{name}{i}" for i in range(6000)]} for name in ("known", "slow"))
+    source = from_json_schema(known)
+    cache.get_or_compile(source)
+    with ThreadPoolExecutor() as threads:
+        graded = threads.submit(cache.grade, slow)
+        assert is_asked.wait(50)
+        try:
+            other = GrammarSource("lark", 'start: "x" @known', (("known", source),))
+            threads.submit(cache.get_or_compile, other).result(timeout=20)
+        finally:
+            may_answer.set()
+        assert graded.result() == STRICT
 
 
 @pytest.mark.slow
