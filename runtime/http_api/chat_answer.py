@@ -105,7 +105,7 @@ def write_totals(ends: list[TurnEnd]) -> JsonObject:
 def write_usage(ends: list[TurnEnd], tokenizer: Tokenizer, *, is_predicted: bool) -> JsonObject:
     """As `write_totals`, and what they were for; thoughts count as the tokens of their text.
 
-    `is_predicted` tells, too, how many tokens of a prediction were tried and came out so.
+    `is_predicted` tells, too, how many tokens were guessed, whatever from, and came out so.
     """
     tried = sum(end.usage.drafted_tokens for end in ends) if is_predicted else 0
     accepted = sum(end.usage.accepted_tokens for end in ends) if is_predicted else 0
