@@ -312,10 +312,11 @@ class Engine:
     def _commit_draft(self, item: ScheduledSequence, num_said: int) -> None:
         """Keep what was computed of tokens that came out as guessed, but for the newest."""
         sequence = item.sequence
-        end = min(item.end, num_said + sequence.num_confirmed, len(sequence.token_ids) - 1)
+        confirmed = min(item.end - num_said, sequence.num_confirmed)
         sequence.num_drafted += item.end - num_said
+        sequence.num_accepted += confirmed
+        end = min(num_said + confirmed, len(sequence.token_ids) - 1)
         if end > num_said:
-            sequence.num_accepted += end - num_said
             self.scheduler.commit(ScheduledSequence(sequence, num_said, end))
 
     def _accept(self, sequence: Sequence, token_id: int, drawn: DrawnTokens, row: int) -> None:

@@ -81,11 +81,22 @@ class Pace:
             return math.inf
         return costs.token_s * num_decoding / costs.plain_s
 
-    def observe(self, num_decoding: int, num_prompt_tokens: int, seconds: float) -> None:
-        """Learn from a step; too few prompt tokens say nothing about the cost of one."""
+    def observe(
+        self,
+        num_decoding: int,
+        num_prompt_tokens: int,
+        seconds: float,
+        *,
+        only_decodes: bool = False,
+    ) -> None:
+        """Learn from a step; too few prompt tokens say nothing about the cost of one.
+
+        Where a step `only_decodes`, what counts as prompt tokens was forced or guessed.
+        """
         if num_prompt_tokens == 0 or seconds < self._decodes_s(num_decoding):
             self._decode_s, self._num_decoding = seconds, num_decoding
-        if 0 < num_decoding <= MOST_GUESSING and num_prompt_tokens < MIN_PROMPT_TOKENS:
+        is_small = only_decodes or num_prompt_tokens < MIN_PROMPT_TOKENS
+        if 0 < num_decoding <= MOST_GUESSING and is_small:
             self._observe_few(num_decoding, num_prompt_tokens, seconds)
         if num_prompt_tokens >= MIN_PROMPT_TOKENS:
             token_s = (seconds - self._decodes_s(num_decoding)) / num_prompt_tokens

@@ -180,7 +180,10 @@ class Scheduler:
 
     def observe(self, step: ScheduledStep, seconds: float) -> None:
         """Note how long a step took, so that the next ones are of the right size."""
-        self._pace.observe(step.num_decoding, step.num_prompt_tokens, seconds)
+        only_decodes = len(step.items) == step.num_decoding
+        self._pace.observe(
+            step.num_decoding, step.num_prompt_tokens, seconds, only_decodes=only_decodes
+        )
 
     def _extend_hashes(self, sequence: Sequence) -> None:
         self.cache.extend_hashes(

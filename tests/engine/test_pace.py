@@ -86,6 +86,13 @@ def test_guess_has_to_be_as_likely_as_it_costs(
     assert learned(*steps).guess_price(num_decoding) == pytest.approx(price)
 
 
+def test_many_guesses_teach_what_one_costs() -> None:
+    pace = learned((1, 0, 0.01))
+    for _ in range(20):
+        pace.observe(1, 16, 0.17, only_decodes=True)
+    assert pace.guess_price(1) == pytest.approx(1.0, rel=0.05)
+
+
 def test_dear_guesses_are_tried_again() -> None:
     pace = learned((1, 0, 0.01), *[(1, 4, 0.05)] * 20)
     assert pace.guess_price(1) > 0.9
