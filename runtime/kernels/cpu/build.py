@@ -23,7 +23,7 @@ OBJECTS = FOLDER.parents[2] / "build" / "kernels"
 LIBRARY_NAME = "_native" + str(sysconfig.get_config_var("EXT_SUFFIX"))
 
 _SOURCES = ("pool", "program", "variants", "pack", "layout", "plan", "checksum", "limits")
-_VARIANT_SOURCES = ("variant", "matmul", "rows", "attention", "sampling")
+_VARIANT_SOURCES = ("matmul", "attention", "rows", "sampling", "variant")
 _FLAGS = (
     *("-O3", "-std=c++17", "-fPIC", "-pthread", "-fno-math-errno", "-ffp-contract=off"),
     *("-Wall", "-Wextra", "-Wshadow", "-Werror"),
@@ -52,10 +52,11 @@ def compile_library(
     flags: Sequence[str] = (),
     link_flags: Sequence[str] = ("-shared",),
     machine: str | None = None,
+    variants: Sequence[str] = (),
     sources: Sequence[Path] = (),
     objects: Path | None = None,
 ) -> None:
-    """Compile all variants of all kernels and link them into `target`.
+    """Compile the variants of all kernels and link them into `target`.
 
     Args:
         target: the file to write.
@@ -63,6 +64,7 @@ def compile_library(
         flags: more of them, for compiling and linking.
         link_flags: what makes it a library; others make it a program.
         machine: the processor to compile for, this one where None.
+        variants: those to compile, all where empty; `sources` then define the others' names.
         sources: more files, compiled once.
         objects: a folder that keeps what was compiled, to compile only what has changed.
 
@@ -72,7 +74,8 @@ def compile_library(
     """
     compiler = list(compiler) or shlex.split(str(sysconfig.get_config_var("CXX") or "c++"))
     machine = machine or platform.machine()
-    variants = _VARIANTS.get(_MACHINES.get(machine, machine), {"scalar": ""})
+    known = _VARIANTS.get(_MACHINES.get(machine, machine), {"scalar": ""})
+    chosen = {name: known[name] for name in known if not variants or name in variants}
     newest_header = max(header.stat().st_mtime for header in FOLDER.glob("*.h"))
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(os.cpu_count()) as workers:
         folder = objects or Path(temporary)
@@ -87,7 +90,7 @@ def compile_library(
                 _run([*command, "-o", str(built)])
             return str(built)
 
-        jobs = list(_jobs(variants, sources))
+        jobs = list(_jobs(chosen, sources))
         built = list(workers.map(compile_one, *zip(*jobs, strict=True)))
         # Whoever runs has the old file mapped: a new one takes its place.
         fresh = target.with_name(f"{target.name}.{os.getpid()}")
@@ -99,7 +102,7 @@ def _jobs(
     variants: Mapping[str, str], sources: Sequence[Path]
 ) -> Iterator[tuple[Path, Sequence[str]]]:
     """Sources and their flags, the slowest first."""
-    for name in reversed(_VARIANT_SOURCES):
+    for name in _VARIANT_SOURCES:
         for variant, flags in variants.items():
             yield FOLDER / f"{name}.cpp", [f"-DZONDA_VARIANT={variant}", *flags.split()]
     for name in _SOURCES:
