@@ -306,16 +306,10 @@ class _Search:
         return [ranked[turn % len(ranked)]] if ranked else []
 
     def _rank(self, at: Closable) -> list[int]:
-        """The candidates, best first; last those that only begin as another goes on."""
-        texts = self._tables.vocabulary.texts
-        ordered = sorted(((texts.get(one), one) for one in self._candidates()), reverse=True)
-        whole, begun, after = list[int](), list[int](), b""
-        for text, token_id in ordered:
-            (begun if text != after and after.startswith(text) else whole).append(token_id)
-            after = text
-        scores = sorted(self._score(at, token_id) for token_id in whole)
+        """The candidates, best first."""
+        scores = [self._score(at, token_id) for token_id in self._candidates()]
         self._num_steps -= len(scores)
-        return [*(score[-1] for score in scores), *begun]
+        return [score[-1] for score in sorted(scores)]
 
     def _score(self, at: Closable, token_id: int) -> tuple[bool, int, bool, int, int]:
         trial = at.fork()
