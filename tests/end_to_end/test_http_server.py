@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.helpers.http_process import HttpServerProcess
+from tests.helpers.tiny_gguf import write_tiny_llama
 from tests.helpers.web_service import connect
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -80,10 +81,11 @@ async def hand_out(server: HttpServerProcess) -> None:
 
 
 async def test_first_signal_drains_and_a_second_one_ends_at_once(
-    tiny_model: Path, environ: dict[str, str]
+    tmp_path: Path, environ: dict[str, str]
 ) -> None:
     environ |= {"ZONDA_DRAIN_S": "600", "ZONDA_CONTEXT_LENGTH": "8192"}
-    with HttpServerProcess("--model", str(tiny_model), environ=environ) as server:
+    model = write_tiny_llama(tmp_path / "long.gguf", context_length=8192)
+    with HttpServerProcess("--model", str(model), environ=environ) as server:
         await hand_out(server)
         server.stop()
         server.read_until("stopping on SIGTERM")
